@@ -1,0 +1,75 @@
+"""graphfuse fuses residual Adds with the norms that read them, in ONNX models.
+
+    import graphfuse
+    scan = graphfuse.scan("model.onnx")                    # what is there, and what is left and why
+    graphfuse.optimize("model.onnx", "fused.onnx")         # fuse, validate, write
+
+Importing the package imports neither torch nor onnxruntime; names load when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graphfuse.errors import (
+        GateError,
+        GraphfuseError,
+        InternalError,
+        ModelError,
+        OriginalModelError,
+        ProviderError,
+        UsageError,
+        ValidationError,
+    )
+    from graphfuse.pipeline import fuse, optimize, scan, validate
+    from graphfuse.reasons import Reason
+    from graphfuse.records import FuseResult, NearMiss, Scan, Site, ValidationReport
+    from graphfuse.runtime import session_options
+
+__version__ = "0.1.0"
+
+__all__ = [
+    # the job
+    "scan",
+    "fuse",
+    "validate",
+    "optimize",
+    "session_options",
+    # records
+    "FuseResult",
+    "NearMiss",
+    "Reason",
+    "Scan",
+    "Site",
+    "ValidationReport",
+    # errors
+    "GraphfuseError",
+    "GateError",
+    "InternalError",
+    "ModelError",
+    "OriginalModelError",
+    "ProviderError",
+    "UsageError",
+    "ValidationError",
+]
+
+_HOMES = {
+    "pipeline": ("scan", "fuse", "validate", "optimize"),
+    "runtime": ("session_options",),
+    "reasons": ("Reason",),
+    "records": ("FuseResult", "NearMiss", "Scan", "Site", "ValidationReport"),
+    "errors": tuple(name for name in __all__ if name.endswith("Error")),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"graphfuse.{home}"), name)
+    raise AttributeError(f"module 'graphfuse' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted((*globals(), *__all__))

@@ -1,0 +1,70 @@
+"""The error tree. Every error that a user can meet names the fact, the place and the way out.
+
+Exit codes of the command line: 0 ok; 1 a check failed and nothing was written; 2 usage; 3 the model
+is unreadable or unsafe; 4 the original model itself does not run; 5 an execution provider or a
+package is missing; 6 a gate was missed.
+"""
+
+from __future__ import annotations
+
+
+class GraphfuseError(Exception):
+    """Base of all errors that graphfuse raises on purpose.
+
+    `message` says what is wrong and where; `remedy` says what to do next.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        self.message = message
+        self.remedy = remedy
+        super().__init__(f"{message}; {remedy}" if remedy else message)
+
+
+class ValidationError(GraphfuseError):
+    """The fused model failed the acceptance rule. Nothing was written."""
+
+    exit_code = 1
+
+
+class InternalError(GraphfuseError):
+    """graphfuse broke one of its own promises. Never the user's fault."""
+
+    exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            f"internal error in graphfuse: {message}",
+            "the model was left as it was; please report this with the model's graph",
+        )
+
+
+class UsageError(GraphfuseError):
+    """An argument is wrong: an unknown name, an output that exists, an empty selection."""
+
+    exit_code = 2
+
+
+class ModelError(GraphfuseError):
+    """The model file is missing, unreadable, not ONNX, or points outside its own folder."""
+
+    exit_code = 3
+
+
+class OriginalModelError(GraphfuseError):
+    """The original model does not run on the feeds, so nothing can be said about the fused one."""
+
+    exit_code = 4
+
+
+class ProviderError(GraphfuseError):
+    """An execution provider, or a package that provides it, is not installed."""
+
+    exit_code = 5
+
+
+class GateError(GraphfuseError):
+    """A threshold that the user set (--min-fused) was missed."""
+
+    exit_code = 6

@@ -1,0 +1,182 @@
+"""Seeded random feeds that a model accepts.
+
+Types and symbolic extents are respected (the same symbol has the same size everywhere), integer
+ids stay within the rows of the tables that they index, and masks are ones.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from graphfuse.errors import OriginalModelError, UsageError
+from graphfuse.graph.shapes import type_of
+from graphfuse.graph.tensors import type_name
+from graphfuse.records import Dim
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+DEFAULT_ROWS = 100
+"""The bound of integer inputs that index no table of the model."""
+
+LATER_EXTENT = 7
+"""What an unknown extent is drawn as, unless it is an input's first."""
+
+ROUTES = frozenset(("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Slice"))
+"""Operators that pass ids on unchanged."""
+
+OPERATIONS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+}
+
+
+def random_feeds(
+    model: onnx.ModelProto,
+    seed: int = 0,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    batch: int = 2,
+) -> dict[str, Array]:
+    """One feed for each input of a model, drawn from a seeded generator.
+
+    `shapes` fixes whole inputs by name. What it does not fix is small: an unknown first extent is
+    `batch`, later ones are 7.
+    """
+    graph = model.graph
+    initialized = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in initialized]
+    given = dict(shapes or {})
+    unknown = set(given) - {value.name for value in inputs}
+    if unknown:
+        raise UsageError(
+            f"the model has no input {min(unknown)!r}",
+            f"its inputs are {', '.join(value.name for value in inputs)}",
+        )
+    symbols: dict[str, int] = {}
+    for value in inputs:
+        if value.name in given:
+            _bind(value, given[value.name], symbols)
+    rows = _table_rows(graph)
+    rng = np.random.default_rng(seed)
+    return {
+        value.name: _draw(value, _shape(value, given, symbols, batch), rows.get(value.name), rng)
+        for value in inputs
+    }
+
+
+def _bind(value: onnx.ValueInfoProto, shape: tuple[int, ...], symbols: dict[str, int]) -> None:
+    declared = type_of(value.type).shape or ()
+    if declared and len(declared) != len(shape):
+        raise UsageError(
+            f"input {value.name!r} has {len(declared)} axes, {len(shape)} were given",
+            f"its shape is {list(declared)}",
+        )
+    for dim, size in zip(declared, shape, strict=False):
+        if isinstance(dim, str):
+            symbols[dim] = size
+
+
+def _shape(
+    value: onnx.ValueInfoProto,
+    given: Mapping[str, tuple[int, ...]],
+    symbols: dict[str, int],
+    batch: int,
+) -> tuple[int, ...]:
+    if value.name in given:
+        return given[value.name]
+    declared = type_of(value.type).shape
+    if declared is None:
+        raise OriginalModelError(
+            f"input {value.name!r} has no declared shape", "give one with --input-shapes"
+        )
+    return tuple(
+        _size(dim, LATER_EXTENT if position else batch, symbols)
+        for position, dim in enumerate(declared)
+    )
+
+
+def _size(dim: Dim, default: int, symbols: dict[str, int]) -> int:
+    if isinstance(dim, int):
+        return dim
+    if dim is None:
+        return default
+    if dim not in symbols:
+        value = _evaluate(dim, symbols)
+        symbols[dim] = default if value is None else value
+    return symbols[dim]
+
+
+def _evaluate(text: str, symbols: dict[str, int]) -> int | None:
+    """The value of an extent such as 'past + sequence', whose parts then get sizes too."""
+    try:
+        tree = ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    return None if isinstance(tree, ast.Name) else _evaluate_node(tree, symbols)
+
+
+def _evaluate_node(tree: ast.expr, symbols: dict[str, int]) -> int | None:
+    if isinstance(tree, ast.Constant) and isinstance(tree.value, int):
+        return tree.value
+    if isinstance(tree, ast.Name):
+        return symbols.setdefault(tree.id, LATER_EXTENT)
+    if not isinstance(tree, ast.BinOp) or type(tree.op) not in OPERATIONS:
+        return None
+    left, right = _evaluate_node(tree.left, symbols), _evaluate_node(tree.right, symbols)
+    if left is None or right is None or (right == 0 and isinstance(tree.op, ast.FloorDiv)):
+        return None
+    return OPERATIONS[type(tree.op)](left, right)
+
+
+def _table_rows(graph: onnx.GraphProto) -> dict[str, int]:
+    """For each tensor that indexes a table (directly or through a cast): the table's rows."""
+    tables = {tensor.name: tensor.dims[0] for tensor in graph.initializer if tensor.dims}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].t.dims:
+            tables[node.output[0]] = node.attribute[0].t.dims[0]
+    rows: dict[str, int] = {}
+    for node in reversed(graph.node):
+        if node.op_type == "Gather" and node.input[0] in tables:
+            bound, target = tables[node.input[0]], node.input[1]
+        elif node.op_type in ROUTES and node.output[0] in rows:
+            bound, target = rows[node.output[0]], node.input[0]
+        else:
+            continue
+        rows[target] = min(bound, rows.get(target, bound))
+    return rows
+
+
+def _draw(
+    value: onnx.ValueInfoProto, shape: tuple[int, ...], rows: int | None, rng: np.random.Generator
+) -> Array:
+    elem_type = type_of(value.type).elem_type
+    try:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(elem_type)
+    except KeyError:
+        dtype = np.dtype(object)
+    name = value.name.lower()
+    if dtype == np.bool_:
+        return np.ones(shape, np.bool_) if "mask" in name else rng.integers(0, 2, shape) > 0
+    if dtype.kind in "iu":
+        if "mask" in name:
+            return np.ones(shape, dtype)
+        high = min(rows or DEFAULT_ROWS, np.iinfo(dtype).max)
+        return rng.integers(0, high, shape).astype(dtype)
+    if dtype.kind == "O":
+        raise OriginalModelError(
+            f"input {value.name!r} has type {type_name(elem_type)}, for which no feed can be drawn",
+            "validate with --validate none",
+        )
+    if "mask" in name:
+        return np.ones(shape, np.float32).astype(dtype)
+    return rng.standard_normal(shape, np.float32).astype(dtype)

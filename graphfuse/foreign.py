@@ -1,0 +1,128 @@
+"""The one door to libraries without types: onnx-graphsurgeon and onnxruntime.
+
+Each is imported when it is first needed, so that `import graphfuse` stays light. What graphfuse
+uses of them is written down here as protocols; nothing else in the package imports them.
+"""
+
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from graphfuse.errors import ProviderError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnx
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+
+class SurgeonTensor(Protocol):
+    """onnx_graphsurgeon.Tensor: a Variable or a Constant. An absent input has the name ''."""
+
+    name: str
+    dtype: np.dtype[Any] | type | int | None
+    shape: Sequence[int | str | None] | None
+
+
+class SurgeonNode(Protocol):
+    """onnx_graphsurgeon.Node."""
+
+    op: str
+    name: str
+    domain: str | None
+    attrs: Mapping[str, Any]
+    inputs: Sequence[SurgeonTensor]
+    outputs: Sequence[SurgeonTensor]
+
+
+class SurgeonGraph(Protocol):
+    """onnx_graphsurgeon.Graph."""
+
+    nodes: Sequence[SurgeonNode]
+    inputs: Sequence[SurgeonTensor]
+    outputs: Sequence[SurgeonTensor]
+    opset: int
+
+
+def surgeon_graph(model: onnx.ModelProto) -> SurgeonGraph:
+    """View a model through onnx-graphsurgeon. Constants stay lazy: no weight is read."""
+    surgeon = importlib.import_module("onnx_graphsurgeon")
+    logger = importlib.import_module("onnx_graphsurgeon.logger").G_LOGGER
+    severity, logger.severity = logger.severity, logger.CRITICAL
+    try:
+        return cast(SurgeonGraph, surgeon.import_onnx(model))
+    finally:
+        logger.severity = severity
+
+
+class SessionOptions(Protocol):
+    """onnxruntime.SessionOptions."""
+
+    graph_optimization_level: Any
+    log_severity_level: int
+    intra_op_num_threads: int
+
+    def add_session_config_entry(self, key: str, value: str) -> None: ...
+
+
+class NodeArg(Protocol):
+    """onnxruntime.NodeArg: an input or output of a session."""
+
+    name: str
+    type: str
+    shape: list[int | str | None]
+
+
+class Session(Protocol):
+    """onnxruntime.InferenceSession."""
+
+    def run(
+        self, output_names: Sequence[str] | None, feeds: Mapping[str, Array]
+    ) -> list[Array]: ...
+    def get_inputs(self) -> list[NodeArg]: ...
+    def get_outputs(self) -> list[NodeArg]: ...
+    def get_providers(self) -> list[str]: ...
+
+
+class OnnxRuntime(Protocol):
+    """The module onnxruntime."""
+
+    __version__: str
+    GraphOptimizationLevel: Any
+    SessionOptions: Any
+    InferenceSession: Any
+
+    def get_available_providers(self) -> list[str]: ...
+    def set_default_logger_severity(self, severity: int) -> None: ...
+
+
+def onnxruntime() -> OnnxRuntime:
+    """The module onnxruntime; ProviderError naming the extras when it is not installed."""
+    try:
+        module = importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise ProviderError(
+            f"onnxruntime cannot be imported ({error})",
+            "install it with `pip install 'graphfuse[cpu]'`, "
+            "or `pip install 'graphfuse[cuda]'` for NVIDIA GPUs",
+        ) from error
+    if not hasattr(module, "InferenceSession"):
+        # Two wheels (onnxruntime, onnxruntime-gpu) share one folder; removing one breaks the other.
+        raise ProviderError(
+            "onnxruntime is installed but broken (it has no InferenceSession)",
+            "uninstall onnxruntime and onnxruntime-gpu, then install one of them again",
+        )
+    return cast(OnnxRuntime, module)
+
+
+def quiet_reference_evaluator() -> None:
+    """Silence the logger that onnx.reference writes per-op notes to."""
+    logging.getLogger("onnx.reference").setLevel(logging.ERROR)

@@ -1,0 +1,137 @@
+"""Shape inference that costs the graph, not the weights, and does not stop at a Reshape.
+
+onnx's inference gives up on a Reshape below opset 14 whose target shape is computed, and on
+everything after it. Such a target is mostly a Concat of extents, some of them constant: its
+length is the rank, its constants are extents. Those are added and inference is run once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from graphfuse.graph.shapes import UNKNOWN, collect_types, weightless
+from graphfuse.records import TensorType
+
+SAME_TYPE = frozenset(
+    (
+        "Add Sub Mul Div Pow Sqrt Neg Reciprocal Abs Exp Log Erf Tanh Relu Sigmoid Softmax Gelu "
+        "MatMul Gemm Transpose Reshape Flatten Squeeze Unsqueeze Expand Tile Concat Slice Gather "
+        "Split Identity Dropout Clip Min Max Pad ReduceMean ReduceSum LayerNormalization "
+        "BatchNormalization Conv And Or Not CumSum"
+    ).split()
+)
+"""Operators whose outputs have the element type of their first input."""
+
+FIXED_TYPE = {
+    "Shape": TensorProto.INT64,
+    "Size": TensorProto.INT64,
+    "NonZero": TensorProto.INT64,
+    **dict.fromkeys(
+        ("Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "IsNaN", "IsInf"),
+        TensorProto.BOOL,
+    ),
+}
+
+
+def infer_types(model: onnx.ModelProto) -> dict[str, TensorType]:
+    """Types of the main graph's tensors, weights left out.
+
+    What inference cannot do (an unknown operator, an inconsistent annotation) stays unknown.
+    """
+    skeleton = weightless(model)
+    types = collect_types(_infer(skeleton).graph)
+    added = list(_reshaped(skeleton.graph, types))
+    if not added:
+        return types
+    skeleton.graph.value_info.extend(added)
+    return collect_types(_infer(skeleton).graph)
+
+
+def _infer(skeleton: onnx.ModelProto) -> onnx.ModelProto:
+    try:
+        return onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+        return skeleton
+
+
+def _reshaped(
+    graph: onnx.GraphProto, types: dict[str, TensorType]
+) -> Iterator[onnx.ValueInfoProto]:
+    """The types of Reshape outputs that inference left unknown, from their target shapes."""
+    elements = _element_types(graph, types)
+    targets = _ShapeValues(graph, types)
+    for node in graph.node:
+        if node.op_type != "Reshape" or len(node.input) < 2:
+            continue
+        if types.get(node.output[0], UNKNOWN).shape is not None:
+            continue
+        extents = targets.of(node.input[1])
+        elem_type = elements.get(node.input[0], 0)
+        if extents is None or not elem_type:
+            continue
+        # 0 copies an extent and -1 is what is left: neither is known here.
+        dims = [extent if extent and extent > 0 else None for extent in extents]
+        yield helper.make_tensor_value_info(node.output[0], elem_type, dims)
+
+
+def _element_types(graph: onnx.GraphProto, types: dict[str, TensorType]) -> dict[str, int]:
+    known = {name: value.elem_type for name, value in types.items() if value.elem_type}
+    for node in graph.node:
+        if all(name in known for name in node.output):
+            continue
+        elem_type = FIXED_TYPE.get(node.op_type, 0)
+        if node.op_type in SAME_TYPE and node.input:
+            elem_type = known.get(node.input[0], 0)
+        elif node.op_type == "Where":
+            elem_type = known.get(node.input[1], 0)
+        elif node.op_type == "Cast":
+            elem_type = next(a.i for a in node.attribute if a.name == "to")
+        if elem_type:
+            known.update((name, elem_type) for name in node.output if name not in known)
+    return known
+
+
+class _ShapeValues:
+    """What is known of the values of integer vectors that are shapes."""
+
+    def __init__(self, graph: onnx.GraphProto, types: dict[str, TensorType]) -> None:
+        self._types = types
+        self._producers = {name: node for node in graph.node for name in node.output if name}
+        inputs = {value.name for value in graph.input}
+        self._constants = {t.name: t for t in graph.initializer if t.name not in inputs}
+
+    def of(self, name: str) -> list[int | None] | None:
+        """The entries of a vector, None for those not known; None when its length is not."""
+        tensor = self._constants.get(name)
+        node = self._producers.get(name)
+        if node is not None and node.op_type == "Constant":
+            tensor = next((a.t for a in node.attribute if a.name == "value"), None)
+        if tensor is not None:
+            if tensor.data_type != TensorProto.INT64 or int(np.prod(tensor.dims)) > 16:
+                return None
+            return [int(v) for v in onnx.numpy_helper.to_array(tensor).reshape(-1)]
+        if node is not None and node.op_type == "Concat":
+            parts = [self._part(part) for part in node.input]
+            return None if None in parts else [v for part in parts for v in part or []]
+        return self._unknown(name)
+
+    def _part(self, name: str) -> list[int | None] | None:
+        """An operand of a Concat; Unsqueeze of a constant number is that number."""
+        node = self._producers.get(name)
+        if node is not None and node.op_type == "Unsqueeze":
+            inner = self._producers.get(node.input[0])
+            if inner is not None and inner.op_type == "Constant":
+                return self.of(node.input[0])
+        if node is not None and node.op_type == "Concat":
+            return self._unknown(name)
+        return self.of(name)
+
+    def _unknown(self, name: str) -> list[int | None] | None:
+        shape = self._types.get(name, UNKNOWN).shape
+        if shape is None or len(shape) != 1 or not isinstance(shape[0], int) or shape[0] > 16:
+            return None
+        return [None] * shape[0]

@@ -1,0 +1,82 @@
+"""Types and shapes without weights.
+
+Shape inference runs on a copy of the graph that has no large weights: each becomes a graph input
+of the same type. So it costs the graph, not the gigabytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx
+
+from graphfuse.graph.tensors import is_external
+from graphfuse.records import Dim, TensorType
+
+SMALL = 1024
+"""Initializers of up to this many bytes stay: they may be shapes that inference reads."""
+
+UNKNOWN = TensorType(0, None)
+
+
+def weightless(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of the model whose large or external initializers are graph inputs of their type."""
+    copy = onnx.ModelProto()
+    copy.ir_version = max(model.ir_version, 4)
+    copy.opset_import.extend(model.opset_import)
+    copy.functions.extend(model.functions)
+    graph, source = copy.graph, model.graph
+    graph.name = source.name or "graph"
+    graph.node.extend(source.node)
+    graph.input.extend(source.input)
+    graph.output.extend(source.output)
+    graph.value_info.extend(source.value_info)
+    graph.sparse_initializer.extend(source.sparse_initializer)
+    inputs = {value.name for value in source.input}
+    for tensor in source.initializer:
+        if not is_external(tensor) and tensor.ByteSize() <= SMALL:
+            graph.initializer.append(tensor)
+        elif tensor.name not in inputs:
+            value = onnx.helper.make_tensor_value_info(
+                tensor.name, tensor.data_type, list(tensor.dims)
+            )
+            graph.input.append(value)
+    return copy
+
+
+def type_of(value: onnx.TypeProto) -> TensorType:
+    """The record of a TypeProto; unknown for anything that is not a dense tensor."""
+    if not value.HasField("tensor_type"):
+        return UNKNOWN
+    tensor = value.tensor_type
+    if not tensor.HasField("shape"):
+        return TensorType(tensor.elem_type, None)
+    dims: list[Dim] = []
+    for dim in tensor.shape.dim:
+        if dim.HasField("dim_value"):
+            dims.append(dim.dim_value)
+        else:
+            dims.append(dim.dim_param or None)
+    return TensorType(tensor.elem_type, tuple(dims))
+
+
+def collect_types(graph: onnx.GraphProto) -> dict[str, TensorType]:
+    """The types that a graph declares: inputs, value_info and outputs, initializers."""
+    values: Iterable[onnx.ValueInfoProto] = (*graph.input, *graph.value_info, *graph.output)
+    types = {value.name: type_of(value.type) for value in values}
+    for tensor in graph.initializer:
+        types[tensor.name] = TensorType(tensor.data_type, tuple(tensor.dims))
+    return types
+
+
+def same(left: Dim, right: Dim) -> bool:
+    """Whether two extents are proven equal. Unknown equals nothing, not even itself."""
+    return left is not None and left == right
+
+
+def broadcasts_to(small: tuple[Dim, ...], large: tuple[Dim, ...]) -> bool:
+    """Whether it is proven that `small` broadcasts to exactly `large` by ONNX's rules."""
+    if len(small) > len(large):
+        return False
+    tail = large[len(large) - len(small) :]
+    return all(dim == 1 or same(dim, to) for dim, to in zip(small, tail, strict=True))

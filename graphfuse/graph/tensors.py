@@ -1,0 +1,106 @@
+"""Walking a ModelProto: every graph, every node, every tensor, wherever it hides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import onnx
+
+FLOAT_TYPES = frozenset(
+    (
+        onnx.TensorProto.FLOAT,
+        onnx.TensorProto.FLOAT16,
+        onnx.TensorProto.BFLOAT16,
+        onnx.TensorProto.DOUBLE,
+    )
+)
+"""The element types that the fused operators take."""
+
+DEFAULT_DOMAINS = ("", "ai.onnx")
+
+
+def type_name(elem_type: int) -> str:
+    """`float16` for 10, as numpy and torch spell it; `type 99` for what onnx does not know."""
+    names = {1: "float32", 11: "float64"}
+    if elem_type in names:
+        return names[elem_type]
+    try:
+        return onnx.TensorProto.DataType.Name(elem_type).lower()  # pyright: ignore[reportArgumentType]
+    except ValueError:
+        return f"type {elem_type}"
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs in a node's attributes (bodies of If, Loop, Scan)."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor of a graph, those of its nodes and subgraphs included."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield sparse.values
+        yield sparse.indices
+    yield from node_tensors(graph.node)
+
+
+def node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    """Every tensor in the attributes of nodes."""
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            sparse = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+            for tensor in (*sparse, *attribute.sparse_tensors):
+                yield tensor.values
+                yield tensor.indices
+        for graph in subgraphs(node):
+            yield from graph_tensors(graph)
+
+
+def model_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor of a model: graphs, functions, training info."""
+    yield from graph_tensors(model.graph)
+    for function in model.functions:
+        yield from node_tensors(function.node)
+    for training in model.training_info:
+        yield from graph_tensors(training.initialization)
+        yield from graph_tensors(training.algorithm)
+
+
+def is_external(tensor: onnx.TensorProto) -> bool:
+    """Whether a tensor's bytes are in another file."""
+    return tensor.data_location == onnx.TensorProto.EXTERNAL
+
+
+def external_entries(tensor: onnx.TensorProto) -> dict[str, str]:
+    """The external_data entries (location, offset, length, checksum) as a dictionary."""
+    return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def captured_names(graph: onnx.GraphProto) -> set[str]:
+    """The outer names that a subgraph reads, its own subgraphs included.
+
+    A name that the subgraph defines itself shadows the outer one and is not captured.
+    """
+    own = {value.name for value in graph.input}
+    own.update(tensor.name for tensor in graph.initializer)
+    own.update(tensor.values.name for tensor in graph.sparse_initializer)
+    captured: set[str] = set()
+    for node in graph.node:
+        captured.update(name for name in node.input if name and name not in own)
+        for inner in subgraphs(node):
+            captured.update(captured_names(inner) - own)
+        own.update(node.output)
+    captured.update(value.name for value in graph.output if value.name not in own)
+    return captured
+
+
+def default_opset(model: onnx.ModelProto) -> int:
+    """The version of the default operator set, 0 when the model imports none."""
+    versions = [o.version for o in model.opset_import if o.domain in DEFAULT_DOMAINS]
+    return max(versions, default=0)

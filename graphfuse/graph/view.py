@@ -1,0 +1,216 @@
+"""A read-only view of a model's main graph: nodes, producers, readers, constants, types.
+
+The structure comes from onnx-graphsurgeon; whether something is constant is asked of the
+ModelProto, because graphsurgeon calls an initializer constant that a graph input can override.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+
+from graphfuse import foreign
+from graphfuse.errors import ModelError
+from graphfuse.graph.model_file import Model
+from graphfuse.graph.inference import infer_types
+from graphfuse.graph.shapes import UNKNOWN, collect_types
+from graphfuse.graph.tensors import (
+    DEFAULT_DOMAINS,
+    FLOAT_TYPES,
+    captured_names,
+    default_opset,
+    subgraphs,
+)
+from graphfuse.records import NodeRef, TensorType
+
+KEEPS_SCALAR = frozenset(
+    ("Identity", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Expand", "Flatten")
+)
+"""Operators whose output has the single value of their first input, whatever its shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node as the patterns see it. An absent input or output has the name ''."""
+
+    index: int
+    op_type: str
+    domain: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any]
+
+    @property
+    def ref(self) -> NodeRef:
+        """What records keep of the node."""
+        return NodeRef(self.index, self.op_type, self.name)
+
+    @property
+    def standard(self) -> bool:
+        """Whether the operator is of the default domain."""
+        return self.domain in DEFAULT_DOMAINS
+
+    def input(self, position: int) -> str:
+        """The name of an input, '' when it is absent."""
+        return self.inputs[position] if position < len(self.inputs) else ""
+
+
+class GraphView:
+    """The main graph of a model, indexed."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        proto = model.proto
+        self.opset = default_opset(proto)
+        self.nodes = tuple(
+            Node(
+                index,
+                node.op,
+                node.domain or "",
+                node.name,
+                tuple(tensor.name for tensor in node.inputs),
+                tuple(tensor.name for tensor in node.outputs),
+                node.attrs,
+            )
+            for index, node in enumerate(foreign.surgeon_graph(proto).nodes)
+        )
+        self.inputs = frozenset(value.name for value in proto.graph.input)
+        self.outputs = frozenset(value.name for value in proto.graph.output)
+        self.initializers = {
+            tensor.name: tensor
+            for tensor in proto.graph.initializer
+            if tensor.name not in self.inputs
+        }
+        self._producers: dict[str, Node] = {}
+        self._readers: defaultdict[str, list[Node]] = defaultdict(list)
+        for node, source in zip(self.nodes, proto.graph.node, strict=True):
+            self._index(node, source)
+        self._declared = collect_types(proto.graph)
+
+    def _index(self, node: Node, source: onnx.NodeProto) -> None:
+        read = {name for name in node.inputs if name}
+        for graph in subgraphs(source):
+            read |= captured_names(graph)
+        for name in read:
+            self._readers[name].append(node)
+        for name in node.outputs:
+            if not name:
+                continue
+            if name in self._producers or name in self._readers:
+                raise ModelError(
+                    f"tensor {name!r} is defined twice, or read before node {node.index} "
+                    f"({node.op_type}) defines it",
+                    "a graph must be in single-assignment, topological order; "
+                    "run onnx.checker on the file",
+                )
+            self._producers[name] = node
+
+    def producer(self, name: str) -> Node | None:
+        """The node that computes a tensor; None for inputs, initializers and outer names."""
+        return self._producers.get(name)
+
+    def readers(self, name: str) -> list[Node]:
+        """The nodes that read a tensor, those whose subgraphs capture it included."""
+        return self._readers.get(name, [])
+
+    def is_read(self, name: str) -> bool:
+        """Whether a node reads a tensor or the graph yields it."""
+        return name in self._readers or name in self.outputs
+
+    @cached_property
+    def _inferred(self) -> dict[str, TensorType]:
+        return infer_types(self.model.proto)
+
+    def type(self, name: str) -> TensorType:
+        """A tensor's element type and shape, as declared or else as inferred."""
+        declared = self._declared.get(name, UNKNOWN)
+        if declared.elem_type and declared.shape is not None and None not in declared.shape:
+            return declared
+        inferred = self._inferred.get(name, declared)
+        return inferred if inferred.shape is not None else declared
+
+    def constant(self, name: str) -> onnx.TensorProto | None:
+        """The value of a tensor that nothing can override: an initializer or a Constant node."""
+        if name in self.initializers:
+            return self.initializers[name]
+        node = self.producer(name)
+        if node is None or node.op_type != "Constant" or not node.standard:
+            return None
+        return _constant_value(self.model.proto.graph.node[node.index])
+
+    def scalar(self, name: str) -> float | None:
+        """The number that a constant of one element holds, seen through casts and reshapes.
+
+        A cast to a narrower float type does not round it: in the algebra, and in the float64
+        twin that judges the result, float casts change nothing.
+        """
+        casts: list[int] = []
+        node = self.producer(name)
+        while node is not None and node.standard and node.op_type in KEEPS_SCALAR:
+            if node.op_type == "Cast":
+                casts.append(int(node.attributes["to"]))
+            name = node.input(0)
+            node = self.producer(name)
+        tensor = self.constant(name)
+        if tensor is None or int(np.prod(tensor.dims)) != 1:
+            return None
+        value = self.model.read(tensor).reshape(())
+        if value.dtype.kind in "OSUc":
+            return None
+        for to in reversed(casts):
+            if to == onnx.TensorProto.STRING:
+                return None
+            if to not in FLOAT_TYPES:
+                value = value.astype(onnx.helper.tensor_dtype_to_np_dtype(to))
+        return float(value)
+
+    def integers(self, name: str) -> tuple[int, ...] | None:
+        """The values of a small constant integer tensor: axes, shapes."""
+        tensor = self.constant(name)
+        if tensor is None or tensor.data_type not in (6, 7) or int(np.prod(tensor.dims)) > 64:
+            return None
+        return tuple(int(value) for value in self.model.read(tensor).reshape(-1))
+
+    def depends_on(self, name: str, node: Node) -> bool:
+        """Whether a tensor is computed, at any distance, from an output of `node`."""
+        pending, seen = [name], set[int]()
+        while pending:
+            producer = self.producer(pending.pop())
+            # Topological order: what comes before `node` cannot depend on it.
+            if producer is None or producer.index in seen or producer.index < node.index:
+                continue
+            if producer.index == node.index:
+                return True
+            seen.add(producer.index)
+            source = self.model.proto.graph.node[producer.index]
+            pending.extend(producer.inputs)
+            for graph in subgraphs(source):
+                pending.extend(captured_names(graph))
+        return False
+
+
+def _constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    for attribute in node.attribute:
+        if attribute.ref_attr_name:
+            return None
+        match attribute.name:
+            case "value":
+                return attribute.t
+            case "value_float":
+                return onnx.numpy_helper.from_array(np.array(attribute.f, np.float32))
+            case "value_int":
+                return onnx.numpy_helper.from_array(np.array(attribute.i, np.int64))
+            case "value_floats":
+                return onnx.numpy_helper.from_array(np.array(attribute.floats, np.float32))
+            case "value_ints":
+                return onnx.numpy_helper.from_array(np.array(attribute.ints, np.int64))
+            case _:
+                return None
+    return None

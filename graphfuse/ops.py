@@ -1,0 +1,170 @@
+"""The fused operators of domain `graphfuse`, version 1: names, inputs, function bodies.
+
+    AddLayerNormalization(A, B, Scale, Bias) -> Y, Sum     Sum = A + B; Y = LayerNorm(Sum)
+    AddRMSNormalization(A, B, Scale)         -> Y, Sum     Sum = A + B; Y = RMSNorm(Sum)
+
+Attributes: epsilon (float, 1e-5), axis (int, -1: the first normalised axis), stash_type (int, 1:
+the type of the statistics, an onnx.TensorProto number). A and B broadcast by ONNX's rules; the
+rewrite puts the larger one first wherever that can be proven. Scale and Bias have the shape of
+the normalised axes.
+
+Every model carries the functions that it uses, so it runs where no kernel is registered. Bodies
+are written such that onnxruntime folds them to Add + LayerNormalization (or
+SimplifiedLayerNormalization) again; below opset 17 (23 for RMSNormalization) in primitives.
+"""
+
+from __future__ import annotations
+
+import onnx
+from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, helper
+
+from graphfuse.records import LAYER_NORM, RMS_NORM
+
+DOMAIN = "graphfuse"
+VERSION = 1
+MINIMUM_OPSET = 11
+MINIMUM_IR_VERSION = 8
+"""The first IR version whose models may hold functions."""
+CASTLIKE_OPSET = 15
+"""Below it a body cannot cast back to the type of its operands, so it serves one type only."""
+
+OPERATOR = {LAYER_NORM: "AddLayerNormalization", RMS_NORM: "AddRMSNormalization"}
+CONTRIB_DOMAIN = "com.microsoft"
+CONTRIB_OPERATOR = {
+    LAYER_NORM: "SkipLayerNormalization",
+    RMS_NORM: "SkipSimplifiedLayerNormalization",
+}
+NORM_OPSET = {LAYER_NORM: 17, RMS_NORM: 23}
+"""The opset from which ONNX has the norm as an operator."""
+
+ATTRIBUTES = ("epsilon", "axis", "stash_type")
+
+
+def is_fused_node(domain: str, op_type: str) -> bool:
+    """Whether a node is one of graphfuse's operators or onnxruntime's."""
+    if domain == DOMAIN:
+        return op_type in OPERATOR.values()
+    return domain == CONTRIB_DOMAIN and op_type in CONTRIB_OPERATOR.values()
+
+
+def inputs(kind: str) -> tuple[str, ...]:
+    """The names of an operator's inputs."""
+    return ("A", "B", "Scale", "Bias") if kind == LAYER_NORM else ("A", "B", "Scale")
+
+
+def stash_type(elem_type: int) -> int:
+    """The type in which statistics are computed: float64 for float64, else float32."""
+    return TensorProto.DOUBLE if elem_type == TensorProto.DOUBLE else TensorProto.FLOAT
+
+
+def function(kind: str, opset: int, elem_type: int) -> FunctionProto:
+    """The model-local function of an operator at an opset.
+
+    `elem_type` matters below opset 15 only, where the body serves that type alone.
+    """
+    nodes = [helper.make_node("Add", ["A", "B"], ["Sum"])]
+    if opset >= NORM_OPSET[kind]:
+        nodes.append(_norm_operator(kind))
+    else:
+        nodes += _primitives(kind, opset, elem_type)
+    return helper.make_function(
+        DOMAIN,
+        OPERATOR[kind],
+        list(inputs(kind)),
+        ["Y", "Sum"],
+        nodes,
+        [helper.make_opsetid("", opset)],
+        list(ATTRIBUTES),
+    )
+
+
+def _norm_operator(kind: str) -> NodeProto:
+    if kind == LAYER_NORM:
+        node = helper.make_node("LayerNormalization", ["Sum", "Scale", "Bias"], ["Y"])
+    else:
+        node = helper.make_node("RMSNormalization", ["Sum", "Scale"], ["Y"])
+    _refer(node, "epsilon", "epsilon", AttributeProto.FLOAT)
+    _refer(node, "axis", "axis", AttributeProto.INT)
+    _refer(node, "stash_type", "stash_type", AttributeProto.INT)
+    return node
+
+
+def _refer(node: NodeProto, name: str, to: str, kind: int) -> NodeProto:
+    """Give a node an attribute whose value is that of the function's attribute `to`."""
+    node.attribute.append(
+        AttributeProto(name=name, ref_attr_name=to, type=kind)  # pyright: ignore[reportArgumentType]
+    )
+    return node
+
+
+def _primitives(kind: str, opset: int, elem_type: int) -> list[NodeProto]:
+    """X = Sum in the stash type; Y = (X - mean) / sqrt(mean of squares + epsilon), cast back."""
+    nodes = [_to_stash_type("Sum", "X")]
+    nodes += _epsilon(opset)
+    nodes += [_number("Two32", 2.0), _to_stash_type("Two32", "Two")]
+    if opset >= 18:
+        axes = helper.make_tensor("", TensorProto.INT64, [1], [-1])
+        nodes.append(helper.make_node("Constant", [], ["Axes"], value=axes))
+    deviation = "X"
+    if kind == LAYER_NORM:
+        deviation = "Deviation"
+        nodes.append(_mean("X", "Mean", opset))
+        nodes.append(helper.make_node("Sub", ["X", "Mean"], [deviation]))
+    nodes.append(helper.make_node("Pow", [deviation, "Two"], ["Square"]))
+    nodes.append(_mean("Square", "Variance", opset))
+    nodes.append(helper.make_node("Add", ["Variance", "Epsilon"], ["UnderRoot"]))
+    nodes.append(helper.make_node("Sqrt", ["UnderRoot"], ["Root"]))
+    nodes.append(helper.make_node("Div", [deviation, "Root"], ["Normal"]))
+    nodes.append(_cast_back(opset, elem_type))
+    if kind == LAYER_NORM:
+        nodes.append(helper.make_node("Mul", ["Typed", "Scale"], ["Scaled"]))
+        nodes.append(helper.make_node("Add", ["Scaled", "Bias"], ["Y"]))
+    else:
+        nodes.append(helper.make_node("Mul", ["Typed", "Scale"], ["Y"]))
+    return nodes
+
+
+def _to_stash_type(source: str, target: str) -> NodeProto:
+    node = helper.make_node("Cast", [source], [target])
+    return _refer(node, "to", "stash_type", AttributeProto.INT)
+
+
+def _cast_back(opset: int, elem_type: int) -> NodeProto:
+    if opset >= CASTLIKE_OPSET:
+        return helper.make_node("CastLike", ["Normal", "Scale"], ["Typed"])
+    return helper.make_node("Cast", ["Normal"], ["Typed"], to=elem_type)
+
+
+def _epsilon(opset: int) -> list[NodeProto]:
+    """The attribute epsilon as a tensor of the stash type."""
+    if opset >= 12:
+        constant = helper.make_node("Constant", [], ["Epsilon32"])
+        _refer(constant, "value_float", "epsilon", AttributeProto.FLOAT)
+        return [constant, _to_stash_type("Epsilon32", "Epsilon")]
+    # Opset 11 has no constant from an attribute, but LeakyRelu(-1) is -alpha.
+    leaky = helper.make_node("LeakyRelu", ["MinusOne"], ["MinusEpsilon"])
+    return [
+        _number("MinusOne", -1.0),
+        _refer(leaky, "alpha", "epsilon", AttributeProto.FLOAT),
+        helper.make_node("Neg", ["MinusEpsilon"], ["Epsilon32"]),
+        _to_stash_type("Epsilon32", "Epsilon"),
+    ]
+
+
+def _number(name: str, value: float) -> NodeProto:
+    tensor = helper.make_tensor("", TensorProto.FLOAT, [], [value])
+    return helper.make_node("Constant", [], [name], value=tensor)
+
+
+def _mean(source: str, target: str, opset: int) -> NodeProto:
+    if opset >= 18:
+        return helper.make_node("ReduceMean", [source, "Axes"], [target], keepdims=1)
+    return helper.make_node("ReduceMean", [source], [target], axes=[-1], keepdims=1)
+
+
+def find_function(model: onnx.ModelProto, kind: str) -> FunctionProto | None:
+    """The function that a model already has under an operator's name."""
+    for function in model.functions:
+        if function.domain == DOMAIN and function.name == OPERATOR[kind]:
+            return function
+    return None

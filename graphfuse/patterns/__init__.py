@@ -1,0 +1,1 @@
+"""Recognition: what a norm is, in algebra, and which sums feed one."""

@@ -1,0 +1,136 @@
+"""What a LayerNorm and an RMSNorm are, in the normal form.
+
+    LayerNorm   scale * r * x - scale * r * m + bias   m = mean(x), r = (mean(x^2) - m^2 + eps)^(-1/2)
+    RMSNorm     scale * r * x + bias                   r = (mean(x^2) + eps)^(-1/2)
+
+with eps a positive number, and scale and bias free of x. Anything else is a Refusal that says
+where the difference lies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from graphfuse.patterns.algebra import EMPTY, ONE, Form, Leaf, Mean, Monomial, Refusal, Root, scale
+from graphfuse.patterns.translate import X
+from graphfuse.reasons import Reason
+from graphfuse.records import LAYER_NORM, RMS_NORM
+
+TWO = Fraction(2)
+LEAF = Leaf(X, inner=True)
+FIRST = Mean(frozenset({(LEAF, ONE)}))
+SECOND = Mean(frozenset({(LEAF, TWO)}))
+MEAN_OF_SQUARE: Monomial = frozenset({(SECOND, ONE)})
+SQUARE_OF_MEAN: Monomial = frozenset({(FIRST, TWO)})
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """A value that is a norm of x. Scale and bias are forms of parameters and numbers."""
+
+    kind: str
+    epsilon: float
+    scale: Form
+    bias: Form
+
+
+def match(form: Form) -> Norm | Refusal:
+    """Compare a form with the two definitions."""
+    root = _root(form)
+    if isinstance(root, Refusal):
+        return root
+    kind_and_epsilon = _variance(root.base)
+    if isinstance(kind_and_epsilon, Refusal):
+        return kind_and_epsilon
+    kind, epsilon = kind_and_epsilon
+    of_x: dict[Monomial, Fraction] = {}
+    of_mean: dict[Monomial, Fraction] = {}
+    bias: dict[Monomial, Fraction] = {}
+    normalizer = (root, Fraction(-1, 2))
+    for factors, number in form.terms.items():
+        if normalizer not in factors:
+            rest, into = factors, bias
+        elif (LEAF, ONE) in factors:
+            rest, into = factors - {normalizer, (LEAF, ONE)}, of_x
+        elif (FIRST, ONE) in factors:
+            rest, into = factors - {normalizer, (FIRST, ONE)}, of_mean
+        else:
+            return _differs(form)
+        if not _is_parameter(rest):
+            return _differs(form)
+        into[rest] = number
+    factor = Form(of_x)
+    centre = scale(factor, Fraction(-1)) if kind == LAYER_NORM else Form({})
+    if Form(of_mean) != centre:
+        return _differs(form)
+    return Norm(kind, epsilon, factor, Form(bias))
+
+
+def _root(form: Form) -> Root | Refusal:
+    """The one root r^(-1/2) that multiplies x."""
+    found: set[tuple[Root, Fraction]] = set()
+    for factors in form.terms:
+        if any(atom == LEAF for atom, _ in factors):
+            found.update((a, e) for a, e in factors if isinstance(a, Root))
+            bare = [a for a, e in factors if isinstance(a, Mean) and e.denominator != 1]
+            if bare:
+                return Refusal(Reason.EPSILON_NOT_POSITIVE, f"the root of {bare[0]} alone")
+    if not found:
+        return _differs(form)
+    if len(found) > 1:
+        return _differs(form)
+    ((root, exponent),) = found
+    if exponent != Fraction(-1, 2):
+        return _exponent(root, exponent)
+    return root
+
+
+def _exponent(root: Root, exponent: Fraction) -> Refusal:
+    """A reciprocal of (root of the variance + epsilon), or another power altogether."""
+    atoms = [(atom, e) for term in root.base.terms for atom, e in term]
+    if any(e == Fraction(1, 2) for _, e in atoms):
+        return Refusal(Reason.EPSILON_OUTSIDE_ROOT, f"1/({root.base})")
+    return Refusal(Reason.EXPONENT, f"({root.base})^({exponent})")
+
+
+def _variance(base: Form) -> tuple[str, float] | Refusal:
+    """mean(x^2) - m^2 + eps or mean(x^2) + eps, in the form that stands under the root."""
+    terms = dict(base.terms)
+    epsilon = terms.pop(EMPTY, Fraction(0))
+    square, middle = terms.pop(MEAN_OF_SQUARE, Fraction(0)), terms.pop(SQUARE_OF_MEAN, Fraction(0))
+    if terms:
+        parameters = all(_is_parameter(factors) for factors in terms)
+        reason = Reason.EPSILON_NOT_CONSTANT if parameters and square else Reason.NOT_THE_DEFINITION
+        return Refusal(reason, str(base))
+    if square <= 0 or middle not in (0, -square):
+        return Refusal(Reason.NOT_THE_DEFINITION, str(base))
+    # c * v + eps is c * (v + eps/c): the root's own coefficient is 1 by the normal form.
+    if epsilon <= 0:
+        return Refusal(Reason.EPSILON_NOT_POSITIVE, str(base))
+    return (LAYER_NORM if middle else RMS_NORM), float(epsilon / square)
+
+
+def _is_parameter(factors: Monomial) -> bool:
+    return all(isinstance(atom, Leaf) and atom.name != X for atom, _ in factors)
+
+
+def _differs(form: Form) -> Refusal:
+    return Refusal(Reason.NOT_THE_DEFINITION, str(form))
+
+
+def single_tensor(form: Form) -> str | None:
+    """The tensor that a form is, when it is exactly one leaf."""
+    if len(form.terms) != 1:
+        return None
+    ((factors, number),) = form.terms.items()
+    if number != 1 or len(factors) != 1:
+        return None
+    ((atom, exponent),) = factors
+    return atom.name if isinstance(atom, Leaf) and exponent == 1 else None
+
+
+def is_materialized(norm: Norm) -> bool:
+    """Whether scale and bias are tensors of the model, or 1 and 0: nothing has to be computed."""
+    scale_is_tensor = norm.scale.number == 1 or single_tensor(norm.scale) is not None
+    return scale_is_tensor and (not norm.bias.terms or single_tensor(norm.bias) is not None)

@@ -1,0 +1,294 @@
+"""Finding every residual Add that feeds a norm, and saying why the others are left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from graphfuse.graph.model_file import Model
+from graphfuse.graph.view import GraphView, Node
+from graphfuse.ops import is_fused_node
+from graphfuse.patterns import norms
+from graphfuse.patterns.algebra import Form, Refusal
+from graphfuse.patterns.norms import Norm
+from graphfuse.patterns.residual import ResidualSum, residual_sum, sources
+from graphfuse.patterns.translate import (
+    NORMALIZATIONS,
+    REDUCTIONS,
+    Candidate,
+    Region,
+    evaluate,
+    extent_of,
+    has_second_moment,
+    is_of_x,
+    normalized_axes,
+    reduced_axes,
+    rule_for,
+    widens,
+)
+from graphfuse.reasons import Reason
+from graphfuse.records import RMS_NORM, NearMiss, NodeRef, Scan, Site
+
+LAST_AXIS = (-1,)
+
+
+def scan(model: Model) -> Scan:
+    """Find the sites and near misses of a model's main graph, in the order of their Adds."""
+    view = GraphView(model)
+    found: list[Site | NearMiss] = []
+    for add, axes, reader in _candidates(view):
+        found.extend(_judge(view, add, axes, reader))
+    found.sort(key=lambda item: item.add.index)
+    sites = [item for item in found if isinstance(item, Site)]
+    return Scan(
+        sites=tuple(replace(site, id=f"s{n}") for n, site in enumerate(sites, 1)),
+        near_misses=tuple(item for item in found if isinstance(item, NearMiss)),
+        already_fused=sum(is_fused_node(node.domain, node.op_type) for node in view.nodes),
+        nodes=len(view.nodes),
+    )
+
+
+def _candidates(view: GraphView) -> list[tuple[Node, tuple[int, ...] | None, Node]]:
+    """Each Add with the axes that a reduction takes of it; axes are None when not known."""
+    seen: dict[tuple[int, tuple[int, ...] | None], tuple[Node, Node]] = {}
+    for node in view.nodes:
+        is_normalization = node.op_type in NORMALIZATIONS and rule_for(node) is not None
+        if not is_normalization and not (node.standard and node.op_type in REDUCTIONS):
+            continue
+        for add in sources(view, node.input(0)):
+            shape = view.type(add.outputs[0]).shape
+            if shape is None:
+                axes = None
+            elif is_normalization:
+                axes = normalized_axes(node, len(shape))
+            else:
+                axes = reduced_axes(view, node, len(shape))
+            if axes is None and not is_normalization:
+                continue
+            seen.setdefault((add.index, axes), (add, node))
+    return [(add, axes, node) for (_, axes), (add, node) in seen.items()]
+
+
+def _judge(
+    view: GraphView, add: Node, axes: tuple[int, ...] | None, reader: Node
+) -> list[Site | NearMiss]:
+    """What becomes of one Add: a site, near misses, or nothing when no norm reads it."""
+    total = add.outputs[0]
+    shape = view.type(total).shape
+    if axes is None or shape is None:
+        return [NearMiss(Reason.UNKNOWN_SHAPE, reader.ref, add.ref, got=f"rank of {total}")]
+    region = evaluate(view, Candidate(total, axes, len(shape), extent_of(shape, axes)))
+    matches = _matches(region)
+    if not matches:
+        return _diagnose(view, region, add)
+    residual = residual_sum(view, add)
+    if isinstance(residual, Refusal):
+        return [NearMiss(residual.reason, add.ref, add.ref, got=residual.got)]
+    if axes != LAST_AXIS:
+        got = f"axes {list(axes)}"
+        return [NearMiss(Reason.OTHER_AXES, reader.ref, add.ref, expected="axes [-1]", got=got)]
+    return _choose(view, region, residual, matches)
+
+
+def _matches(region: Region) -> dict[str, Norm]:
+    found: dict[str, Norm] = {}
+    for name, value in region.values.items():
+        norm = norms.match(value.form) if not value.dropped else None
+        if isinstance(norm, Norm):
+            found[name] = norm
+    return found
+
+
+def _choose(
+    view: GraphView, region: Region, residual: ResidualSum, matches: dict[str, Norm]
+) -> list[Site | NearMiss]:
+    """Pick the norm's output: the first match that something beyond the norm reads."""
+    refused: dict[str, NearMiss] = {}
+    valid: dict[str, Site] = {}
+    for name, norm in matches.items():
+        site = _site(view, region, residual, name, norm)
+        if isinstance(site, Site):
+            valid[name] = site
+        else:
+            refused[name] = site
+    if not valid:
+        return list(refused.values())[-1:]
+    final = [name for name in valid if _escapes(view, name, valid)]
+    first = valid[final[0]]
+    others = [
+        NearMiss(Reason.SUM_TAKEN, _producer(view, name).ref, residual.add.ref, got=first.output)
+        for name in final[1:]
+        if _producer(view, first.output).index not in valid[name].interior
+    ]
+    return [first, *others]
+
+
+def _escapes(view: GraphView, name: str, valid: dict[str, Site]) -> bool:
+    if name in view.outputs:
+        return True
+    return any(reader.outputs[0] not in valid for reader in view.readers(name))
+
+
+def _producer(view: GraphView, name: str) -> Node:
+    node = view.producer(name)
+    assert node is not None, f"{name} was evaluated, so a node computes it"
+    return node
+
+
+def _site(
+    view: GraphView, region: Region, residual: ResidualSum, output: str, norm: Norm
+) -> Site | NearMiss:
+    """The record of a site, once everything that is legal for no target has been ruled out."""
+    total = residual.total
+    total_type = view.type(total)
+    interior = _interior(view, region, output)
+    culprit = _producer(view, output).ref
+
+    def miss(reason: Reason, expected: str = "", got: str = "") -> NearMiss:
+        return NearMiss(reason, culprit, residual.add.ref, expected, got)
+
+    if total_type.shape is None or not isinstance(total_type.shape[-1], int):
+        return miss(Reason.UNKNOWN_SHAPE, got=f"the last extent of {total}")
+    if not norms.is_materialized(norm):
+        return miss(
+            Reason.PARAMETER_NOT_A_TENSOR, got=f"scale {norm.scale}, bias {norm.bias or 0}"
+        )
+    if norm.kind == RMS_NORM and norm.bias.terms:
+        return miss(Reason.NOT_THE_DEFINITION, "an RMSNorm without a bias", str(norm.bias))
+    narrowed = _narrowing_cast(view, interior, total_type.elem_type)
+    if narrowed is not None:
+        return NearMiss(Reason.PRECISION_LOST, narrowed.ref, residual.add.ref)
+    if view.type(output).elem_type != total_type.elem_type:
+        return miss(Reason.OUTPUT_TYPE)
+    statistic = _read_statistic(view, interior)
+    if statistic is not None:
+        return NearMiss(Reason.STATISTICS_READ, statistic.ref, residual.add.ref)
+    scale, bias = norms.single_tensor(norm.scale), norms.single_tensor(norm.bias)
+    for name in (scale, bias):
+        problem = _parameter_problem(view, name, residual, total_type.elem_type)
+        if problem is not None:
+            return miss(problem.reason, got=problem.got)
+    order = {node.index: node for node in interior}
+    return Site(
+        id="",
+        kind=norm.kind,
+        add=residual.add.ref,
+        a=residual.a,
+        b=residual.b,
+        total=total,
+        output=output,
+        scale=scale,
+        bias=bias,
+        epsilon=norm.epsilon,
+        axis=-1,
+        elem_type=total_type.elem_type,
+        shape=total_type.shape,
+        b_shape=residual.b_shape,
+        order_proven=residual.order_proven,
+        total_is_read=_read_outside(view, total, frozenset(order)),
+        interior=tuple(sorted(order)),
+        spelling=" ".join(order[index].op_type for index in sorted(order)),
+    )
+
+
+def _parameter_problem(
+    view: GraphView, name: str | None, residual: ResidualSum, elem_type: int
+) -> Refusal | None:
+    if name is None:
+        return None
+    declared = view.type(name)
+    hidden = (view.type(residual.total).shape or (None,))[-1]
+    if declared.shape != (hidden,):
+        return Refusal(Reason.PARAMETER_SHAPE, f"{name} of shape {list(declared.shape or ())}")
+    if declared.elem_type != elem_type:
+        return Refusal(Reason.PARAMETER_TYPE, name)
+    if view.depends_on(name, residual.add):
+        return Refusal(Reason.PARAMETER_DEPENDS_ON_SUM, name)
+    return None
+
+
+def _interior(view: GraphView, region: Region, output: str) -> list[Node]:
+    """The nodes between the sum and a value of the region."""
+    found: dict[int, Node] = {}
+    pending = [output]
+    while pending:
+        name = pending.pop()
+        if name == region.candidate.tensor or name not in region.values:
+            continue
+        node = _producer(view, name)
+        if node.index not in found:
+            found[node.index] = node
+            pending.extend(node.inputs)
+    return [found[index] for index in sorted(found)]
+
+
+def _narrowing_cast(view: GraphView, interior: list[Node], elem_type: int) -> Node | None:
+    for node in interior:
+        if node.op_type == "Cast" and not widens(elem_type, int(node.attributes["to"])):
+            return node
+    return None
+
+
+def _read_statistic(view: GraphView, interior: list[Node]) -> Node | None:
+    for node in interior:
+        if node.op_type in NORMALIZATIONS and any(view.is_read(n) for n in node.outputs[1:] if n):
+            return node
+    return None
+
+
+def _read_outside(view: GraphView, name: str, inside: frozenset[int]) -> bool:
+    if name in view.outputs:
+        return True
+    return any(reader.index not in inside for reader in view.readers(name))
+
+
+def _diagnose(view: GraphView, region: Region, add: Node) -> list[Site | NearMiss]:
+    """The near miss of an Add that no norm was found for; none when nothing normalises it."""
+    if isinstance(residual_sum(view, add), Refusal):
+        return []
+    refusal = _closest_form(view, region) or _closest_stop(view, region)
+    if refusal is None:
+        return []
+    culprit, difference = refusal
+    return [NearMiss(difference.reason, culprit, add.ref, got=difference.got)]
+
+
+def _closest_form(view: GraphView, region: Region) -> tuple[NodeRef, Refusal] | None:
+    """The furthest value in which x meets a statistic of second order, and what is off with it."""
+    for name, value in reversed(region.values.items()):
+        if name == region.candidate.tensor or not _normalizes(value.form):
+            continue
+        difference = norms.match(value.form)
+        if isinstance(difference, Refusal):
+            return _blame(view, region, name).ref, difference
+    return None
+
+
+def _normalizes(form: Form) -> bool:
+    if not is_of_x(form) or not has_second_moment(form):
+        return False
+    return any(e < 0 for term in form.terms for _, e in term)
+
+
+def _blame(view: GraphView, region: Region, name: str) -> Node:
+    """The node where the statistic is first turned into a factor: a root, a power, a quotient."""
+    interior = _interior(view, region, name)
+    turning = ("Sqrt", "Pow", "Reciprocal", "Div")
+    for node in interior:
+        value = region.values[node.outputs[0]]
+        if node.op_type in turning and not is_of_x(value.form) and has_second_moment(value.form):
+            return node
+    return interior[-1]
+
+
+def _closest_stop(view: GraphView, region: Region) -> tuple[NodeRef, Refusal] | None:
+    """The first place where a statistic of second order left the algebra."""
+    for index, refusal in region.refusals.items():
+        node = view.nodes[index]
+        forms = [region.values[name].form for name in node.inputs if name in region.values]
+        if any(has_second_moment(form) for form in forms):
+            if refusal.reason is Reason.PARAMETER_VARIES and not any(map(is_of_x, forms)):
+                refusal = Refusal(Reason.EPSILON_NOT_CONSTANT, refusal.got)
+            return node.ref, refusal
+        if refusal.reason is Reason.AXIS_NOT_PUT_BACK or node.op_type in NORMALIZATIONS:
+            return node.ref, refusal
+    return None

@@ -1,0 +1,235 @@
+"""The stages in order. The only module that knows them all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from graphfuse import targets
+from graphfuse.errors import GateError, UsageError, ValidationError
+from graphfuse.graph.model_file import (
+    Model,
+    check_output,
+    check_written,
+    drafted,
+    load,
+    serialize,
+)
+from graphfuse.patterns.scan import scan as scan_model
+from graphfuse.plan import plan as make_plan
+from graphfuse.records import FuseResult, Scan, ValidationReport
+from graphfuse.rewrite import rewrite
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+ModelLike = str | os.PathLike[str] | onnx.ModelProto
+Stage = Callable[[str], object]
+
+LEVELS = ("fast", "full", "none")
+
+
+def _silent(_: str) -> None:
+    """The progress of a library call: none."""
+
+
+def as_model(model: ModelLike, folder: Path | None = None) -> Model:
+    """Load a path, or wrap a ModelProto whose external data lies in `folder`."""
+    if isinstance(model, onnx.ModelProto):
+        return Model(model, None, folder or Path())
+    return load(model)
+
+
+def scan(model: ModelLike) -> Scan:
+    """Find every residual Add that feeds a LayerNorm or an RMSNorm.
+
+    `model` is a path or an onnx.ModelProto. Weights are not read. Returns the sites that can be
+    fused and the near misses, each with its reason. Raises ModelError for an unreadable file.
+    """
+    return scan_model(as_model(model))
+
+
+def fuse(
+    model: ModelLike,
+    ep: str = "cpu",
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    stage: Stage = _silent,
+) -> FuseResult:
+    """Rewrite every site of a model for an execution provider; nothing is written or validated.
+
+    `ep` is cpu, cuda or portable; `include` and `exclude` select sites by id or by a pattern of
+    output names. The input is not changed; external data of the result stays where it is.
+    Raises ModelError, UsageError, or InternalError when the rewrite cannot be proven.
+    """
+    return _fuse(as_model(model), ep, include, exclude, stage)
+
+
+def _fuse(
+    source: Model, ep: str, include: Sequence[str], exclude: Sequence[str], stage: Stage
+) -> FuseResult:
+    targets.target(ep)
+    stage("scanning")
+    found = scan_model(source)
+    planned = make_plan(source, found, ep, include, exclude)
+    stage("rewriting")
+    result = rewrite(source.proto, planned)
+    return FuseResult(
+        model=result,
+        target=ep,
+        scan=found,
+        fused=planned.fusions,
+        left=(*found.near_misses, *planned.left),
+        nodes_before=len(source.proto.graph.node),
+        nodes_after=len(result.graph.node),
+    )
+
+
+def validate(
+    original: ModelLike,
+    fused: ModelLike,
+    eps: Sequence[str] = ("cpu",),
+    *,
+    seed: int = 0,
+    inputs: Mapping[str, Array] | None = None,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    stage: Stage = _silent,
+) -> ValidationReport:
+    """Compare two models with each other and with float64 on each execution provider.
+
+    Gates: G0 both in float64 agree to 1e-11; G1 every fused node alone, on hard inputs, is within
+    its type's rounding bound; G2 the fused model is no further from float64 than the original.
+    `inputs` are feeds by name; without them they are drawn, seeded, `input_shapes` fixing sizes.
+    External data of a ModelProto is looked for beside the original. The report says what passed:
+    a failure does not raise. Raises OriginalModelError when the original does not run, and
+    ProviderError when a provider is missing.
+    """
+    first = as_model(original)
+    second = as_model(fused, first.folder)
+    return _validate(first, second, eps, seed, inputs, input_shapes, stage)
+
+
+def _validate(
+    original: Model,
+    fused: Model,
+    eps: Sequence[str],
+    seed: int,
+    inputs: Mapping[str, Array] | None,
+    input_shapes: Mapping[str, tuple[int, ...]] | None,
+    stage: Stage,
+) -> ValidationReport:
+    from graphfuse.runtime import require_provider
+    from graphfuse.validation.sites import check_sites
+    from graphfuse.validation.whole_model import check_whole_model
+
+    providers = tuple(targets.target(ep).provider for ep in eps)
+    for provider in providers:
+        require_provider(provider)
+    _check_signature(original.proto.graph, fused.proto.graph)
+    skip = frozenset(node.output[0] for node in original.proto.graph.node if node.output)
+    common = frozenset(
+        node.output[0]
+        for node in fused.proto.graph.node
+        if node.output and node.output[0] in skip and node in original.proto.graph.node
+    )
+    checks = ()
+    for provider in dict.fromkeys(providers):
+        stage(f"validating each site on {provider}")
+        checks += tuple(check_sites(fused, provider, seed, common))
+        stage(f"validating the whole model on {provider}")
+        checks += tuple(
+            check_whole_model(original, fused, provider, seed, inputs, input_shapes)
+        )
+    return ValidationReport(checks, providers, seed)
+
+
+def _check_signature(original: onnx.GraphProto, fused: onnx.GraphProto) -> None:
+    for kind in ("input", "output"):
+        names = [[v.name for v in getattr(graph, kind)] for graph in (original, fused)]
+        if names[0] != names[1]:
+            raise UsageError(
+                f"the models' {kind}s differ: {', '.join(names[0])} and {', '.join(names[1])}",
+                "validate a model against the one that it was made from",
+            )
+
+
+def optimize(
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    ep: str = "cpu",
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    validation: str = "fast",
+    seed: int = 0,
+    inputs: Mapping[str, Array] | None = None,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    min_fused: int = 0,
+    force: bool = False,
+    dry_run: bool = False,
+    stage: Stage = _silent,
+) -> FuseResult:
+    """The whole step: load, scan, rewrite, validate, and write `output` in one atomic rename.
+
+    `validation` is fast, full or none. With `dry_run` nothing is written. A model without sites is
+    copied byte for byte. Raises ValidationError (nothing is written) when a gate fails, GateError
+    when fewer than `min_fused` sites were fused, UsageError for an output that exists without
+    `force`, and what `fuse` and `validate` raise.
+    """
+    if validation not in LEVELS:
+        raise UsageError(f"unknown level {validation!r}", f"choose one of {', '.join(LEVELS)}")
+    targets.target(ep)
+    stage("loading")
+    source = load(model)
+    target = Path(output)
+    if not dry_run:
+        check_output(target, source, force)
+    result = _fuse(source, ep, include, exclude, stage)
+    if len(result.fused) < min_fused:
+        raise GateError(
+            f"{len(result.fused)} sites were fused, --min-fused asks for {min_fused}",
+            f"`graphfuse scan {model}` says why the others were left",
+        )
+    report = None
+    if validation != "none" and result.changed:
+        fused = Model(result.model, None, source.folder)
+        report = _validate(source, fused, [ep], seed, inputs, input_shapes, stage)
+        if not report.passed:
+            raise ValidationError(_failure(report), "nothing was written; please report the model")
+    written = ()
+    if not dry_run:
+        stage("writing")
+        data = serialize(result.model) if result.changed else Path(model).read_bytes()
+        check_output(target, source, force)
+        with drafted(data, target, source, force) as draft:
+            check_written(draft.path, data)
+            written = draft.commit()
+    return FuseResult(
+        result.model,
+        ep,
+        result.scan,
+        result.fused,
+        result.left,
+        result.nodes_before,
+        result.nodes_after,
+        report,
+        written,
+    )
+
+
+def _failure(report: ValidationReport) -> str:
+    failures = report.failures
+    first = failures[0]
+    names = sorted({check.subject for check in failures})
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return (
+        f"validation failed at {shown}: {first.gate} of {first.subject} is {first.value:.3g}, "
+        f"bound {first.bound:.3g} ({first.where})"
+    )

@@ -1,0 +1,173 @@
+"""The catalogue of reasons why an Add that feeds a norm is not fused.
+
+One member per cause, each with the sentence that a user reads and what would change the verdict.
+Tests assert the member, never the text.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Reason(Enum):
+    """A cause for leaving a site as it is: `sentence` explains it, `remedy` says what would help."""
+
+    sentence: str
+    remedy: str
+
+    def __new__(cls, code: str, sentence: str, remedy: str) -> Reason:
+        member = object.__new__(cls)
+        member._value_ = code
+        member.sentence = sentence
+        member.remedy = remedy
+        return member
+
+    # The norm is not the definition.
+    EPSILON_OUTSIDE_ROOT = (
+        "epsilon-outside-root",
+        "epsilon is added to the square root, not under it",
+        "write sqrt(variance + epsilon)",
+    )
+    EPSILON_NOT_CONSTANT = (
+        "epsilon-not-constant",
+        "epsilon is not one constant number: it is computed, varies, or a graph input overrides it",
+        "make epsilon a constant of the model",
+    )
+    EPSILON_NOT_POSITIVE = (
+        "epsilon-not-positive",
+        "epsilon is missing, zero or negative, so a constant row divides by zero",
+        "add a positive epsilon under the root",
+    )
+    EXPONENT = (
+        "exponent",
+        "the deviation is not squared and divided by a square root",
+        "a norm uses the exponents 2 and -1/2",
+    )
+    NOT_THE_DEFINITION = (
+        "not-the-definition",
+        "the algebra around the reduction is neither a LayerNorm nor an RMSNorm",
+        "compare with scale * (x - mean(x)) / sqrt(variance + epsilon) + bias",
+    )
+    OTHER_AXES = (
+        "other-axes",
+        "the mean is not taken over the last axis alone",
+        "normalise over the last axis",
+    )
+    AXIS_NOT_PUT_BACK = (
+        "axis-not-put-back",
+        "a reduced axis is dropped and meets the full tensor without being put back",
+        "reduce with keepdims=1",
+    )
+    PARAMETER_VARIES = (
+        "parameter-varies",
+        "scale or bias varies along an axis that is not normalised",
+        "only a vector along the last axis can be a scale or a bias",
+    )
+    PARAMETER_ENLARGES = (
+        "parameter-enlarges",
+        "scale or bias has more axes than the tensor, or enlarges it",
+        "give it the shape of the last axis",
+    )
+    PARAMETER_SHAPE = (
+        "parameter-shape",
+        "scale or bias is not a vector of the normalised extent",
+        "reshape it to one axis of that extent before exporting",
+    )
+    PARAMETER_NOT_A_TENSOR = (
+        "parameter-not-a-tensor",
+        "scale or bias is a product or a sum that no tensor of the model holds",
+        "fold the constants into one weight before exporting",
+    )
+    PARAMETER_TYPE = (
+        "parameter-type",
+        "scale or bias has another type than the sum",
+        "convert the weights of the norm to the type of the residual",
+    )
+    PARAMETER_DEPENDS_ON_SUM = (
+        "parameter-depends-on-sum",
+        "scale or bias is computed from the very sum that is normalised",
+        "nothing: one node cannot take its own result as an input",
+    )
+    TOO_COMPLEX = (
+        "too-complex",
+        "the expression has more terms than a norm can have",
+        "simplify the expression before exporting",
+    )
+
+    # Types and shapes.
+    PRECISION_LOST = (
+        "precision-lost",
+        "a cast inside the norm narrows the type below that of the sum",
+        "keep the norm in the type of the sum or wider",
+    )
+    OUTPUT_TYPE = (
+        "output-type",
+        "the norm's output has another type than the sum",
+        "cast back to the type of the sum",
+    )
+    ELEMENT_TYPE = (
+        "element-type",
+        "the sum is not float32, float16, bfloat16 or float64 where the target needs that",
+        "convert the model, or choose another target",
+    )
+    UNKNOWN_SHAPE = (
+        "unknown-shape",
+        "rank, type or normalised extent of the sum is not known",
+        "run shape inference on the model, or export it with shapes",
+    )
+
+    # The sum.
+    VECTOR_OPERAND = (
+        "vector-operand",
+        "the Add only adds a vector (a bias), so it is not a residual",
+        "nothing: there is no residual to fuse",
+    )
+    CONSTANT_SUM = (
+        "constant-sum",
+        "both operands of the Add are constants",
+        "fold constants before fusing",
+    )
+    SUM_TAKEN = (
+        "sum-taken",
+        "an earlier norm already took this Add; this one reads its sum",
+        "nothing: one Add fuses once",
+    )
+
+    # What else reads the pieces.
+    STATISTICS_READ = (
+        "statistics-read",
+        "the mean or inverse deviation that the norm yields is read elsewhere",
+        "the fused node does not yield them; drop that reader",
+    )
+
+    # The target.
+    TARGET_RANK = (
+        "target-rank",
+        "the target's operator does not take a tensor of this rank",
+        "choose --ep cpu or --ep portable",
+    )
+    TARGET_BROADCAST = (
+        "target-broadcast",
+        "the target's operator cannot broadcast these operands, or it cannot be proven",
+        "export with known shapes, or choose --ep cpu or --ep portable",
+    )
+    OPSET = (
+        "opset",
+        "the model's opset is too low for the fused operator's function",
+        "re-export the model at opset 17 or later",
+    )
+    MIXED_TYPES = (
+        "mixed-types",
+        "below opset 15 one function serves one type, and another site already chose it",
+        "re-export the model at opset 15 or later",
+    )
+    NAME_TAKEN = (
+        "name-taken",
+        "the model already has another function under the fused operator's name",
+        "fuse the model that this function was added to",
+    )
+    EXCLUDED = (
+        "excluded",
+        "left out by --include or --exclude",
+        "change the selection",
+    )

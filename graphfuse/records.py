@@ -1,0 +1,209 @@
+"""The frozen records that the stages hand each other."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from graphfuse.reasons import Reason
+
+if TYPE_CHECKING:
+    import onnx
+
+Dim = int | str | None
+"""An extent: a number, a symbol, or unknown."""
+
+LAYER_NORM = "LayerNorm"
+RMS_NORM = "RMSNorm"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorType:
+    """Element type (onnx.TensorProto numbers, 0 when unknown) and shape (None when unknown)."""
+
+    elem_type: int
+    shape: tuple[Dim, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRef:
+    """A node of the model: its index in the graph, operator and name (which may be empty)."""
+
+    index: int
+    op_type: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.op_type} {self.name!r}" if self.name else f"{self.op_type} #{self.index}"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A residual Add and the norm that reads it.
+
+    `a` and `b` are the operands, `b` the one that broadcasts where `broadcast` is true and that
+    is proven; `total` is the Add's output, `output` the norm's. `scale` and `bias` name tensors of
+    shape (hidden), or are None for 1 and 0. `interior` are the nodes between `total` and `output`.
+    """
+
+    id: str
+    kind: str
+    add: NodeRef
+    a: str
+    b: str
+    total: str
+    output: str
+    scale: str | None
+    bias: str | None
+    epsilon: float
+    axis: int
+    elem_type: int
+    shape: tuple[Dim, ...]
+    b_shape: tuple[Dim, ...] | None
+    order_proven: bool
+    total_is_read: bool
+    interior: tuple[int, ...]
+    spelling: str
+
+    @property
+    def hidden(self) -> int:
+        """The normalised extent."""
+        extent = self.shape[-1]
+        assert isinstance(extent, int)
+        return extent
+
+    @property
+    def broadcast(self) -> bool:
+        """Whether B has to be broadcast to A."""
+        return self.b_shape != self.shape
+
+
+@dataclass(frozen=True, slots=True)
+class NearMiss:
+    """An Add that feeds a norm, or something close to one, and why it is not fused."""
+
+    reason: Reason
+    culprit: NodeRef
+    add: NodeRef
+    expected: str = ""
+    got: str = ""
+    site: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What a model holds: sites that can be fused, near misses, and sites fused before."""
+
+    sites: tuple[Site, ...]
+    near_misses: tuple[NearMiss, ...]
+    already_fused: int
+    nodes: int
+
+    def count(self, kind: str) -> int:
+        """The number of sites of one kind, `LayerNorm` or `RMSNorm`."""
+        return sum(site.kind == kind for site in self.sites)
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """One planned rewrite: the site, the operator that replaces it, and its operands in order.
+
+    A scale or bias of None stands for a shared vector of ones or zeros that the rewrite adds.
+    """
+
+    site: Site
+    domain: str
+    op_type: str
+    a: str
+    b: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is rewritten for a target, and what is left with its reason."""
+
+    target: str
+    fusions: tuple[Fusion, ...]
+    left: tuple[NearMiss, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One figure of a gate against its bound: `value <= bound` passes.
+
+    `gate` is G0 (meaning, relative L2 in float64), G1 (a site alone, multiples of the rounding
+    bound) or G2 (the whole model, relative L2 distance to float64). `subject` is the output or
+    the site.
+    """
+
+    gate: str
+    subject: str
+    value: float
+    bound: float
+    where: str
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationReport:
+    """All checks of one validation. `passed` is true when every one of them holds."""
+
+    checks: tuple[Check, ...]
+    providers: tuple[str, ...]
+    seed: int
+    unpaired: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check holds."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        """The checks that do not hold."""
+        return tuple(check for check in self.checks if not check.passed)
+
+    def worst(self, gate: str) -> Check | None:
+        """The check of a gate that is furthest out, relative to its bound."""
+        mine = [check for check in self.checks if check.gate == gate]
+        if not mine:
+            return None
+        return max(mine, key=lambda c: (not c.passed, c.value / c.bound if c.bound else 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenFile:
+    """A file that was written: path as given, size in bytes, SHA-256 in hexadecimal."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class FuseResult:
+    """The outcome of `fuse` and `optimize`.
+
+    `model` is the rewritten model (its weights still where they were), `fused` the sites that
+    became one node, `left` all near misses, those of the target included.
+    """
+
+    model: onnx.ModelProto
+    target: str
+    scan: Scan
+    fused: tuple[Fusion, ...]
+    left: tuple[NearMiss, ...]
+    nodes_before: int
+    nodes_after: int
+    validation: ValidationReport | None = None
+    written: tuple[WrittenFile, ...] = field(default=())
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was rewritten."""
+        return bool(self.fused)
+
+    def reasons(self) -> Counter[Reason]:
+        """How often each reason occurs among what is left."""
+        return Counter(miss.reason for miss in self.left)

@@ -1,0 +1,85 @@
+"""Sessions of onnxruntime, and feeds that a model accepts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from graphfuse import foreign
+from graphfuse.errors import ProviderError
+from graphfuse.graph.model_file import serialize
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+NORM_FUSIONS = (
+    "LayerNormFusionL1",
+    "LayerNormFusionL2",
+    "SimplifiedLayerNormFusion",
+    "SkipLayerNormFusion",
+    "BiasSkipLayerNormFusion",
+    "EmbedLayerNormFusion",
+)
+"""onnxruntime's own fusions of norms, switched off where an original is to be run as written."""
+
+CRASHING = ("FuseFp16InitializerToFp32NodeTransformer",)
+"""Off in every run: in onnxruntime 1.31.1 it crashes the process on some float16 models."""
+
+FOLDER_KEY = "session.model_external_initializers_file_folder_path"
+
+
+def session_options() -> foreign.SessionOptions:
+    """Options for an onnxruntime session that runs fused models.
+
+    Graphfuse's kernels are not part of this version: fused nodes run through their functions.
+    """
+    options: foreign.SessionOptions = foreign.onnxruntime().SessionOptions()
+    return options
+
+
+def require_provider(provider: str) -> None:
+    """Raise ProviderError when onnxruntime does not have an execution provider."""
+    runtime = foreign.onnxruntime()
+    available = runtime.get_available_providers()
+    if provider not in available:
+        extra = "cuda" if "CUDA" in provider else "cpu"
+        raise ProviderError(
+            f"onnxruntime {runtime.__version__} has no {provider} (it has {', '.join(available)})",
+            f"install `graphfuse[{extra}]` on a machine that has one, "
+            "or pass --validate none to skip the run",
+        )
+
+
+def session(
+    model: onnx.ModelProto | bytes,
+    folder: Path,
+    provider: str = "CPUExecutionProvider",
+    optimize: bool = True,
+    own_norm_fusions: bool = True,
+) -> foreign.Session:
+    """A session on one execution provider; external data is looked for in `folder`."""
+    runtime = foreign.onnxruntime()
+    options = session_options()
+    options.log_severity_level = 4
+    levels = runtime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    options.add_session_config_entry(FOLDER_KEY, str(folder.resolve()))
+    data = serialize(model) if isinstance(model, onnx.ModelProto) else model
+    disabled = CRASHING if own_norm_fusions else (*CRASHING, *NORM_FUSIONS)
+    created: foreign.Session = runtime.InferenceSession(
+        data, options, providers=[provider], disabled_optimizers=list(disabled)
+    )
+    return created
+
+
+def run(session: foreign.Session, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """Run a session and give its outputs by name. Feeds that the session does not take are left."""
+    wanted = {argument.name for argument in session.get_inputs()}
+    names = [argument.name for argument in session.get_outputs()]
+    values = session.run(names, {k: v for k, v in feeds.items() if k in wanted})
+    return dict(zip(names, values, strict=True))

@@ -1,0 +1,1 @@
+"""Numerical validation: float64 twins, sites alone, the whole model."""

@@ -1,0 +1,238 @@
+"""Each fused node alone, on hard inputs, every element against its rounding bound (gate G1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from graphfuse.graph.model_file import Model
+from graphfuse.graph.inference import infer_types
+from graphfuse.graph.shapes import collect_types
+from graphfuse.records import Check, Dim
+from graphfuse.runtime import run, session
+from graphfuse.validation.reference import FUSED_DOMAINS, upcast
+from graphfuse.validation.tolerance import (
+    FLOAT,
+    OTHER_KERNEL,
+    least_factor,
+    reference_rows,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+CENTRED = {
+    "AddLayerNormalization": True,
+    "SkipLayerNormalization": True,
+    "AddRMSNormalization": False,
+    "SkipSimplifiedLayerNormalization": False,
+}
+DEFAULT_EPSILON = {"graphfuse": 1e-5, "com.microsoft": 1e-12}
+
+
+@dataclass(frozen=True, slots=True)
+class FusedNode:
+    """A fused node as a model holds it, with what is known of its operands."""
+
+    node: onnx.NodeProto
+    elem_type: int
+    a_shape: tuple[Dim, ...]
+    b_shape: tuple[Dim, ...]
+    scale: Array
+    bias: Array
+    epsilon: float
+
+    @property
+    def name(self) -> str:
+        """The node's name, or its output's."""
+        return self.node.name or self.node.output[0]
+
+    @property
+    def centred(self) -> bool:
+        """Whether it is a LayerNorm."""
+        return CENTRED[self.node.op_type]
+
+
+def fused_nodes(model: Model, rng: np.random.Generator) -> Iterator[FusedNode]:
+    """The fused nodes of a model's main graph. Parameters that are computed are drawn instead."""
+    graph = model.proto.graph
+    mine = [n for n in graph.node if n.domain in FUSED_DOMAINS and n.op_type in CENTRED]
+    if not mine:
+        return
+    initializers = {tensor.name: tensor for tensor in graph.initializer}
+    types = {**infer_types(model.proto), **collect_types(graph)}
+    for node in mine:
+        scale = initializers.get(node.input[2])
+        scale_type = types.get(node.input[2])
+        if scale_type is None or scale_type.shape is None:
+            continue
+        (hidden,) = scale_type.shape
+        if not isinstance(hidden, int):
+            continue
+
+        def vector(position: int, default: float, hidden: int = hidden) -> Array:
+            if len(node.input) <= position or not node.input[position]:
+                return np.full(hidden, default)
+            tensor = initializers.get(node.input[position])
+            if tensor is None:
+                return upcast(rng.normal(default, 0.2, hidden).astype(np.float16))
+            return upcast(model.read(tensor))
+
+        elem_type = scale.data_type if scale is not None else scale_type.elem_type
+        epsilon = {a.name: a.f for a in node.attribute}.get("epsilon", DEFAULT_EPSILON[node.domain])
+        unknown: tuple[Dim, ...] = (None, None, hidden)
+        shapes = [types[name].shape if name in types else None for name in node.input[:2]]
+        yield FusedNode(
+            node,
+            elem_type,
+            _with_extent(shapes[0] or unknown, hidden),
+            _with_extent(shapes[1] or shapes[0] or unknown, hidden),
+            vector(2, 1.0),
+            vector(3, 0.0) if CENTRED[node.op_type] else np.zeros(hidden),
+            float(epsilon),
+        )
+
+
+def _with_extent(shape: tuple[Dim, ...], hidden: int) -> tuple[Dim, ...]:
+    return shape if shape and shape[-1] == 1 else (*shape[:-1], hidden)
+
+
+def check_sites(fused: Model, provider: str, seed: int, skip: frozenset[str]) -> list[Check]:
+    """Run every fused node alone and report the least K that its worst element needs.
+
+    `skip` holds the outputs of fused nodes that the original has as well.
+    """
+    rng = np.random.default_rng(seed)
+    return [
+        _check(fused, site, provider, seed)
+        for site in fused_nodes(fused, rng)
+        if site.node.output[0] not in skip
+    ]
+
+
+def _check(model: Model, site: FusedNode, provider: str, seed: int) -> Check:
+    a, b, labels = hard_inputs(site, seed)
+    where = f"{provider}, seed {seed}"
+    try:
+        alone = session(_alone(model, site, a, b), Path(), provider)
+        outputs = run(alone, {"A": a, "B": b})
+    except Exception as error:
+        # onnxruntime raises its own classes; whatever it is, this site does not run.
+        text = " ".join(str(error).split())[:200]
+        return Check("G1", site.name, float("inf"), OTHER_KERNEL, f"{where}: {text}", False)
+    with np.errstate(all="ignore"):
+        reference = reference_rows(
+            upcast(a),
+            upcast(b),
+            site.scale,
+            site.bias,
+            site.epsilon,
+            site.centred,
+            site.elem_type,
+        )
+        factors = [
+            least_factor(row, exact, bound)
+            for row, exact, bound in zip(
+                _rows(outputs["Y"]), _rows(reference.output), _rows(reference.bound), strict=True
+            )
+        ]
+        total = _total_factor(site, outputs, reference.total)
+    worst = int(np.argmax(factors))
+    value = max(factors[worst], total)
+    label = labels[worst % len(labels)] if factors[worst] >= total else "the sum"
+    return Check("G1", site.name, value, OTHER_KERNEL, f"{where}, {label}", value <= OTHER_KERNEL)
+
+
+def _total_factor(site: FusedNode, outputs: dict[str, Array], total: Array) -> float:
+    """The sum is an output too: it must be a + b, rounded once."""
+    if "Sum" not in outputs:
+        return 0.0
+    number = FLOAT[site.elem_type]  # pyright: ignore[reportArgumentType]
+    return least_factor(outputs["Sum"], total, number.eta + number.roundoff * np.abs(total))
+
+
+def _rows(array: Array) -> Array:
+    return array.reshape(-1, array.shape[-1])
+
+
+def hard_inputs(site: FusedNode, seed: int) -> tuple[Array, Array, list[str]]:
+    """Operands whose rows go through the distributions that norms get wrong.
+
+    Deviations from far below sqrt(epsilon) to 1000, means up to 10,000 deviations, an outlier, a
+    constant row, a zero row, subnormals, large magnitudes. Rows of A follow the axis before the
+    last, so a B that broadcasts over the leading axes keeps its rows.
+    """
+    rng = np.random.default_rng(seed)
+    hidden = site.scale.shape[0]
+    dtype = helper.tensor_dtype_to_np_dtype(site.elem_type)
+    number = FLOAT[site.elem_type]  # pyright: ignore[reportArgumentType]
+    # Squares are summed in float32 (float64 for float64): beyond this no kernel stays finite.
+    accumulated = np.sqrt(1e308 if site.elem_type == 11 else 3e38) / np.sqrt(hidden) / 4
+    limit = min(number.largest / 4, accumulated)
+    root = float(np.sqrt(site.epsilon))
+    rows: list[Array] = []
+    labels: list[str] = []
+    for sigma in (0.0, root / 10, root, 10 * root, 1.0, 1e3):
+        for ratio in (0.0, 1.0, 1e2, 1e3, 1e4):
+            rows.append(rng.standard_normal(hidden) * sigma + ratio * (sigma or 1.0))
+            labels.append(f"sigma {sigma:.3g}, mean {ratio * (sigma or 1.0):.3g}")
+    outlier = rng.standard_normal(hidden)
+    outlier[rng.integers(hidden)] *= 3000
+    rows += [outlier, np.zeros(hidden), rng.standard_normal(hidden) * (number.eta or 1e-308) * 64]
+    rows.append(np.sign(rng.standard_normal(hidden)) * limit * rng.uniform(0.5, 1, hidden))
+    labels += ["a 3000x outlier", "a zero row", "subnormals", "large magnitudes"]
+    matrix = np.clip(np.stack(rows), -limit, limit)
+    share = rng.uniform(0, 1, matrix.shape)
+    rank = max(len(site.a_shape), len(site.b_shape), 2)
+    lead = (1,) * (rank - 2)
+    b_rows = _broadcast_rows(site, matrix * share)
+    a = (matrix - b_rows).astype(dtype).reshape(*lead, *matrix.shape)
+    b = b_rows.astype(dtype)
+    b = b.reshape(*lead, *b.shape) if len(site.b_shape) >= 2 else b.reshape(-1)
+    return (a.reshape(-1) if rank == 1 else a), b, labels
+
+
+def _broadcast_rows(site: FusedNode, matrix: Array) -> Array:
+    """B's rows: one for all where B has no such axis, one number where its last extent is 1."""
+    shape = site.b_shape
+    if len(shape) < 2 or shape[-2] == 1 and site.a_shape[-2:-1] != (1,):
+        matrix = matrix[16:17]
+    return matrix[..., :1] if shape and shape[-1] == 1 and site.scale.shape[0] != 1 else matrix
+
+
+def _alone(model: Model, site: FusedNode, a: Array, b: Array) -> onnx.ModelProto:
+    """A model of one node: the fused one, its attributes and functions as they are."""
+    node = onnx.NodeProto()
+    node.CopyFrom(site.node)
+    names = ["A", "B", "Scale", "Bias"]
+    for position, name in enumerate(names[: len(node.input)]):
+        if node.input[position]:
+            node.input[position] = name
+    node.output[0] = "Y"
+    outputs = ["Y"]
+    if node.output[-1] and len(node.output) > 1:
+        node.output[len(node.output) - 1] = "Sum"
+        outputs.append("Sum")
+    dtype = helper.tensor_dtype_to_np_dtype(site.elem_type)
+    vectors = {"Scale": site.scale, "Bias": site.bias}
+    graph = helper.make_graph(
+        [node],
+        "site",
+        [helper.make_tensor_value_info(k, site.elem_type, v.shape) for k, v in (("A", a), ("B", b))],
+        [helper.make_tensor_value_info(name, site.elem_type, None) for name in outputs],
+        [numpy_helper.from_array(v.astype(dtype), k) for k, v in vectors.items() if k in node.input],
+    )
+    return helper.make_model(
+        graph,
+        ir_version=model.proto.ir_version,
+        opset_imports=list(model.proto.opset_import),
+        functions=[f for f in model.proto.functions if f.domain == node.domain],
+    )

@@ -1,0 +1,115 @@
+"""The acceptance rule: how far from float64 a result may be.
+
+Per row h = a + b, mu = mean h (0 for an RMSNorm), s = sqrt(mean (h - mu)^2 + eps), z = (h - mu)/s,
+kappa = rms(h)/s, r = scale * z + bias. An element passes when
+
+    |y - r| <= K * (eta + u*(|r| + |bias|) + u*|scale|*(|h|/s + kappa)
+                    + u_a*|scale|*(8 + sqrt n)*(|z| + kappa))
+
+u is the unit roundoff of the type, u_a that of the accumulation, eta half the least subnormal, n
+the normalised extent. The third term is there because the sum is rounded to its type.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from onnx import TensorProto
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+MEANING_BOUND = 1e-11
+"""G0: relative L2 distance of two float64 twins. An epsilon off by 1 % gives about 6e-10."""
+
+OTHER_KERNEL = 8.0
+"""G1: the K of kernels that are not graphfuse's own."""
+
+END_TO_END = 1.25
+"""G2: how much further from float64 than the original the fused model may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class FloatType:
+    """Unit roundoff, that of the accumulation, half the least subnormal, largest magnitude."""
+
+    roundoff: float
+    accumulation: float
+    eta: float
+    largest: float
+
+
+FLOAT = {
+    TensorProto.FLOAT: FloatType(2.0**-24, 2.0**-24, 2.0**-150, 3.4028234663852886e38),
+    TensorProto.FLOAT16: FloatType(2.0**-11, 2.0**-24, 2.0**-25, 65504.0),
+    TensorProto.BFLOAT16: FloatType(2.0**-8, 2.0**-24, 2.0**-134, 3.3895313892515355e38),
+    TensorProto.DOUBLE: FloatType(2.0**-53, 2.0**-53, 0.0, 1.7976931348623157e308),
+}
+
+
+def distance(result: Array, reference: Array) -> float:
+    """|result - reference| / |reference| in L2; infinite where NaN or infinities do not agree."""
+    if result.shape != reference.shape:
+        return float("inf")
+    y, r = result.astype(np.float64), reference.astype(np.float64)
+    finite = np.isfinite(r)
+    with np.errstate(invalid="ignore"):
+        same_class = np.array_equal(y[~finite], r[~finite], equal_nan=True)
+    if not same_class or not np.isfinite(y[finite]).all():
+        return float("inf")
+    y, r = y[finite], r[finite]
+    largest = max(np.abs(r).max(initial=0.0), np.abs(y).max(initial=0.0))
+    if largest == 0.0:
+        return 0.0
+    # Scaled first: squares of large or tiny values leave the range of float64.
+    error = float(np.linalg.norm((y - r) / largest))
+    size = float(np.linalg.norm(r / largest))
+    return error / size if size else float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class RowReference:
+    """The float64 result of a norm and the bound of each element at K = 1."""
+
+    total: Array
+    output: Array
+    bound: Array
+
+
+def reference_rows(
+    a: Array, b: Array, scale: Array, bias: Array, epsilon: float, centred: bool, elem_type: int
+) -> RowReference:
+    """Evaluate the norm of a + b over the last axis in float64, with its rounding bound."""
+    number = FLOAT[elem_type]  # pyright: ignore[reportArgumentType]
+    h, gain = a + b, np.abs(scale)
+    mu = h.mean(-1, keepdims=True) if centred else np.zeros(())
+    s = np.sqrt(((h - mu) ** 2).mean(-1, keepdims=True) + epsilon)
+    z = (h - mu) / s
+    kappa = np.sqrt((h * h).mean(-1, keepdims=True)) / s
+    r = scale * z + bias
+    bound = (
+        number.eta
+        + number.roundoff * (np.abs(r) + np.abs(bias))
+        + number.roundoff * gain * (np.abs(h) / s + kappa)
+        + number.accumulation * gain * (8 + np.sqrt(h.shape[-1])) * (np.abs(z) + kappa)
+    )
+    return RowReference(h, r, bound)
+
+
+def least_factor(result: Array, reference: Array, bound: Array) -> float:
+    """The least K for which every element is within K times its bound."""
+    y = result.astype(np.float64)
+    finite = np.isfinite(reference)
+    if y.shape != reference.shape or not np.isfinite(y[finite]).all():
+        return float("inf")
+    if not np.array_equal(y[~finite], reference[~finite], equal_nan=True):
+        return float("inf")
+    error = np.abs(y - reference)[finite]
+    limit = np.broadcast_to(bound, reference.shape)[finite]
+    exact = error == 0
+    with np.errstate(divide="ignore"):
+        return float(np.max(np.where(exact, 0.0, error / np.where(exact, 1.0, limit)), initial=0.0))

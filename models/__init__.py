@@ -1,0 +1,1 @@
+"""Transformers to export: Hugging Face architectures, torch.nn.Transformer, a trained encoder."""
