@@ -37,7 +37,7 @@ OPERATIONS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
+    ast.FloorDiv: lambda left, right: left // right,
 }
 
 
@@ -170,7 +170,7 @@ def _draw(
     if dtype.kind in "iu":
         if "mask" in name:
             return np.ones(shape, dtype)
-        high = min(rows or DEFAULT_ROWS, np.iinfo(dtype).max)
+        high = min(rows or DEFAULT_ROWS, int(np.iinfo(dtype.name).max))
         return rng.integers(0, high, shape).astype(dtype)
     if dtype.kind == "O":
         raise OriginalModelError(

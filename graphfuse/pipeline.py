@@ -139,15 +139,15 @@ def _validate(
         for node in fused.proto.graph.node
         if node.output and node.output[0] in skip and node in original.proto.graph.node
     )
-    checks = ()
+    checks, differs = (), ""
     for provider in dict.fromkeys(providers):
         stage(f"validating each site on {provider}")
         checks += tuple(check_sites(fused, provider, seed, common))
         stage(f"validating the whole model on {provider}")
-        checks += tuple(
-            check_whole_model(original, fused, provider, seed, inputs, input_shapes)
-        )
-    return ValidationReport(checks, providers, seed)
+        whole, first = check_whole_model(original, fused, provider, seed, inputs, input_shapes)
+        checks += tuple(whole)
+        differs = differs or first
+    return ValidationReport(checks, providers, seed, differs)
 
 
 def _check_signature(original: onnx.GraphProto, fused: onnx.GraphProto) -> None:
@@ -225,11 +225,11 @@ def optimize(
 
 
 def _failure(report: ValidationReport) -> str:
-    failures = report.failures
-    first = failures[0]
-    names = sorted({check.subject for check in failures})
+    first = report.failures[0]
+    names = sorted({check.subject for check in report.failures})
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    at = f"; the first site that differs is {report.first_difference}"
     return (
         f"validation failed at {shown}: {first.gate} of {first.subject} is {first.value:.3g}, "
-        f"bound {first.bound:.3g} ({first.where})"
+        f"bound {first.bound:.3g} ({first.where}){at if report.first_difference else ''}"
     )

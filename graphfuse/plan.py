@@ -37,9 +37,7 @@ def plan(
             operator = target.operator[site.kind]
             fusions.append(Fusion(site, target.domain, operator, site.a, site.b))
         else:
-            left.append(
-                NearMiss(refusal.reason, site.add, site.add, got=refusal.got, site=site.id)
-            )
+            left.append(NearMiss(refusal.reason, site.add, site.add, got=refusal.got, site=site.id))
     return Plan(ep, tuple(fusions), tuple(left))
 
 

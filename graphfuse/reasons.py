@@ -10,12 +10,13 @@ from enum import Enum
 
 
 class Reason(Enum):
-    """A cause for leaving a site as it is: `sentence` explains it, `remedy` says what would help."""
+    """A cause for leaving a site: `sentence` explains it, `remedy` says what would help."""
 
     sentence: str
     remedy: str
 
     def __new__(cls, code: str, sentence: str, remedy: str) -> Reason:
+        """Make a member whose value is its code."""
         member = object.__new__(cls)
         member._value_ = code
         member.sentence = sentence
@@ -30,13 +31,18 @@ class Reason(Enum):
     )
     EPSILON_NOT_CONSTANT = (
         "epsilon-not-constant",
-        "epsilon is not one constant number: it is computed, varies, or a graph input overrides it",
+        "epsilon is not one constant number: it is computed, or a graph input overrides it",
         "make epsilon a constant of the model",
     )
     EPSILON_NOT_POSITIVE = (
         "epsilon-not-positive",
         "epsilon is missing, zero or negative, so a constant row divides by zero",
         "add a positive epsilon under the root",
+    )
+    EPSILON_PRECISION = (
+        "epsilon-precision",
+        "the sum is float64 and its epsilon is no float32 number, which is all an attribute holds",
+        "choose an epsilon that float32 holds, such as 2^-17",
     )
     EXPONENT = (
         "exponent",

@@ -152,7 +152,8 @@ class ValidationReport:
     checks: tuple[Check, ...]
     providers: tuple[str, ...]
     seed: int
-    unpaired: tuple[str, ...] = ()
+    first_difference: str = ""
+    """The output of the first fused node whose meaning differs, when G0 failed."""
 
     @property
     def passed(self) -> bool:

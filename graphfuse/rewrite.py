@@ -38,10 +38,10 @@ EDITED_GRAPH_FIELDS = (
 class _Edits:
     """What the rewrite did, for the proof: everything else must be as it was."""
 
-    removed: set[int] = field(default_factory=lambda: set[int]())
-    fused: list[NodeProto] = field(default_factory=lambda: list[NodeProto]())
-    initializers: list[TensorProto] = field(default_factory=lambda: list[TensorProto]())
-    functions: list[onnx.FunctionProto] = field(default_factory=lambda: list[onnx.FunctionProto]())
+    removed: set[int] = field(default_factory=set[int])
+    fused: list[NodeProto] = field(default_factory=list[NodeProto])
+    initializers: list[TensorProto] = field(default_factory=list[TensorProto])
+    functions: list[onnx.FunctionProto] = field(default_factory=list[onnx.FunctionProto])
 
 
 def rewrite(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
@@ -232,9 +232,7 @@ def _all_names(graph: onnx.GraphProto) -> set[str]:
     return names
 
 
-def _rebuild(
-    result: onnx.ModelProto, model: onnx.ModelProto, editor: _Editor, plan: Plan
-) -> None:
+def _rebuild(result: onnx.ModelProto, model: onnx.ModelProto, editor: _Editor, plan: Plan) -> None:
     """Put the new nodes into the copy, and drop what only the removed nodes had."""
     graph, edits = result.graph, editor.edits
     nodes = editor.nodes()
@@ -283,15 +281,19 @@ def _prove(before: onnx.ModelProto, after: onnx.ModelProto, edits: _Edits) -> No
     _prove_fields(before, after, edits)
     _prove_order(after.graph)
     try:
-        onnx.checker.check_model(weightless(after))
+        _check(weightless(after))
     except onnx.checker.ValidationError as error:
         if _was_valid(before):
             raise InternalError(f"the checker refuses the result: {error}") from error
 
 
+def _check(model: onnx.ModelProto) -> None:
+    onnx.checker.check_model(model)  # pyright: ignore[reportUnknownMemberType]
+
+
 def _was_valid(model: onnx.ModelProto) -> bool:
     try:
-        onnx.checker.check_model(weightless(model))
+        _check(weightless(model))
     except onnx.checker.ValidationError:
         return False
     return True

@@ -195,9 +195,7 @@ def transformer_encoder(norm_first: bool) -> Example:
     layer = nn.TransformerEncoderLayer(
         HIDDEN, HEADS, 2 * HIDDEN, dropout=0.0, norm_first=norm_first, batch_first=True
     )
-    module = nn.TransformerEncoder(
-        layer, LAYERS, nn.LayerNorm(HIDDEN), enable_nested_tensor=False
-    )
+    module = nn.TransformerEncoder(layer, LAYERS, nn.LayerNorm(HIDDEN), enable_nested_tensor=False)
     inputs = {"x": torch.randn(BATCH, SEQUENCE, HIDDEN)}
     return Example(module, inputs, ["y"], {"x": {0: "batch", 1: "sequence"}})
 

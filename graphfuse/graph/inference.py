@@ -16,14 +16,15 @@ from onnx import TensorProto, helper
 from graphfuse.graph.shapes import UNKNOWN, collect_types, weightless
 from graphfuse.records import TensorType
 
-SAME_TYPE = frozenset(
-    (
-        "Add Sub Mul Div Pow Sqrt Neg Reciprocal Abs Exp Log Erf Tanh Relu Sigmoid Softmax Gelu "
-        "MatMul Gemm Transpose Reshape Flatten Squeeze Unsqueeze Expand Tile Concat Slice Gather "
-        "Split Identity Dropout Clip Min Max Pad ReduceMean ReduceSum LayerNormalization "
-        "BatchNormalization Conv And Or Not CumSum"
-    ).split()
-)
+# fmt: off
+SAME_TYPE = frozenset((
+    "Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Neg", "Reciprocal", "Abs", "Exp", "Log", "Erf",
+    "Tanh", "Relu", "Sigmoid", "Softmax", "Gelu", "MatMul", "Gemm", "Transpose", "Reshape",
+    "Flatten", "Squeeze", "Unsqueeze", "Expand", "Tile", "Concat", "Slice", "Gather", "Split",
+    "Identity", "Dropout", "Clip", "Min", "Max", "Pad", "ReduceMean", "ReduceSum",
+    "LayerNormalization", "BatchNormalization", "Conv", "And", "Or", "Not", "CumSum",
+))
+# fmt: on
 """Operators whose outputs have the element type of their first input."""
 
 FIXED_TYPE = {
@@ -134,4 +135,5 @@ class _ShapeValues:
         shape = self._types.get(name, UNKNOWN).shape
         if shape is None or len(shape) != 1 or not isinstance(shape[0], int) or shape[0] > 16:
             return None
-        return [None] * shape[0]
+        values: list[int | None] = [None] * shape[0]
+        return values

@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,7 +67,9 @@ class Model:
 
     def external_files(self) -> tuple[str, ...]:
         """The locations of external data that the model refers to, sorted."""
-        found = {external_entries(t)["location"] for t in model_tensors(self.proto) if is_external(t)}
+        found = {
+            external_entries(t)["location"] for t in model_tensors(self.proto) if is_external(t)
+        }
         return tuple(sorted(found))
 
 
@@ -114,7 +116,9 @@ def _parse(data: bytes, file: Path) -> onnx.ModelProto:
     try:
         proto = onnx.ModelProto.FromString(data)
     except DecodeError as error:
-        raise ModelError(f"{file} is not an ONNX model (protobuf cannot parse it)", remedy) from error
+        raise ModelError(
+            f"{file} is not an ONNX model (protobuf cannot parse it)", remedy
+        ) from error
     if not proto.HasField("graph") or not proto.opset_import:
         raise ModelError(f"{file} is not an ONNX model (it has no graph or no opset)", remedy)
     return proto
@@ -143,7 +147,11 @@ def _external_problem(tensor: onnx.TensorProto, folder: Path) -> str:
         return f"unknown entry {min(unknown)!r}"
     if "\\" in location or any(ord(c) < 32 for c in location):
         return f"location {location!r} has a backslash or a control character"
-    if os.path.isabs(location) or ".." in Path(location).parts or ":" in location.split("/")[0]:
+    if (
+        Path(location).is_absolute()
+        or ".." in Path(location).parts
+        or ":" in location.split("/")[0]
+    ):
         return f"location {location!r} leaves the model's folder"
     numbers = {key: entries.get(key, "0") for key in ("offset", "length")}
     for key, text in numbers.items():
@@ -259,7 +267,7 @@ class Draft:
         written: list[WrittenFile] = []
         for temporary, target in (*self._data, (self.path, self.target)):
             written.append(WrittenFile(str(target), temporary.stat().st_size, sha256(temporary)))
-            os.replace(temporary, target)
+            temporary.replace(target)
             _sync_folder(target.parent)
         return tuple(reversed(written))
 
@@ -297,7 +305,7 @@ def sha256(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def drafted(data: bytes, output: Path, model: Model, force: bool) -> Iterator[Draft]:
+def drafted(data: bytes, output: Path, model: Model, force: bool) -> Generator[Draft, None, None]:
     """Write a model under a temporary name beside `output`; the caller checks it and commits.
 
     External data is referenced in place when the output is in the model's folder, else copied.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import onnx
 
-FLOAT_TYPES = frozenset(
+FLOAT_TYPES: frozenset[int] = frozenset(
     (
         onnx.TensorProto.FLOAT,
         onnx.TensorProto.FLOAT16,

@@ -17,8 +17,8 @@ import onnx
 
 from graphfuse import foreign
 from graphfuse.errors import ModelError
-from graphfuse.graph.model_file import Model
 from graphfuse.graph.inference import infer_types
+from graphfuse.graph.model_file import Model
 from graphfuse.graph.shapes import UNKNOWN, collect_types
 from graphfuse.graph.tensors import (
     DEFAULT_DOMAINS,

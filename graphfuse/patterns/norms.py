@@ -1,7 +1,7 @@
 """What a LayerNorm and an RMSNorm are, in the normal form.
 
-    LayerNorm   scale * r * x - scale * r * m + bias   m = mean(x), r = (mean(x^2) - m^2 + eps)^(-1/2)
-    RMSNorm     scale * r * x + bias                   r = (mean(x^2) + eps)^(-1/2)
+    LayerNorm   scale*r*x - scale*r*m + bias    m = mean(x), r = (mean(x^2) - m^2 + eps)^(-1/2)
+    RMSNorm     scale*r*x + bias                r = (mean(x^2) + eps)^(-1/2)
 
 with eps a positive number, and scale and bias free of x. Anything else is a Refusal that says
 where the difference lies.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+
+import numpy as np
+from onnx import TensorProto
 
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.view import GraphView, Node
@@ -111,7 +114,7 @@ def _choose(
         else:
             refused[name] = site
     if not valid:
-        return list(refused.values())[-1:]
+        return [list(refused.values())[-1]]
     final = [name for name in valid if _escapes(view, name, valid)]
     first = valid[final[0]]
     others = [
@@ -149,11 +152,11 @@ def _site(
     if total_type.shape is None or not isinstance(total_type.shape[-1], int):
         return miss(Reason.UNKNOWN_SHAPE, got=f"the last extent of {total}")
     if not norms.is_materialized(norm):
-        return miss(
-            Reason.PARAMETER_NOT_A_TENSOR, got=f"scale {norm.scale}, bias {norm.bias or 0}"
-        )
+        return miss(Reason.PARAMETER_NOT_A_TENSOR, got=f"scale {norm.scale}, bias {norm.bias or 0}")
     if norm.kind == RMS_NORM and norm.bias.terms:
         return miss(Reason.NOT_THE_DEFINITION, "an RMSNorm without a bias", str(norm.bias))
+    if total_type.elem_type == TensorProto.DOUBLE and np.float32(norm.epsilon) != norm.epsilon:
+        return miss(Reason.EPSILON_PRECISION, got=repr(norm.epsilon))
     narrowed = _narrowing_cast(view, interior, total_type.elem_type)
     if narrowed is not None:
         return NearMiss(Reason.PRECISION_LOST, narrowed.ref, residual.add.ref)
@@ -254,7 +257,7 @@ def _diagnose(view: GraphView, region: Region, add: Node) -> list[Site | NearMis
 
 def _closest_form(view: GraphView, region: Region) -> tuple[NodeRef, Refusal] | None:
     """The furthest value in which x meets a statistic of second order, and what is off with it."""
-    for name, value in reversed(region.values.items()):
+    for name, value in reversed(list(region.values.items())):
         if name == region.candidate.tensor or not _normalizes(value.form):
             continue
         difference = norms.match(value.form)
@@ -286,8 +289,9 @@ def _closest_stop(view: GraphView, region: Region) -> tuple[NodeRef, Refusal] | 
         node = view.nodes[index]
         forms = [region.values[name].form for name in node.inputs if name in region.values]
         if any(has_second_moment(form) for form in forms):
-            if refusal.reason is Reason.PARAMETER_VARIES and not any(map(is_of_x, forms)):
-                refusal = Refusal(Reason.EPSILON_NOT_CONSTANT, refusal.got)
+            is_epsilon = not any(map(is_of_x, forms))
+            if refusal.reason is Reason.PARAMETER_VARIES and is_epsilon:
+                return node.ref, Refusal(Reason.EPSILON_NOT_CONSTANT, refusal.got)
             return node.ref, refusal
         if refusal.reason is Reason.AXIS_NOT_PUT_BACK or node.op_type in NORMALIZATIONS:
             return node.ref, refusal

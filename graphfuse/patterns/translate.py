@@ -350,9 +350,7 @@ def has_second_moment(form: Form) -> bool:
 
 def is_of_x(form: Form) -> bool:
     """Whether a form has a term with x itself as a factor."""
-    return any(
-        isinstance(atom, Leaf) and atom.name == X for term in form.terms for atom, _ in term
-    )
+    return any(isinstance(atom, Leaf) and atom.name == X for term in form.terms for atom, _ in term)
 
 
 OPERATORS: Mapping[str, Rule] = {
@@ -389,9 +387,11 @@ NORMALIZATIONS = frozenset(
 def extent_of(shape: tuple[int | str | None, ...], axes: tuple[int, ...]) -> int | None:
     """The number of elements along some axes; None when one of them is not a number."""
     extents = [shape[axis] for axis in axes]
-    return prod(d for d in extents if isinstance(d, int)) if all(
-        isinstance(d, int) for d in extents
-    ) else None
+    return (
+        prod(d for d in extents if isinstance(d, int))
+        if all(isinstance(d, int) for d in extents)
+        else None
+    )
 
 
 def is_float(view: GraphView, name: str) -> bool:

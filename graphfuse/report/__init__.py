@@ -1,0 +1,1 @@
+"""Views of the records: a JSON document, the terminal."""

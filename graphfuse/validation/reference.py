@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+import onnx.inliner
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from graphfuse.errors import ValidationError
-from graphfuse.graph.model_file import Model
 from graphfuse.graph.inference import infer_types
+from graphfuse.graph.model_file import Model
 from graphfuse.graph.tensors import FLOAT_TYPES, subgraphs
 
 if TYPE_CHECKING:
@@ -233,11 +234,11 @@ class Twin:
         self.tensors = {tensor.name: tensor for tensor in model.proto.graph.initializer}
         self.weights: dict[str, Array] = {}
         for name, tensor in self.tensors.items():
-            if like is not None and like.model.folder == model.folder:
-                if like.tensors.get(name) == tensor:
-                    self.weights[name] = like.weights[name]
-                    continue
-            self.weights[name] = upcast(model.read(tensor))
+            shared = like is not None and like.model.folder == model.folder
+            if like is not None and shared and like.tensors.get(name) == tensor:
+                self.weights[name] = like.weights[name]
+            else:
+                self.weights[name] = upcast(model.read(tensor))
         self._evaluator: ReferenceEvaluator | None = None
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -245,6 +246,13 @@ class Twin:
         if self._evaluator is None:
             self._evaluator = _evaluator(self.proto)
         return _run(self._evaluator, self.proto, self.weights, feeds)
+
+    def run_all(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Every value of the main graph in float64, by name."""
+        values = {**self.weights, **{name: upcast(array) for name, array in feeds.items()}}
+        with np.errstate(all="ignore"):
+            results = _evaluate(_evaluator(self.proto), values, intermediate=True)
+        return {name: array for name, array in results.items() if array is not None}
 
     def run_rounded(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """The same, but every value of the main graph is rounded to its declared float type."""
@@ -266,6 +274,14 @@ def _evaluator(proto: onnx.ModelProto) -> ReferenceEvaluator:
         raise _unsupported(error) from error
 
 
+def _evaluate(
+    evaluator: ReferenceEvaluator, values: dict[str, Array], intermediate: bool = False
+) -> Any:
+    return evaluator.run(  # pyright: ignore[reportUnknownMemberType]
+        None, values, intermediate=intermediate
+    )
+
+
 def _run(
     evaluator: ReferenceEvaluator,
     proto: onnx.ModelProto,
@@ -275,7 +291,7 @@ def _run(
     values = {**weights, **{name: upcast(array) for name, array in feeds.items()}}
     try:
         with np.errstate(all="ignore"):
-            outputs: Any = evaluator.run(None, values)
+            outputs = _evaluate(evaluator, values)
     except Exception as error:
         raise _unsupported(error) from error
     named = dict(zip((value.name for value in proto.graph.output), outputs, strict=True))
@@ -315,28 +331,45 @@ def _lifted(model: onnx.ModelProto) -> onnx.ModelProto:
         for value in values:
             if value.type.tensor_type.elem_type in FLOAT_TYPES:
                 value.type.tensor_type.elem_type = TensorProto.DOUBLE
-    _lift_nodes(proto.graph.node)
+    _lift_nodes(proto.graph.node, narrow_scalars=not _is_float64(model.graph))
     return proto
 
 
-def _lift_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
+def _is_float64(graph: onnx.GraphProto) -> bool:
+    """Whether a graph computes in float64: it has such inputs, outputs or weights."""
+    values = (*graph.input, *graph.output)
+    declared = [value.type.tensor_type.elem_type for value in values]
+    declared += [tensor.data_type for tensor in graph.initializer if tensor.dims]
+    return TensorProto.DOUBLE in declared
+
+
+def _lift_nodes(nodes: Iterable[onnx.NodeProto], narrow_scalars: bool) -> None:
+    """Lift nodes in place.
+
+    PyTorch's TorchScript exporter writes the epsilon of a float16 norm as a float64 constant, which
+    the float attribute of a fused node, or of ONNX's own LayerNormalization, holds in float32.
+    `narrow_scalars` reads such constants in float32, so that both twins mean the same number.
+    """
     for node in nodes:
         lift = LIFTED.get(node.op_type)
         if lift is not None:
             lift(node)
         for attribute in node.attribute:
             if attribute.HasField("t"):
-                _lift_tensor(attribute.t)
+                _lift_tensor(attribute.t, narrow_scalars)
         for graph in subgraphs(node):
             for tensor in graph.initializer:
-                _lift_tensor(tensor)
-            _lift_nodes(graph.node)
+                _lift_tensor(tensor, narrow_scalars)
+            _lift_nodes(graph.node, narrow_scalars)
 
 
-def _lift_tensor(tensor: TensorProto) -> None:
-    if tensor.data_type in FLOAT_TYPES and tensor.data_type != TensorProto.DOUBLE:
-        name = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(upcast(numpy_helper.to_array(tensor)), name))
+def _lift_tensor(tensor: TensorProto, narrow_scalars: bool) -> None:
+    if tensor.data_type not in FLOAT_TYPES:
+        return
+    array = numpy_helper.to_array(tensor)
+    if narrow_scalars and array.size == 1:
+        array = array.astype(np.float32)
+    tensor.CopyFrom(numpy_helper.from_array(upcast(array), tensor.name))
 
 
 def _lift_type_attribute(name: str, default: int) -> Callable[[onnx.NodeProto], None]:

@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from graphfuse.graph.model_file import Model
 from graphfuse.graph.inference import infer_types
-from graphfuse.graph.shapes import collect_types
+from graphfuse.graph.model_file import Model
+from graphfuse.graph.shapes import UNKNOWN, collect_types
 from graphfuse.records import Check, Dim
 from graphfuse.runtime import run, session
 from graphfuse.validation.reference import FUSED_DOMAINS, upcast
@@ -70,35 +70,44 @@ def fused_nodes(model: Model, rng: np.random.Generator) -> Iterator[FusedNode]:
     initializers = {tensor.name: tensor for tensor in graph.initializer}
     types = {**infer_types(model.proto), **collect_types(graph)}
     for node in mine:
-        scale = initializers.get(node.input[2])
-        scale_type = types.get(node.input[2])
-        if scale_type is None or scale_type.shape is None:
-            continue
-        (hidden,) = scale_type.shape
+        scale_type = types.get(node.input[2], UNKNOWN)
+        hidden = scale_type.shape[0] if scale_type.shape else None
         if not isinstance(hidden, int):
             continue
-
-        def vector(position: int, default: float, hidden: int = hidden) -> Array:
-            if len(node.input) <= position or not node.input[position]:
-                return np.full(hidden, default)
-            tensor = initializers.get(node.input[position])
-            if tensor is None:
-                return upcast(rng.normal(default, 0.2, hidden).astype(np.float16))
-            return upcast(model.read(tensor))
-
-        elem_type = scale.data_type if scale is not None else scale_type.elem_type
-        epsilon = {a.name: a.f for a in node.attribute}.get("epsilon", DEFAULT_EPSILON[node.domain])
         unknown: tuple[Dim, ...] = (None, None, hidden)
-        shapes = [types[name].shape if name in types else None for name in node.input[:2]]
+        a_shape = types.get(node.input[0], UNKNOWN).shape or unknown
+        b_shape = types.get(node.input[1], UNKNOWN).shape or a_shape
+        epsilon = {a.name: a.f for a in node.attribute}.get("epsilon", DEFAULT_EPSILON[node.domain])
+        centred = CENTRED[node.op_type]
         yield FusedNode(
             node,
-            elem_type,
-            _with_extent(shapes[0] or unknown, hidden),
-            _with_extent(shapes[1] or shapes[0] or unknown, hidden),
-            vector(2, 1.0),
-            vector(3, 0.0) if CENTRED[node.op_type] else np.zeros(hidden),
+            scale_type.elem_type,
+            _with_extent(a_shape, hidden),
+            _with_extent(b_shape, hidden),
+            _vector(model, initializers, node, 2, 1.0, hidden, rng),
+            _vector(model, initializers, node, 3, 0.0, hidden, rng)
+            if centred
+            else np.zeros(hidden),
             float(epsilon),
         )
+
+
+def _vector(
+    model: Model,
+    initializers: dict[str, onnx.TensorProto],
+    node: onnx.NodeProto,
+    position: int,
+    default: float,
+    hidden: int,
+    rng: np.random.Generator,
+) -> Array:
+    """A scale or bias in float64: as the model holds it, absent, or drawn where it is computed."""
+    if len(node.input) <= position or not node.input[position]:
+        return np.full(hidden, default)
+    tensor = initializers.get(node.input[position])
+    if tensor is None:
+        return upcast(rng.normal(default, 0.2, hidden).astype(np.float16))
+    return upcast(model.read(tensor))
 
 
 def _with_extent(shape: tuple[Dim, ...], hidden: int) -> tuple[Dim, ...]:
@@ -155,7 +164,7 @@ def _total_factor(site: FusedNode, outputs: dict[str, Array], total: Array) -> f
     """The sum is an output too: it must be a + b, rounded once."""
     if "Sum" not in outputs:
         return 0.0
-    number = FLOAT[site.elem_type]  # pyright: ignore[reportArgumentType]
+    number = FLOAT[site.elem_type]
     return least_factor(outputs["Sum"], total, number.eta + number.roundoff * np.abs(total))
 
 
@@ -173,7 +182,7 @@ def hard_inputs(site: FusedNode, seed: int) -> tuple[Array, Array, list[str]]:
     rng = np.random.default_rng(seed)
     hidden = site.scale.shape[0]
     dtype = helper.tensor_dtype_to_np_dtype(site.elem_type)
-    number = FLOAT[site.elem_type]  # pyright: ignore[reportArgumentType]
+    number = FLOAT[site.elem_type]
     # Squares are summed in float32 (float64 for float64): beyond this no kernel stays finite.
     accumulated = np.sqrt(1e308 if site.elem_type == 11 else 3e38) / np.sqrt(hidden) / 4
     limit = min(number.largest / 4, accumulated)
@@ -184,10 +193,11 @@ def hard_inputs(site: FusedNode, seed: int) -> tuple[Array, Array, list[str]]:
         for ratio in (0.0, 1.0, 1e2, 1e3, 1e4):
             rows.append(rng.standard_normal(hidden) * sigma + ratio * (sigma or 1.0))
             labels.append(f"sigma {sigma:.3g}, mean {ratio * (sigma or 1.0):.3g}")
-    outlier = rng.standard_normal(hidden)
-    outlier[rng.integers(hidden)] *= 3000
-    rows += [outlier, np.zeros(hidden), rng.standard_normal(hidden) * (number.eta or 1e-308) * 64]
-    rows.append(np.sign(rng.standard_normal(hidden)) * limit * rng.uniform(0.5, 1, hidden))
+    outlier: Array = rng.standard_normal(hidden)
+    outlier[int(rng.integers(hidden))] *= 3000
+    tiny: Array = rng.standard_normal(hidden) * (number.eta or 1e-308) * 64
+    large: Array = np.sign(rng.standard_normal(hidden)) * limit * rng.uniform(0.5, 1, hidden)
+    rows += [outlier, np.zeros(hidden), tiny, large]
     labels += ["a 3000x outlier", "a zero row", "subnormals", "large magnitudes"]
     matrix = np.clip(np.stack(rows), -limit, limit)
     share = rng.uniform(0, 1, matrix.shape)
@@ -203,7 +213,7 @@ def hard_inputs(site: FusedNode, seed: int) -> tuple[Array, Array, list[str]]:
 def _broadcast_rows(site: FusedNode, matrix: Array) -> Array:
     """B's rows: one for all where B has no such axis, one number where its last extent is 1."""
     shape = site.b_shape
-    if len(shape) < 2 or shape[-2] == 1 and site.a_shape[-2:-1] != (1,):
+    if len(shape) < 2 or (shape[-2] == 1 and site.a_shape[-2:-1] != (1,)):
         matrix = matrix[16:17]
     return matrix[..., :1] if shape and shape[-1] == 1 and site.scale.shape[0] != 1 else matrix
 
@@ -226,9 +236,16 @@ def _alone(model: Model, site: FusedNode, a: Array, b: Array) -> onnx.ModelProto
     graph = helper.make_graph(
         [node],
         "site",
-        [helper.make_tensor_value_info(k, site.elem_type, v.shape) for k, v in (("A", a), ("B", b))],
+        [
+            helper.make_tensor_value_info(k, site.elem_type, v.shape)
+            for k, v in (("A", a), ("B", b))
+        ],
         [helper.make_tensor_value_info(name, site.elem_type, None) for name in outputs],
-        [numpy_helper.from_array(v.astype(dtype), k) for k, v in vectors.items() if k in node.input],
+        [
+            numpy_helper.from_array(v.astype(dtype), k)
+            for k, v in vectors.items()
+            if k in node.input
+        ],
     )
     return helper.make_model(
         graph,

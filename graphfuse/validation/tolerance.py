@@ -12,6 +12,7 @@ the normalised extent. The third term is there because the sum is rounded to its
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +44,7 @@ class FloatType:
     largest: float
 
 
-FLOAT = {
+FLOAT: Mapping[int, FloatType] = {
     TensorProto.FLOAT: FloatType(2.0**-24, 2.0**-24, 2.0**-150, 3.4028234663852886e38),
     TensorProto.FLOAT16: FloatType(2.0**-11, 2.0**-24, 2.0**-25, 65504.0),
     TensorProto.BFLOAT16: FloatType(2.0**-8, 2.0**-24, 2.0**-134, 3.3895313892515355e38),
@@ -84,7 +85,7 @@ def reference_rows(
     a: Array, b: Array, scale: Array, bias: Array, epsilon: float, centred: bool, elem_type: int
 ) -> RowReference:
     """Evaluate the norm of a + b over the last axis in float64, with its rounding bound."""
-    number = FLOAT[elem_type]  # pyright: ignore[reportArgumentType]
+    number = FLOAT[elem_type]
     h, gain = a + b, np.abs(scale)
     mu = h.mean(-1, keepdims=True) if centred else np.zeros(())
     s = np.sqrt(((h - mu) ** 2).mean(-1, keepdims=True) + epsilon)

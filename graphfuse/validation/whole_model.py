@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from graphfuse.graph.shapes import type_of
 from graphfuse.graph.tensors import FLOAT_TYPES
 from graphfuse.records import Check
 from graphfuse.runtime import run, session
-from graphfuse.validation.reference import Twin
+from graphfuse.validation.reference import FUSED_DOMAINS, Twin
 from graphfuse.validation.tolerance import END_TO_END, FLOAT, MEANING_BOUND, distance
 
 if TYPE_CHECKING:
@@ -31,8 +32,10 @@ def check_whole_model(
     seed: int,
     feeds: Mapping[str, Array] | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
-) -> list[Check]:
+) -> tuple[list[Check], str]:
     """Run both models, and both float64 twins, on the same feeds and compare every output.
+
+    Gives the checks, and the first fused output whose meaning differs when G0 fails.
 
     Raises OriginalModelError when the original does not run on the feeds.
     """
@@ -42,24 +45,30 @@ def check_whole_model(
     reference = twin.run(values)
     meant = Twin(fused, like=twin).run(values)
     checks = [_meaning(name, meant[name], reference[name], where) for name in reference]
-    spec = _Lazily(lambda: twin.run_rounded(values))
-    for optimize, base in before.items():
+    types = {value.name: type_of(value.type).elem_type for value in original.proto.graph.output}
+    judge = _Judge(twin, values, before, reference, types)
+    for optimize in before:
         at = f"{where}, optimizations {'on' if optimize else 'off'}"
-        checks += _end_to_end(original, fused, provider, optimize, values, base, reference, spec, at)
-    return checks
+        checks += _end_to_end(fused, provider, optimize, values, judge, at)
+    meanings_agree = all(check.passed for check in checks if check.gate == "G0")
+    return checks, "" if meanings_agree else first_difference(original, fused, values)
 
 
-class _Lazily:
-    """The rounded twin's outputs, evaluated only when an output needs them."""
+def first_difference(original: Model, fused: Model, feeds: Outputs) -> str:
+    """The first fused node's output that the float64 twins disagree on; '' when there is none.
 
-    def __init__(self, evaluate: Callable[[], Outputs]) -> None:
-        self._evaluate = evaluate
-        self._outputs: Outputs | None = None
-
-    def __getitem__(self, name: str) -> Array:
-        if self._outputs is None:
-            self._outputs = self._evaluate()
-        return self._outputs[name]
+    A fused node keeps the names of the tensors that it replaces, so both twins have them.
+    """
+    before = Twin(original)
+    old = before.run_all(feeds)
+    new = Twin(fused, like=before).run_all(feeds)
+    for node in fused.proto.graph.node:
+        if node.domain not in FUSED_DOMAINS:
+            continue
+        for name in reversed([name for name in node.output if name in old and name in new]):
+            if not _compare(new[name], old[name]) <= MEANING_BOUND:
+                return name
+    return ""
 
 
 def _originals(
@@ -118,34 +127,45 @@ def _compare(result: Array, reference: Array) -> float:
 
 
 def _end_to_end(
-    original: Model,
-    fused: Model,
-    provider: str,
-    optimize: bool,
-    feeds: Outputs,
-    base: Outputs,
-    reference: Outputs,
-    spec: _Lazily,
-    where: str,
+    fused: Model, provider: str, optimize: bool, feeds: Outputs, judge: _Judge, where: str
 ) -> list[Check]:
     try:
         made = session(fused.proto, fused.folder, provider, optimize)
         results = run(made, feeds)
     except Exception as error:
+        # onnxruntime raises its own classes, one per failure code.
         text = " ".join(str(error).split())[:300]
         return [Check("G2", "the fused model does not run", float("inf"), 0.0, text, False)]
-    types = {value.name: type_of(value.type).elem_type for value in original.proto.graph.output}
-    checks: list[Check] = []
-    for name, exact in reference.items():
-        value, limit = _compare(results[name], exact), _compare(base[name], exact)
-        if types[name] not in FLOAT_TYPES:
-            # Integers: where the original itself differs from float64, a tie was decided.
-            same = np.array_equal(results[name], base[name])
-            checks.append(Check("G2", name, 0.0 if same else 1.0, 0.0, where, same))
-            continue
-        roundoff = FLOAT[types[name]].roundoff  # pyright: ignore[reportArgumentType]
-        bound = END_TO_END * limit + roundoff
+    return [
+        judge.check(name, results[name], judge.before[optimize][name], where) for name in results
+    ]
+
+
+@dataclass
+class _Judge:
+    """What G2 compares with: the original's outputs, the float64 twin's, and the rounded twin's.
+
+    The rounded twin is evaluated only when an output needs it.
+    """
+
+    twin: Twin
+    feeds: Outputs
+    before: Mapping[bool, Outputs]
+    reference: Outputs
+    types: Mapping[str, int]
+    _rounded: Outputs | None = None
+
+    def check(self, name: str, result: Array, base: Array, where: str) -> Check:
+        """Judge one output of the fused model."""
+        exact = self.reference[name]
+        if self.types[name] not in FLOAT_TYPES:
+            same = np.array_equal(result, base)
+            return Check("G2", name, 0.0 if same else 1.0, 0.0, where, same)
+        roundoff = FLOAT[self.types[name]].roundoff
+        value = _compare(result, exact)
+        bound = END_TO_END * _compare(base, exact) + roundoff
         if not value <= bound:
-            bound = max(bound, END_TO_END * _compare(spec[name], exact) + roundoff)
-        checks.append(Check("G2", name, value, bound, where, value <= bound))
-    return checks
+            if self._rounded is None:
+                self._rounded = self.twin.run_rounded(self.feeds)
+            bound = max(bound, END_TO_END * _compare(self._rounded[name], exact) + roundoff)
+        return Check("G2", name, value, bound, where, value <= bound)

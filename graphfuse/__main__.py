@@ -1,0 +1,5 @@
+"""python -m graphfuse."""
+
+from graphfuse.cli import main
+
+main()

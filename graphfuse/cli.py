@@ -1,0 +1,264 @@
+"""The command line: thin over `graphfuse.pipeline`. Results go to stdout, progress to stderr."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from graphfuse.errors import GraphfuseError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer(
+    name="graphfuse",
+    help="Fuse residual Adds with the LayerNorms and RMSNorms that read them, in ONNX models.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX file.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of the random feeds.")]
+ShapesOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Shape of an input, such as ids:[1,128]. May be repeated."),
+]
+InputsOption = Annotated[
+    str | None, typer.Option("--load-inputs", help="Feeds: an .npz file with an array per input.")
+]
+
+
+@app.command()
+def scan(model: ModelArgument, as_json: JsonOption = False) -> None:
+    """List the sites of a model, and what is not fused and why."""
+    from graphfuse import pipeline
+
+    found = pipeline.scan(model)
+    if as_json:
+        from graphfuse.report.document import scan_document
+
+        _print_json(scan_document(model, found))
+    else:
+        from graphfuse.report.terminal import print_scan
+
+        print_scan(_console(), found)
+
+
+@app.command()
+def fuse(
+    model: ModelArgument,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="The fused model.")] = None,
+    ep: Annotated[str, typer.Option(help="cpu, cuda or portable.")] = "cpu",
+    include: Annotated[
+        list[str] | None, typer.Option(help="Only this site: an id or a pattern of outputs.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Not this site: an id or a pattern of outputs.")
+    ] = None,
+    validation: Annotated[str, typer.Option("--validate", help="fast, full or none.")] = "fast",
+    input_shapes: ShapesOption = None,
+    load_inputs: InputsOption = None,
+    seed: SeedOption = 0,
+    min_fused: Annotated[
+        int, typer.Option(help="Exit with 6 and write nothing when fewer sites are fused.")
+    ] = 0,
+    dry_run: Annotated[bool, typer.Option(help="Do everything but write.")] = False,
+    force: Annotated[bool, typer.Option(help="Overwrite an existing output.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Fuse every site of a model, validate the result, and write it."""
+    from graphfuse import pipeline
+
+    if output is None and not dry_run:
+        raise UsageError("no output is named", "pass -o FILE, or --dry-run")
+    shapes, feeds = _parse_shapes(input_shapes), _load_feeds(load_inputs)
+    with _progress() as stage:
+        result = pipeline.optimize(
+            model,
+            output or model,
+            ep,
+            include=include or (),
+            exclude=exclude or (),
+            validation=validation,
+            seed=seed,
+            inputs=feeds,
+            input_shapes=shapes,
+            min_fused=min_fused,
+            force=force,
+            dry_run=dry_run,
+            stage=stage,
+        )
+    if as_json:
+        from graphfuse.report.document import fuse_document
+
+        _print_json(fuse_document(model, result))
+    else:
+        from graphfuse.report.terminal import print_summary
+
+        print_summary(_console(), model, result)
+
+
+@app.command()
+def validate(
+    original: Annotated[str, typer.Argument(metavar="ORIGINAL")],
+    fused: Annotated[str, typer.Argument(metavar="FUSED")],
+    ep: Annotated[str, typer.Option(help="Execution providers, such as cpu,cuda.")] = "cpu",
+    input_shapes: ShapesOption = None,
+    load_inputs: InputsOption = None,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two models with each other and with float64. Exits with 1 when a gate fails."""
+    from graphfuse import pipeline
+
+    shapes, feeds = _parse_shapes(input_shapes), _load_feeds(load_inputs)
+    with _progress() as stage:
+        report = pipeline.validate(
+            original,
+            fused,
+            ep.split(","),
+            seed=seed,
+            inputs=feeds,
+            input_shapes=shapes,
+            stage=stage,
+        )
+    if as_json:
+        from graphfuse.report.document import validation_document
+
+        _print_json(validation_document(original, fused, report))
+    else:
+        from graphfuse.report.terminal import print_checks
+
+        print_checks(_console(), report)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def env() -> None:
+    """Show versions, execution providers, and what is missing."""
+    import platform
+
+    from graphfuse import __version__, foreign
+
+    console = _console()
+    console.print(f"graphfuse {__version__}, Python {platform.python_version()}")
+    for package in ("onnx", "onnx_graphsurgeon", "numpy", "onnxruntime", "torch"):
+        console.print(f"{package}: {_version(package)}")
+    try:
+        runtime = foreign.onnxruntime()
+    except GraphfuseError as error:
+        console.print(str(error))
+    else:
+        console.print(f"execution providers: {', '.join(runtime.get_available_providers())}")
+    console.print("kernels: none in this version; fused nodes run through their functions")
+
+
+def main() -> None:
+    """The entry point: errors become one line on stderr and their exit code."""
+    _handle_signals()
+    try:
+        app()
+    except GraphfuseError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted; nothing was written", 130)
+    except MemoryError:
+        _fail("out of memory; nothing was written", 1)
+    except BrokenPipeError:
+        # Whoever read our output has gone; there is nobody to tell.
+        sys.stderr.close()
+        raise SystemExit(1) from None
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    line = " ".join(message.split())
+    print(f"graphfuse: error: {line}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _handle_signals() -> None:
+    """Let SIGTERM and SIGHUP unwind the stack, so that temporary files are removed."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), stop)
+
+
+def _console(stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    console = Console(stderr=stderr, highlight=False, soft_wrap=False, markup=False)
+    if not console.is_terminal and "COLUMNS" not in console._environ:  # pyright: ignore[reportPrivateUsage]
+        # Piped output is read by programs and logs: do not fold it at 80 columns.
+        console.width = 240
+    return console
+
+
+def _progress() -> Any:
+    from graphfuse.report.progress import StageProgress
+
+    return StageProgress(_console(stderr=True))
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    print(json.dumps(document, indent=2, allow_nan=False))
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    names = ("onnxruntime", "onnxruntime-gpu") if package == "onnxruntime" else (package,)
+    for name in names:
+        try:
+            return f"{version(name)} ({name})" if name == "onnxruntime-gpu" else version(name)
+        except PackageNotFoundError:
+            continue
+    return "not installed"
+
+
+def _parse_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]] | None:
+    """`name:[1,128]`, polygraphy's spelling; several may stand in one argument."""
+    if not texts:
+        return None
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in " ".join(texts).split():
+        match = re.fullmatch(r"(.+):\[(\d*(?:,\d+)*)\]", text)
+        if match is None:
+            raise UsageError(f"cannot read the shape {text!r}", "write it as name:[1,128]")
+        shapes[match[1]] = tuple(int(extent) for extent in match[2].split(",") if extent)
+    return shapes
+
+
+def _load_feeds(path: str | None) -> dict[str, Any] | None:
+    if path is None:
+        return None
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with np.load(Path(path), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise UsageError(
+            f"{path} cannot be read as feeds ({' '.join(str(error).split())})",
+            "write it with numpy.savez(file, input_name=array)",
+        ) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""The JSON document: one versioned shape that every other view is made from."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from graphfuse import __version__
+from graphfuse.graph.tensors import type_name
+from graphfuse.records import (
+    Check,
+    FuseResult,
+    NearMiss,
+    NodeRef,
+    Scan,
+    Site,
+    ValidationReport,
+)
+
+SCHEMA = 1
+
+Document = dict[str, Any]
+
+
+def scan_document(model: str, scan: Scan) -> Document:
+    """What `graphfuse scan` found."""
+    return {
+        **_head("scan"),
+        "model": model,
+        "nodes": scan.nodes,
+        "already_fused": scan.already_fused,
+        "sites": [_site(site) for site in scan.sites],
+        "near_misses": [_near_miss(miss) for miss in scan.near_misses],
+    }
+
+
+def fuse_document(model: str, result: FuseResult) -> Document:
+    """What `graphfuse fuse` did."""
+    return {
+        **_head("fuse"),
+        "model": model,
+        "target": result.target,
+        "nodes_before": result.nodes_before,
+        "nodes_after": result.nodes_after,
+        "already_fused": result.scan.already_fused,
+        "fused": [{**_site(f.site), "operator": f"{f.domain}::{f.op_type}"} for f in result.fused],
+        "left": [_near_miss(miss) for miss in result.left],
+        "validation": _validation(result.validation) if result.validation else None,
+        "written": [
+            {"path": file.path, "bytes": file.size, "sha256": file.sha256}
+            for file in result.written
+        ],
+    }
+
+
+def validation_document(original: str, fused: str, report: ValidationReport) -> Document:
+    """What `graphfuse validate` measured."""
+    return {**_head("validate"), "original": original, "fused": fused, **_validation(report)}
+
+
+def _head(command: str) -> Document:
+    return {"schema": SCHEMA, "graphfuse": __version__, "command": command}
+
+
+def _node(node: NodeRef) -> Document:
+    return {"index": node.index, "op_type": node.op_type, "name": node.name}
+
+
+def _site(site: Site) -> Document:
+    return {
+        "id": site.id,
+        "kind": site.kind,
+        "add": _node(site.add),
+        "a": site.a,
+        "b": site.b,
+        "sum": site.total,
+        "sum_is_read": site.total_is_read,
+        "output": site.output,
+        "scale": site.scale,
+        "bias": site.bias,
+        "epsilon": site.epsilon,
+        "axis": site.axis,
+        "type": type_name(site.elem_type),
+        "shape": list(site.shape),
+        "b_shape": None if site.b_shape is None else list(site.b_shape),
+        "spelling": site.spelling,
+    }
+
+
+def _near_miss(miss: NearMiss) -> Document:
+    return {
+        "reason": miss.reason.value,
+        "sentence": miss.reason.sentence,
+        "remedy": miss.reason.remedy,
+        "site": miss.site or None,
+        "add": _node(miss.add),
+        "culprit": _node(miss.culprit),
+        "expected": miss.expected,
+        "got": miss.got,
+    }
+
+
+def _validation(report: ValidationReport) -> Document:
+    return {
+        "passed": report.passed,
+        "providers": list(report.providers),
+        "seed": report.seed,
+        "first_difference": report.first_difference,
+        "checks": [_check(check) for check in report.checks],
+    }
+
+
+def _check(check: Check) -> Document:
+    return {
+        "gate": check.gate,
+        "subject": check.subject,
+        # JSON has no infinity.
+        "value": check.value if math.isfinite(check.value) else None,
+        "bound": check.bound,
+        "where": check.where,
+        "passed": check.passed,
+    }

@@ -1,0 +1,47 @@
+"""Progress of long stages, on standard error, only when that is a terminal."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+DELAY = 1.0
+"""Seconds before anything is shown: short runs stay silent."""
+
+
+class StageProgress:
+    """A context that is called with the name of each stage as it begins."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("starting", total=None)
+        self._timer = threading.Timer(DELAY, self._progress.start)
+        self._timer.daemon = True
+
+    def __call__(self, stage: str) -> None:
+        """Show that a stage begins."""
+        self._progress.update(self._task, description=stage)
+
+    def __enter__(self) -> StageProgress:
+        self._timer.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._timer.cancel()
+        self._timer.join()
+        self._progress.stop()

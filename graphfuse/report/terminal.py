@@ -1,0 +1,125 @@
+"""The terminal views: tables for people, made from the same records as the JSON document."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.table import Table
+
+from graphfuse.graph.tensors import type_name
+from graphfuse.records import (
+    LAYER_NORM,
+    RMS_NORM,
+    Check,
+    FuseResult,
+    NearMiss,
+    Scan,
+    ValidationReport,
+)
+
+GATES = {
+    "G0": "meaning, both in float64",
+    "G1": "each site alone, times its rounding bound",
+    "G2": "whole model, distance to float64",
+}
+
+
+def print_scan(console: Console, scan: Scan) -> None:
+    """Every site and every near miss, one row each."""
+    table = _table("site", "norm", "type", "hidden", "sum read", "epsilon", "output")
+    for site in scan.sites:
+        table.add_row(
+            site.id,
+            site.kind,
+            type_name(site.elem_type),
+            str(site.hidden),
+            "yes" if site.total_is_read else "no",
+            f"{site.epsilon:.3g}",
+            site.output,
+        )
+    if scan.sites:
+        console.print(table)
+    print_left(console, scan.near_misses)
+    console.print(
+        f"{len(scan.sites)} sites to fuse ({scan.count(LAYER_NORM)} LayerNorm, "
+        f"{scan.count(RMS_NORM)} RMSNorm), {len(scan.near_misses)} near misses, "
+        f"{scan.already_fused} fused already, {scan.nodes} nodes"
+    )
+
+
+def print_left(console: Console, misses: Iterable[NearMiss]) -> None:
+    """The near misses, one row each, with what was seen and what would help."""
+    rows = list(misses)
+    if not rows:
+        return
+    table = _table("not fused", "reason", "at", "seen", "what would help")
+    for miss in rows:
+        seen = miss.got if len(miss.got) <= 60 else miss.got[:57] + "..."
+        table.add_row(
+            miss.site or str(miss.add),
+            miss.reason.sentence,
+            str(miss.culprit),
+            seen,
+            miss.reason.remedy,
+        )
+    console.print(table)
+
+
+def print_summary(console: Console, model: str, result: FuseResult) -> None:
+    """The table that ends `graphfuse fuse`."""
+    table = _table(model, "found", "fused")
+    fused = Counter(fusion.site.kind for fusion in result.fused)
+    for kind in (LAYER_NORM, RMS_NORM):
+        table.add_row(f"Add + {kind}", str(result.scan.count(kind)), str(fused[kind]))
+    if result.scan.already_fused:
+        table.add_row("fused before", str(result.scan.already_fused), "")
+    table.add_row("nodes", str(result.nodes_before), str(result.nodes_after))
+    console.print(table)
+    for reason, count in sorted(result.reasons().items(), key=lambda item: item[0].value):
+        console.print(f"not fused: {count} x {reason.sentence} ({reason.value})")
+    if result.validation is not None:
+        print_checks(console, result.validation)
+    elif not result.changed:
+        console.print("nothing to fuse: the model is unchanged")
+    else:
+        console.print("not validated (--validate none)")
+    for file in result.written:
+        console.print(f"wrote {file.path}, {file.size:,} bytes, sha256 {file.sha256[:16]}")
+
+
+def print_checks(console: Console, report: ValidationReport) -> None:
+    """The worst figure of each gate, and every failure."""
+    table = _table("gate", "worst", "bound", "at", "verdict")
+    for gate, meaning in GATES.items():
+        worst = report.worst(gate)
+        if worst is not None:
+            table.add_row(
+                f"{gate} {meaning}",
+                f"{worst.value:.2g}",
+                f"{worst.bound:.2g}",
+                f"{worst.subject} ({worst.where})",
+                "pass" if worst.passed else "FAIL",
+            )
+    console.print(table)
+    for check in report.failures:
+        console.print(describe(check))
+    if report.first_difference:
+        console.print(f"the first fused node that means something else: {report.first_difference}")
+
+
+def describe(check: Check) -> str:
+    """A check in one line."""
+    verdict = "passed" if check.passed else "failed"
+    return (
+        f"{check.gate} {verdict} at {check.subject}: {check.value:.3g}, bound {check.bound:.3g} "
+        f"({check.where})"
+    )
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
