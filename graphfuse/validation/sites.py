@@ -180,7 +180,7 @@ def hard_inputs(site: FusedNode, seed: int) -> tuple[Array, Array, list[str]]:
     last, so a B that broadcasts over the leading axes keeps its rows.
     """
     rng = np.random.default_rng(seed)
-    hidden = site.scale.shape[0]
+    hidden: int = site.scale.shape[0]
     dtype = helper.tensor_dtype_to_np_dtype(site.elem_type)
     number = FLOAT[site.elem_type]
     # Squares are summed in float32 (float64 for float64): beyond this no kernel stays finite.
@@ -197,17 +197,17 @@ def hard_inputs(site: FusedNode, seed: int) -> tuple[Array, Array, list[str]]:
     outlier[int(rng.integers(hidden))] *= 3000
     tiny: Array = rng.standard_normal(hidden) * (number.eta or 1e-308) * 64
     large: Array = np.sign(rng.standard_normal(hidden)) * limit * rng.uniform(0.5, 1, hidden)
-    rows += [outlier, np.zeros(hidden), tiny, large]
+    rows += [outlier, np.zeros(hidden), tiny, large, outlier, outlier]
     labels += ["a 3000x outlier", "a zero row", "subnormals", "large magnitudes"]
+    labels += ["a NaN", "an infinity"]
     matrix = np.clip(np.stack(rows), -limit, limit)
-    share = rng.uniform(0, 1, matrix.shape)
-    rank = max(len(site.a_shape), len(site.b_shape), 2)
-    lead = (1,) * (rank - 2)
-    b_rows = _broadcast_rows(site, matrix * share)
-    a = (matrix - b_rows).astype(dtype).reshape(*lead, *matrix.shape)
-    b = b_rows.astype(dtype)
+    b_rows = _broadcast_rows(site, matrix * rng.uniform(0, 1, matrix.shape))
+    a_rows = matrix - b_rows
+    a_rows[-2, 0], a_rows[-1, 0] = np.nan, np.inf
+    lead = (1,) * (max(len(site.a_shape), len(site.b_shape)) - 2)
+    a, b = a_rows.astype(dtype), b_rows.astype(dtype)
     b = b.reshape(*lead, *b.shape) if len(site.b_shape) >= 2 else b.reshape(-1)
-    return (a.reshape(-1) if rank == 1 else a), b, labels
+    return a.reshape(*lead, *a.shape), b, labels
 
 
 def _broadcast_rows(site: FusedNode, matrix: Array) -> Array:
