@@ -26,7 +26,7 @@ MINIMUM_OPSET = 11
 MINIMUM_IR_VERSION = 8
 """The first IR version whose models may hold functions."""
 CASTLIKE_OPSET = 15
-"""Below it a body cannot cast back to the type of its operands, so it serves one type only."""
+"""Below it a body of primitives cannot cast back to its operands' type, so it serves one type."""
 
 OPERATOR = {LAYER_NORM: "AddLayerNormalization", RMS_NORM: "AddRMSNormalization"}
 CONTRIB_DOMAIN = "com.microsoft"
@@ -60,7 +60,8 @@ def stash_type(elem_type: int) -> int:
 def function(kind: str, opset: int, elem_type: int) -> FunctionProto:
     """The model-local function of an operator at an opset.
 
-    `elem_type` matters below opset 15 only, where the body serves that type alone.
+    `elem_type` matters where a body of primitives cannot serve every type alike: below opset 15,
+    and for an RMSNorm in float64.
     """
     nodes = [helper.make_node("Add", ["A", "B"], ["Sum"])]
     if opset >= NORM_OPSET[kind]:
@@ -114,7 +115,12 @@ def _primitives(kind: str, opset: int, elem_type: int) -> list[NodeProto]:
     nodes.append(_mean("Square", "Variance", opset))
     nodes.append(helper.make_node("Add", ["Variance", "Epsilon"], ["UnderRoot"]))
     nodes.append(helper.make_node("Sqrt", ["UnderRoot"], ["Root"]))
-    nodes.append(helper.make_node("Div", [deviation, "Root"], ["Normal"]))
+    if kind == RMS_NORM and elem_type == TensorProto.DOUBLE:
+        # onnxruntime 1.31.1 folds the form with Div, and in float64 loses its epsilon.
+        nodes.append(helper.make_node("Reciprocal", ["Root"], ["Inverse"]))
+        nodes.append(helper.make_node("Mul", [deviation, "Inverse"], ["Normal"]))
+    else:
+        nodes.append(helper.make_node("Div", [deviation, "Root"], ["Normal"]))
     nodes.append(_cast_back(opset, elem_type))
     if kind == LAYER_NORM:
         nodes.append(helper.make_node("Mul", ["Typed", "Scale"], ["Scaled"]))

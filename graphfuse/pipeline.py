@@ -142,11 +142,11 @@ def _validate(
     checks, differs = (), ""
     for provider in dict.fromkeys(providers):
         stage(f"validating each site on {provider}")
-        checks += tuple(check_sites(fused, provider, seed, common))
+        alone, at_site = check_sites(original, fused, provider, seed, common)
         stage(f"validating the whole model on {provider}")
         whole, first = check_whole_model(original, fused, provider, seed, inputs, input_shapes)
-        checks += tuple(whole)
-        differs = differs or first
+        checks += (*alone, *whole)
+        differs = differs or first or at_site
     return ValidationReport(checks, providers, seed, differs)
 
 

@@ -79,9 +79,9 @@ def _function_clash(
     there = ops.find_function(model.proto, site.kind)
     if there is not None and there != wanted:
         return Refusal(Reason.NAME_TAKEN, there.name)
-    if opset < ops.CASTLIKE_OPSET:
-        for fusion in fusions:
-            other = fusion.site
-            if other.kind == site.kind and other.elem_type != site.elem_type:
+    for fusion in fusions:
+        other = fusion.site
+        if other.kind == site.kind and other.elem_type != site.elem_type:
+            if ops.function(other.kind, opset, other.elem_type) != wanted:
                 return Refusal(Reason.MIXED_TYPES, type_name(other.elem_type))
     return None

@@ -164,8 +164,8 @@ class Reason(Enum):
     )
     MIXED_TYPES = (
         "mixed-types",
-        "below opset 15 one function serves one type, and another site already chose it",
-        "re-export the model at opset 15 or later",
+        "one function serves one type at this opset, and another site already chose it",
+        "re-export the model at opset 23 or later",
     )
     NAME_TAKEN = (
         "name-taken",

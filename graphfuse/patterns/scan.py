@@ -155,7 +155,7 @@ def _site(
         return miss(Reason.PARAMETER_NOT_A_TENSOR, got=f"scale {norm.scale}, bias {norm.bias or 0}")
     if norm.kind == RMS_NORM and norm.bias.terms:
         return miss(Reason.NOT_THE_DEFINITION, "an RMSNorm without a bias", str(norm.bias))
-    if total_type.elem_type == TensorProto.DOUBLE and np.float32(norm.epsilon) != norm.epsilon:
+    if total_type.elem_type == TensorProto.DOUBLE and not _is_float32(norm.epsilon):
         return miss(Reason.EPSILON_PRECISION, got=repr(norm.epsilon))
     narrowed = _narrowing_cast(view, interior, total_type.elem_type)
     if narrowed is not None:
@@ -191,6 +191,10 @@ def _site(
         interior=tuple(sorted(order)),
         spelling=" ".join(order[index].op_type for index in sorted(order)),
     )
+
+
+def _is_float32(number: float) -> bool:
+    return float(np.float32(number)) == number
 
 
 def _parameter_problem(

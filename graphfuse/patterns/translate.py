@@ -27,6 +27,9 @@ X = "x"
 
 HALF = Fraction(1, 2)
 
+DEFAULT_EPSILON = 9.999999747378752e-06
+"""1e-5 in float32: what a norm operator without the attribute uses."""
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -307,7 +310,9 @@ def _normalize(centred: bool) -> Rule:
             return operand
         if normalized_axes(context.node, context.candidate.rank) != context.candidate.axes:
             return Refusal(Reason.OTHER_AXES, f"axis {context.flag('axis', -1)}")
-        normal = normalize(operand.form, context.node.attributes.get("epsilon", 1e-5), centred)
+        normal = normalize(
+            operand.form, context.node.attributes.get("epsilon", DEFAULT_EPSILON), centred
+        )
         for position, operation in ((1, algebra.multiply), (2, algebra.add)):
             if not context.node.input(position):
                 continue

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 FUSED_DOMAINS = ("graphfuse", "com.microsoft")
 
+EPSILON, CONTRIB_EPSILON = float(np.float32(1e-5)), float(np.float32(1e-12))
+"""The operators' defaults; ONNX attributes are float32."""
+
 ZERO64 = helper.make_tensor("value", TensorProto.DOUBLE, [1], [0.0])
 
 
@@ -100,7 +103,7 @@ class LayerNormalization(OpRun):
         scale: Array,
         bias: Array | None = None,
         axis: int = -1,
-        epsilon: float = 1e-5,
+        epsilon: float = EPSILON,
         stash_type: int = 1,
     ) -> tuple[Array, ...]:
         axes = tuple(range(axis % x.ndim, x.ndim))
@@ -121,7 +124,7 @@ class RMSNormalization(OpRun):
         x: Array,
         scale: Array,
         axis: int = -1,
-        epsilon: float = 1e-5,
+        epsilon: float = EPSILON,
         stash_type: int = 1,
     ) -> tuple[Array, ...]:
         return (normalized(x, False, axis, epsilon) * scale,)
@@ -143,7 +146,7 @@ class AddLayerNormalization(OpRun):
         scale: Array,
         bias: Array,
         axis: int = -1,
-        epsilon: float = 1e-5,
+        epsilon: float = EPSILON,
         stash_type: int = 1,
     ) -> tuple[Array, ...]:
         total = a + b
@@ -161,7 +164,7 @@ class AddRMSNormalization(OpRun):
         b: Array,
         scale: Array,
         axis: int = -1,
-        epsilon: float = 1e-5,
+        epsilon: float = EPSILON,
         stash_type: int = 1,
     ) -> tuple[Array, ...]:
         total = a + b
@@ -185,7 +188,7 @@ class SkipLayerNormalization(OpRun):
         gamma: Array,
         beta: Array | None = None,
         bias: Array | None = None,
-        epsilon: float = 1e-12,
+        epsilon: float = CONTRIB_EPSILON,
     ) -> tuple[Array, ...]:
         total = x + skip if bias is None else x + skip + bias
         y = normalized(total, True, -1, epsilon) * gamma
@@ -203,7 +206,7 @@ class SkipSimplifiedLayerNormalization(OpRun):
         skip: Array,
         gamma: Array,
         bias: Array | None = None,
-        epsilon: float = 1e-12,
+        epsilon: float = CONTRIB_EPSILON,
     ) -> tuple[Array, ...]:
         total = x + skip if bias is None else x + skip + bias
         y = normalized(total, False, -1, epsilon) * gamma

@@ -1,4 +1,9 @@
-"""Each fused node alone, on hard inputs, every element against its rounding bound (gate G1)."""
+"""Each fused node alone: what it means (G0), and how accurate its kernel is (G1).
+
+G0 evaluates the node and the part of the original that it replaced in float64, on rows around the
+size of epsilon: there a wrong epsilon shows, which activations of the usual size hide. G1 runs the
+node on the provider, on hard rows, every element against its rounding bound.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +21,13 @@ from graphfuse.graph.model_file import Model
 from graphfuse.graph.shapes import UNKNOWN, collect_types
 from graphfuse.records import Check, Dim
 from graphfuse.runtime import run, session
-from graphfuse.validation.reference import FUSED_DOMAINS, upcast
+from graphfuse.validation.extract import Parts
+from graphfuse.validation.reference import FUSED_DOMAINS, Twin, UnsupportedModelError, upcast
 from graphfuse.validation.tolerance import (
     FLOAT,
+    MEANING_BOUND,
     OTHER_KERNEL,
+    distance,
     least_factor,
     reference_rows,
 )
@@ -114,20 +122,67 @@ def _with_extent(shape: tuple[Dim, ...], hidden: int) -> tuple[Dim, ...]:
     return shape if shape and shape[-1] == 1 else (*shape[:-1], hidden)
 
 
-def check_sites(fused: Model, provider: str, seed: int, skip: frozenset[str]) -> list[Check]:
-    """Run every fused node alone and report the least K that its worst element needs.
+def check_sites(
+    original: Model, fused: Model, provider: str, seed: int, skip: frozenset[str]
+) -> tuple[list[Check], str]:
+    """Check every fused node alone; gives the checks and the first whose meaning differs.
 
     `skip` holds the outputs of fused nodes that the original has as well.
     """
+    checks: list[Check] = []
+    differs = ""
+    before, after = Parts(original), Parts(fused)
+    for site in fused_nodes(fused, np.random.default_rng(seed)):
+        if site.node.output[0] in skip:
+            continue
+        meaning = _check_meaning(before, after, site, seed)
+        if meaning is not None:
+            checks.append(meaning)
+            differs = differs or ("" if meaning.passed else site.node.output[0])
+        checks.append(_check_kernel(fused, site, provider, seed))
+    return checks, differs
+
+
+def _check_meaning(before: Parts, after: Parts, site: FusedNode, seed: int) -> Check | None:
+    """The node against what it replaced, in float64; None when they cannot be paired.
+
+    What cannot be paired, or does not run on rows of another number, is left to the whole model.
+    """
+    part, replacement = before.behind(site.node), after.behind(site.node)
+    if part is None or replacement is None:
+        return None
     rng = np.random.default_rng(seed)
-    return [
-        _check(fused, site, provider, seed)
-        for site in fused_nodes(fused, rng)
-        if site.node.output[0] not in skip
+    rows = _rows_around_epsilon(site, rng)
+    a, b = _operands(site, rows, rng)
+    known = dict(zip(site.node.input, (a, b, site.scale, site.bias), strict=False))
+    known[site.node.input[0]], known[site.node.input[1]] = a, b
+    feeds = {value.name: known[value.name] for value in part.proto.graph.input}
+    feeds |= {value.name: known[value.name] for value in replacement.proto.graph.input}
+    try:
+        meant = Twin(part).run(feeds)
+    except UnsupportedModelError:
+        return None
+    got = Twin(replacement).run(feeds)
+    name = site.node.output[0]
+    # Row by row: in one norm over all, large rows would hide the small ones.
+    pairs = zip(_rows(got[name]), _rows(meant[name]), strict=True)
+    value = max(distance(ours, theirs) for ours, theirs in pairs)
+    where = f"float64, rows around epsilon, seed {seed}"
+    return Check("G0", site.name, value, MEANING_BOUND, where, value <= MEANING_BOUND)
+
+
+def _rows_around_epsilon(site: FusedNode, rng: np.random.Generator) -> Array:
+    root = float(np.sqrt(site.epsilon))
+    hidden: int = site.scale.shape[0]
+    rows = [
+        rng.standard_normal(hidden) * sigma + ratio * sigma
+        for sigma in (root / 10, root, 10 * root, 1.0)
+        for ratio in (0.0, 1.0)
     ]
+    return np.stack(rows)
 
 
-def _check(model: Model, site: FusedNode, provider: str, seed: int) -> Check:
+def _check_kernel(model: Model, site: FusedNode, provider: str, seed: int) -> Check:
     a, b, labels = hard_inputs(site, seed)
     where = f"{provider}, seed {seed}"
     try:
@@ -200,14 +255,18 @@ def hard_inputs(site: FusedNode, seed: int) -> tuple[Array, Array, list[str]]:
     rows += [outlier, np.zeros(hidden), tiny, large, outlier, outlier]
     labels += ["a 3000x outlier", "a zero row", "subnormals", "large magnitudes"]
     labels += ["a NaN", "an infinity"]
-    matrix = np.clip(np.stack(rows), -limit, limit)
-    b_rows = _broadcast_rows(site, matrix * rng.uniform(0, 1, matrix.shape))
-    a_rows = matrix - b_rows
-    a_rows[-2, 0], a_rows[-1, 0] = np.nan, np.inf
+    a, b = _operands(site, np.clip(np.stack(rows), -limit, limit), rng)
+    a[..., -2, 0], a[..., -1, 0] = np.nan, np.inf
+    return a.astype(dtype), b.astype(dtype), labels
+
+
+def _operands(site: FusedNode, rows: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Split rows into two operands of the site's ranks; B broadcasts as it does in the model."""
+    b = _broadcast_rows(site, rows * rng.uniform(0, 1, rows.shape))
+    a = rows - b
     lead = (1,) * (max(len(site.a_shape), len(site.b_shape)) - 2)
-    a, b = a_rows.astype(dtype), b_rows.astype(dtype)
-    b = b.reshape(*lead, *b.shape) if len(site.b_shape) >= 2 else b.reshape(-1)
-    return a.reshape(*lead, *a.shape), b, labels
+    a = a.reshape(*lead, *a.shape)
+    return a, b.reshape(*lead, *b.shape) if len(site.b_shape) >= 2 else b.reshape(-1)
 
 
 def _broadcast_rows(site: FusedNode, matrix: Array) -> Array:

@@ -1,0 +1,85 @@
+"""Small graphs as ONNX text, for cases that are read more easily than built."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+HIDDEN = 8
+
+DECOMPOSED_LAYER_NORM = """
+    m = ReduceMean<axes=[-1], keepdims=1>(x)
+    d = Sub(x, m)
+    q = Mul(d, d)
+    v = ReduceMean<axes=[-1], keepdims=1>(q)
+    e = Add(v, eps)
+    r = Sqrt(e)
+    n = Div(d, r)
+    s = Mul(n, scale)
+    y = Add(s, bias)
+"""
+
+DECOMPOSED_RMS_NORM = """
+    q = Mul(x, x)
+    v = ReduceMean<axes=[-1], keepdims=1>(q)
+    e = Add(v, eps)
+    r = Sqrt(e)
+    n = Div(x, r)
+    y = Mul(n, scale)
+"""
+
+
+def model(
+    body: str,
+    *,
+    inputs: str = "float[B,S,8] a, float[B,S,8] b",
+    outputs: str = "float[B,S,8] y",
+    opset: int = 17,
+    ir: int = 8,
+    constants: dict[str, np.ndarray] | None = None,
+    extra_imports: str = "",
+) -> onnx.ModelProto:
+    """A model of one graph. scale and bias (8) and eps are there, with others on request.
+
+    Only the constants that the body reads become initializers.
+    """
+    text = f"""
+        <ir_version: {ir}, opset_import: ["" : {opset}{extra_imports}]>
+        g ({inputs}) => ({outputs}) {{ {body} }}
+    """
+    result = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(7)
+    known = {
+        "scale": rng.normal(1, 0.3, HIDDEN).astype(np.float32),
+        "bias": rng.normal(0, 0.3, HIDDEN).astype(np.float32),
+        "eps": np.array(1e-5, np.float32),
+        **(constants or {}),
+    }
+    read = {name for node in result.graph.node for name in node.input}
+    for name, array in known.items():
+        if name in read and all(value.name != name for value in result.graph.input):
+            result.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
+    return result
+
+
+def residual(norm: str, **options: object) -> onnx.ModelProto:
+    """x = a + b, followed by a norm that gives y."""
+    return model(f"x = Add(a, b)\n{norm}", **options)  # type: ignore[arg-type]
+
+
+def kinds(proto: onnx.ModelProto) -> list[str]:
+    """The operators of the main graph, in order."""
+    return [node.op_type for node in proto.graph.node]
+
+
+def feeds(proto: onnx.ModelProto, seed: int = 0, **sizes: int) -> dict[str, np.ndarray]:
+    """Normal feeds for a graph whose symbolic extents are given (default: 3 each)."""
+    rng = np.random.default_rng(seed)
+    result: dict[str, np.ndarray] = {}
+    for value in proto.graph.input:
+        tensor = value.type.tensor_type
+        shape = [d.dim_value or sizes.get(d.dim_param, 3) for d in tensor.shape.dim]
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        result[value.name] = rng.normal(0, 1, shape).astype(dtype)
+    return result

@@ -1,0 +1,409 @@
+"""The rewrite: the right node in the right place, and nothing else in the file changes."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper
+
+import graphfuse
+from graphfuse import ops, rewrite
+from graphfuse.errors import InternalError
+from graphfuse.reasons import Reason
+from graphfuse.records import LAYER_NORM, RMS_NORM
+from tests.graphs import DECOMPOSED_LAYER_NORM, DECOMPOSED_RMS_NORM, feeds, kinds, model, residual
+
+NORM = "y = LayerNormalization(x, scale, bias)"
+
+
+def run(proto: onnx.ModelProto, seed: int = 0, **sizes: int) -> list[np.ndarray]:
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, feeds(proto, seed, **sizes))
+
+
+def same_results(before: onnx.ModelProto, after: onnx.ModelProto, **sizes: int) -> None:
+    for old, new in zip(run(before, **sizes), run(after, **sizes), strict=True):
+        np.testing.assert_allclose(new, old, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("opset", [11, 12, 13, 14, 15, 17, 18, 21, 23])
+@pytest.mark.parametrize("kind", [LAYER_NORM, RMS_NORM])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
+def test_functions_are_the_operators(opset: int, kind: str, dtype: type) -> None:
+    """Every function body passes the checker and computes the definition, at every opset."""
+    elem_type = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    epsilon = 2.0**-10
+    rng = np.random.default_rng(opset)
+    values = {
+        "A": rng.normal(3, 1, (2, 3, 8)).astype(dtype),
+        "B": rng.normal(0, 1, (3, 8)).astype(dtype),
+        "Scale": rng.normal(1, 0.2, 8).astype(dtype),
+        "Bias": rng.normal(0, 0.2, 8).astype(dtype),
+    }
+    names = ops.inputs(kind)
+    node = helper.make_node(
+        ops.OPERATOR[kind],
+        names,
+        ["Y", "Sum"],
+        domain=ops.DOMAIN,
+        epsilon=epsilon,
+        axis=-1,
+        stash_type=ops.stash_type(elem_type),
+    )
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info(n, elem_type, values[n].shape) for n in names],
+        [helper.make_tensor_value_info(n, elem_type, [2, 3, 8]) for n in ("Y", "Sum")],
+    )
+    proto = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid(ops.DOMAIN, 1)],
+        functions=[ops.function(kind, opset, elem_type)],
+        ir_version=10 if opset >= 21 else 8,
+    )
+    onnx.checker.check_model(proto, full_check=True)
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    y, total = session.run(None, {name: values[name] for name in names})
+    h = values["A"].astype(np.float64) + values["B"].astype(np.float64)
+    mu = h.mean(-1, keepdims=True) if kind == LAYER_NORM else 0.0
+    root = np.sqrt(((h - mu) ** 2).mean(-1, keepdims=True) + epsilon)
+    expected = (h - mu) / root * values["Scale"]
+    if kind == LAYER_NORM:
+        expected = expected + values["Bias"]
+    tolerance = {np.float16: 1e-2, np.float32: 1e-5, np.float64: 1e-12}[dtype]
+    np.testing.assert_allclose(y, expected, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(total, h, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("opset", [11, 13, 17])
+@pytest.mark.parametrize("norm", [DECOMPOSED_LAYER_NORM, DECOMPOSED_RMS_NORM])
+def test_decomposed_norms_become_one_node(opset: int, norm: str) -> None:
+    proto = residual(norm, opset=opset, ir=7 if opset < 13 else 8)
+    result = graphfuse.fuse(proto)
+    assert len(kinds(result.model)) == 1
+    assert result.nodes_after == 1
+    assert result.model.ir_version == 8
+    same_results(proto, result.model)
+
+
+def test_the_input_is_not_changed() -> None:
+    proto = residual(NORM)
+    before = proto.SerializeToString(deterministic=True)
+    graphfuse.fuse(proto)
+    assert proto.SerializeToString(deterministic=True) == before
+
+
+def test_every_input_is_passed() -> None:
+    """onnxruntime crashes on a function that is called with an input missing."""
+    proto = residual("y = LayerNormalization(x, scale)")
+    result = graphfuse.fuse(proto).model
+    (node,) = result.graph.node
+    assert len(node.input) == 4
+    assert all(node.input)
+    zeros = {t.name: onnx.numpy_helper.to_array(t) for t in result.graph.initializer}
+    assert not zeros[node.input[3]].any()
+    same_results(proto, result)
+
+
+def test_absent_vectors_are_shared() -> None:
+    body = "\n".join(
+        f"x{i} = Add(a, {b}) y{i} = LayerNormalization(x{i}, scale)"
+        for i, b in enumerate(("b", "a"))
+    )
+    proto = model(body, outputs="float[B,S,8] y0, float[B,S,8] y1")
+    result = graphfuse.fuse(proto).model
+    assert len(result.graph.initializer) == len(proto.graph.initializer) + 1
+    assert result.graph.node[0].input[3] == result.graph.node[1].input[3]
+
+
+def test_sum_read_elsewhere_is_yielded() -> None:
+    proto = residual(NORM + " z = Mul(x, a)", outputs="float[B,S,8] z, float[B,S,8] y")
+    result = graphfuse.fuse(proto).model
+    assert kinds(result) == ["AddLayerNormalization", "Mul"]
+    assert list(result.graph.node[0].output) == ["y", "x"]
+    same_results(proto, result)
+
+
+def test_sum_as_graph_output_is_yielded() -> None:
+    proto = residual(NORM, outputs="float[B,S,8] x, float[B,S,8] y")
+    result = graphfuse.fuse(proto).model
+    assert [v.name for v in result.graph.output] == ["x", "y"]
+    same_results(proto, result)
+
+
+def test_reader_of_the_sum_before_the_norm_is_complete() -> None:
+    """The fused node moves up to the first reader, and what it needs moves with it."""
+    proto = residual(
+        "z = Mul(x, a) w = Add(scale, one) " + DECOMPOSED_RMS_NORM.replace("scale", "w"),
+        outputs="float[B,S,8] z, float[B,S,8] y",
+        constants={"one": np.array(1, np.float32)},
+    )
+    result = graphfuse.fuse(proto).model
+    assert kinds(result) == ["Add", "AddRMSNormalization", "Mul"]
+    same_results(proto, result)
+
+
+def test_interior_values_with_readers_stay() -> None:
+    proto = residual(DECOMPOSED_LAYER_NORM, outputs="float[B,S,8] y, float[B,S,1] m")
+    result = graphfuse.fuse(proto).model
+    assert sorted(kinds(result)) == ["AddLayerNormalization", "ReduceMean"]
+    same_results(proto, result)
+
+
+def test_two_norms_on_one_sum() -> None:
+    proto = residual(
+        NORM + " z = LayerNormalization(x, bias, scale)",
+        outputs="float[B,S,8] y, float[B,S,8] z",
+    )
+    result = graphfuse.fuse(proto).model
+    assert kinds(result) == ["AddLayerNormalization", "LayerNormalization"]
+    assert result.graph.node[1].input[0] == "x"
+    same_results(proto, result)
+
+
+def test_sum_captured_by_a_subgraph_is_read() -> None:
+    proto = residual(
+        NORM
+        + """
+        c = Constant<value = bool {1}>()
+        z = If (c) <
+            then_branch = t () => (float[B,S,8] t1) { t1 = Identity(x) },
+            else_branch = e () => (float[B,S,8] e1) { e1 = Neg(x) }
+        >
+        """,
+        outputs="float[B,S,8] y, float[B,S,8] z",
+    )
+    result = graphfuse.fuse(proto)
+    assert result.scan.sites[0].total_is_read
+    same_results(proto, result.model)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "first"),
+    [("float[B,S,8] a, float[S,8] b", "a"), ("float[S,8] a, float[B,S,8] b", "b")],
+)
+def test_larger_operand_first(inputs: str, first: str) -> None:
+    proto = residual(NORM, inputs=inputs)
+    result = graphfuse.fuse(proto).model
+    assert result.graph.node[0].input[0] == first
+    same_results(proto, result, B=2, S=5)
+
+
+def test_both_operands_broadcast() -> None:
+    proto = residual(NORM, inputs="float[B,1,8] a, float[1,S,8] b")
+    same_results(proto, graphfuse.fuse(proto).model, B=2, S=5)
+
+
+def decorated() -> onnx.ModelProto:
+    """A model that carries what writers tend to lose."""
+    proto = residual(
+        "k = Relu(b) y = LayerNormalization(x, scale, bias) z = Mul(y, unused_scale)",
+        outputs="float[B,S,8] z",
+        constants={"unused_scale": np.full(8, 2, np.float32), "never": np.ones(3, np.float32)},
+    )
+    proto.graph.node[0].input[1] = "k"
+    nodes = list(proto.graph.node)
+    del proto.graph.node[:]
+    proto.graph.node.extend([nodes[1], nodes[0], *nodes[2:]])
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(3, np.float32), "never"))
+    proto.producer_name, proto.doc_string = "somebody", "a model"
+    proto.metadata_props.add(key="author", value="me")
+    proto.graph.doc_string = "a graph"
+    proto.graph.metadata_props.add(key="graph", value="data")
+    for node in proto.graph.node:
+        node.doc_string = f"doc of {node.op_type}"
+        node.metadata_props.add(key="namespace", value=node.op_type)
+    for name in ("k", "x", "y"):
+        info = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", "S", 8], "info")
+        info.type.tensor_type.shape.dim[0].denotation = "BATCH"
+        proto.graph.value_info.append(info)
+    note = proto.graph.quantization_annotation.add(tensor_name="k")
+    note.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="scale")
+    proto.opset_import.append(helper.make_opsetid("other", 3))
+    proto.functions.append(
+        helper.make_function(
+            "other",
+            "F",
+            ["i"],
+            ["o"],
+            [helper.make_node("Neg", ["i"], ["o"])],
+            [helper.make_opsetid("", 17)],
+        )
+    )
+    return proto
+
+
+def test_everything_else_is_byte_equal() -> None:
+    before = decorated()
+    after = graphfuse.fuse(before).model
+    expected = copy.deepcopy(before)
+    (fused,) = [node for node in after.graph.node if node.domain == "graphfuse"]
+    survivors = [
+        node for node in before.graph.node if node.op_type not in ("Add", "LayerNormalization")
+    ]
+    del expected.graph.node[:]
+    expected.graph.node.extend([survivors[0], fused, survivors[1]])
+    expected.opset_import.append(helper.make_opsetid("graphfuse", 1))
+    expected.functions.append(after.functions[-1])
+    assert after.functions[-1].name == "AddLayerNormalization"
+    assert after.SerializeToString(deterministic=True) == expected.SerializeToString(
+        deterministic=True
+    )
+
+
+def test_unknown_fields_survive() -> None:
+    """Field 999 of the model and of a node, as a newer ONNX might have them."""
+    data = residual(NORM + " z = Neg(a)", outputs="float[B,S,8] y, float[B,S,8] z")
+    unknown = b"\xba\x3e\x03abc"
+    raw = data.SerializeToString() + unknown
+    proto = onnx.ModelProto.FromString(raw)
+    assert unknown in graphfuse.fuse(proto).model.SerializeToString()
+
+
+def test_initializers_that_nothing_reads_go() -> None:
+    proto = residual(DECOMPOSED_LAYER_NORM)
+    names = [t.name for t in graphfuse.fuse(proto).model.graph.initializer]
+    assert "eps" not in names
+    assert names == [t.name for t in proto.graph.initializer if t.name != "eps"]
+
+
+def test_constant_nodes_that_nothing_reads_go() -> None:
+    proto = residual(
+        "two = Constant<value = float {2}>() "
+        + DECOMPOSED_RMS_NORM.replace("Mul(x, x)", "Pow(x, two)")
+    )
+    assert kinds(graphfuse.fuse(proto).model) == ["AddRMSNormalization"]
+
+
+def test_vanished_value_info_goes_and_the_rest_stays() -> None:
+    proto = residual(DECOMPOSED_LAYER_NORM)
+    for name in ("x", "d", "v"):
+        proto.graph.value_info.append(helper.make_tensor_value_info(name, 1, None))
+    names = [v.name for v in graphfuse.fuse(proto).model.graph.value_info]
+    assert names == ["x"]
+
+
+def test_names_do_not_collide() -> None:
+    proto = residual(
+        "y = LayerNormalization(x, graphfuse_zeros_8)",
+        constants={"graphfuse_zeros_8": np.ones(8, np.float32)},
+    )
+    proto.graph.node[0].name, proto.graph.node[1].name = "n", "graphfuse/n"
+    result = graphfuse.fuse(proto).model
+    names = [t.name for t in result.graph.initializer]
+    assert len(names) == len(set(names)) == 2
+    same_results(proto, result)
+
+
+def test_fusing_again_is_a_no_op() -> None:
+    once = graphfuse.fuse(residual(NORM)).model
+    twice = graphfuse.fuse(once)
+    assert not twice.changed
+    assert twice.scan.already_fused == 1
+    assert twice.model.SerializeToString() == once.SerializeToString()
+
+
+def test_fusing_the_rest_later_reuses_the_function() -> None:
+    body = "x0 = Add(a, b) y0 = LayerNormalization(x0, scale, bias) x1 = Add(y0, a) y1 = LayerNormalization(x1, scale, bias)"
+    proto = model(body, outputs="float[B,S,8] y1")
+    first = graphfuse.fuse(proto, include=["s1"])
+    assert [m.reason for m in first.left] == [Reason.EXCLUDED]
+    second = graphfuse.fuse(first.model)
+    assert kinds(second.model) == ["AddLayerNormalization"] * 2
+    assert len(second.model.functions) == 1
+    same_results(proto, second.model)
+
+
+def test_another_function_of_our_name_is_left() -> None:
+    proto = residual(NORM)
+    proto.functions.append(
+        helper.make_function(
+            "graphfuse",
+            "AddLayerNormalization",
+            ["i"],
+            ["o"],
+            [helper.make_node("Neg", ["i"], ["o"])],
+            [helper.make_opsetid("", 17)],
+        )
+    )
+    proto.opset_import.append(helper.make_opsetid("graphfuse", 1))
+    assert [m.reason for m in graphfuse.fuse(proto).left] == [Reason.NAME_TAKEN]
+
+
+def test_the_same_input_gives_the_same_bytes() -> None:
+    first, second = (graphfuse.fuse(decorated()).model for _ in range(2))
+    assert first.SerializeToString(deterministic=True) == second.SerializeToString(
+        deterministic=True
+    )
+
+
+def tamper_node(proto: onnx.ModelProto) -> None:
+    proto.graph.node[0].doc_string = "changed"
+
+
+def tamper_initializer(proto: onnx.ModelProto) -> None:
+    raw = bytearray(proto.graph.initializer[0].raw_data)
+    raw[0] ^= 1
+    proto.graph.initializer[0].raw_data = bytes(raw)
+
+
+def tamper_input(proto: onnx.ModelProto) -> None:
+    proto.graph.input[0].name = "other"
+
+
+def tamper_metadata(proto: onnx.ModelProto) -> None:
+    proto.metadata_props[0].value = "you"
+
+
+def tamper_function(proto: onnx.ModelProto) -> None:
+    proto.functions[0].node[0].op_type = "Abs"
+
+
+def tamper_opset(proto: onnx.ModelProto) -> None:
+    proto.opset_import[0].version = 18
+
+
+def tamper_annotation(proto: onnx.ModelProto) -> None:
+    del proto.graph.quantization_annotation[:]
+
+
+def tamper_value_info(proto: onnx.ModelProto) -> None:
+    proto.graph.value_info[0].doc_string = ""
+
+
+def tamper_order(proto: onnx.ModelProto) -> None:
+    nodes = list(proto.graph.node)[::-1]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        tamper_node,
+        tamper_initializer,
+        tamper_input,
+        tamper_metadata,
+        tamper_function,
+        tamper_opset,
+        tamper_annotation,
+        tamper_value_info,
+        tamper_order,
+    ],
+)
+def test_the_proof_notices(tamper: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rewrite that touches anything else is stopped as an internal error."""
+    honest = rewrite._rebuild
+
+    def dishonest(result: onnx.ModelProto, *arguments: object) -> None:
+        honest(result, *arguments)  # type: ignore[arg-type]
+        tamper(result)  # type: ignore[operator]
+
+    monkeypatch.setattr(rewrite, "_rebuild", dishonest)
+    with pytest.raises(InternalError, match="internal error in graphfuse"):
+        graphfuse.fuse(decorated())
