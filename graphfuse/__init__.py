@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         ProviderError,
         UsageError,
         ValidationError,
+        WriteError,
     )
     from graphfuse.pipeline import fuse, optimize, scan, validate
     from graphfuse.reasons import Reason
@@ -53,6 +54,7 @@ __all__ = [
     "ProviderError",
     "UsageError",
     "ValidationError",
+    "WriteError",
 ]
 
 _HOMES = {

@@ -40,6 +40,12 @@ class InternalError(GraphfuseError):
         )
 
 
+class WriteError(GraphfuseError):
+    """The output could not be written (a full disk, a missing right); what was there still is."""
+
+    exit_code = 1
+
+
 class UsageError(GraphfuseError):
     """An argument is wrong: an unknown name, an output that exists, an empty selection."""
 

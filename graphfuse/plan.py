@@ -81,7 +81,7 @@ def _function_clash(
         return Refusal(Reason.NAME_TAKEN, there.name)
     for fusion in fusions:
         other = fusion.site
-        if other.kind == site.kind and other.elem_type != site.elem_type:
-            if ops.function(other.kind, opset, other.elem_type) != wanted:
-                return Refusal(Reason.MIXED_TYPES, type_name(other.elem_type))
+        another = other.kind == site.kind and other.elem_type != site.elem_type
+        if another and ops.function(other.kind, opset, other.elem_type) != wanted:
+            return Refusal(Reason.MIXED_TYPES, type_name(other.elem_type))
     return None

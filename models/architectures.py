@@ -7,6 +7,7 @@ gives an `Example`.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -249,7 +250,10 @@ ARCHITECTURES: Mapping[str, Callable[[], Example]] = {
 def build(name: str, seed: int = 0) -> Example:
     """Build an architecture with seeded random weights, norms' parameters included."""
     torch.manual_seed(seed)
-    example = ARCHITECTURES[name]()
+    with warnings.catch_warnings():
+        # nn.Transformer says that it has no nested tensors; it is not asked for any.
+        warnings.simplefilter("ignore", UserWarning)
+        example = ARCHITECTURES[name]()
     example.module.eval()
     randomize_norms(example.module, seed)
     return example

@@ -309,7 +309,10 @@ def test_fusing_again_is_a_no_op() -> None:
 
 
 def test_fusing_the_rest_later_reuses_the_function() -> None:
-    body = "x0 = Add(a, b) y0 = LayerNormalization(x0, scale, bias) x1 = Add(y0, a) y1 = LayerNormalization(x1, scale, bias)"
+    body = """
+        x0 = Add(a, b) y0 = LayerNormalization(x0, scale, bias)
+        x1 = Add(y0, a) y1 = LayerNormalization(x1, scale, bias)
+    """
     proto = model(body, outputs="float[B,S,8] y1")
     first = graphfuse.fuse(proto, include=["s1"])
     assert [m.reason for m in first.left] == [Reason.EXCLUDED]

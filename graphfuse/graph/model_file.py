@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
 
-from graphfuse.errors import InternalError, ModelError, UsageError
+from graphfuse.errors import InternalError, ModelError, UsageError, WriteError
 from graphfuse.graph.tensors import external_entries, is_external, model_tensors
 from graphfuse.records import WrittenFile
 
@@ -310,6 +310,16 @@ def drafted(data: bytes, output: Path, model: Model, force: bool) -> Generator[D
 
     External data is referenced in place when the output is in the model's folder, else copied.
     """
+    try:
+        yield from _draft(data, output, model, force)
+    except OSError as error:
+        raise WriteError(
+            f"{output} cannot be written ({error.strerror or error})",
+            "free space or choose another folder; what was there is unchanged",
+        ) from error
+
+
+def _draft(data: bytes, output: Path, model: Model, force: bool) -> Generator[Draft, None, None]:
     with Draft(output) as draft:
         if output.parent.resolve() != model.folder.resolve():
             for location in model.external_files():

@@ -7,6 +7,7 @@ of the same type. So it costs the graph, not the gigabytes.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import prod
 
 import onnx
 
@@ -80,3 +81,13 @@ def broadcasts_to(small: tuple[Dim, ...], large: tuple[Dim, ...]) -> bool:
         return False
     tail = large[len(large) - len(small) :]
     return all(dim == 1 or same(dim, to) for dim, to in zip(small, tail, strict=True))
+
+
+def extent_of(shape: tuple[Dim, ...], axes: tuple[int, ...]) -> int | None:
+    """The number of elements along some axes; None when one of them is not a number."""
+    extents = [shape[axis] for axis in axes]
+    return (
+        prod(d for d in extents if isinstance(d, int))
+        if all(isinstance(d, int) for d in extents)
+        else None
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
 
@@ -104,3 +104,14 @@ def default_opset(model: onnx.ModelProto) -> int:
     """The version of the default operator set, 0 when the model imports none."""
     versions = [o.version for o in model.opset_import if o.domain in DEFAULT_DOMAINS]
     return max(versions, default=0)
+
+
+def widens(source: int, target: int) -> bool:
+    """Whether a cast from one float type to another loses nothing."""
+    order: Mapping[int, frozenset[int]] = {
+        onnx.TensorProto.FLOAT16: frozenset((10, 1, 11)),
+        onnx.TensorProto.BFLOAT16: frozenset((16, 1, 11)),
+        onnx.TensorProto.FLOAT: frozenset((1, 11)),
+        onnx.TensorProto.DOUBLE: frozenset((11,)),
+    }
+    return target in order.get(source, frozenset())

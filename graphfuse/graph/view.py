@@ -136,6 +136,10 @@ class GraphView:
         inferred = self._inferred.get(name, declared)
         return inferred if inferred.shape is not None else declared
 
+    def is_float(self, name: str) -> bool:
+        """Whether a tensor has one of the types that the fused operators take."""
+        return self.type(name).elem_type in FLOAT_TYPES
+
     def constant(self, name: str) -> onnx.TensorProto | None:
         """The value of a tensor that nothing can override: an initializer or a Constant node."""
         if name in self.initializers:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from graphfuse.graph.shapes import broadcasts_to
+from graphfuse.graph.tensors import widens
 from graphfuse.graph.view import KEEPS_SCALAR, GraphView, Node
 from graphfuse.patterns.algebra import Refusal
-from graphfuse.patterns.translate import is_float, widens
 from graphfuse.reasons import Reason
 from graphfuse.records import Dim
 
@@ -40,7 +40,7 @@ def sources(view: GraphView, name: str, reach: int = 8) -> list[Node]:
         node = view.producer(tensor)
         if node is None or not node.standard or left == 0:
             continue
-        if node.op_type == "Add" and is_float(view, tensor):
+        if node.op_type == "Add" and view.is_float(tensor):
             found[node.index] = node
         elif node.op_type in ("Identity", "Dropout", "Pow") or _widening_cast(view, node):
             pending.append((node.input(0), left - 1))

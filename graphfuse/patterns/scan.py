@@ -8,6 +8,8 @@ import numpy as np
 from onnx import TensorProto
 
 from graphfuse.graph.model_file import Model
+from graphfuse.graph.shapes import extent_of
+from graphfuse.graph.tensors import widens
 from graphfuse.graph.view import GraphView, Node
 from graphfuse.ops import is_fused_node
 from graphfuse.patterns import norms
@@ -20,13 +22,11 @@ from graphfuse.patterns.translate import (
     Candidate,
     Region,
     evaluate,
-    extent_of,
     has_second_moment,
     is_of_x,
     normalized_axes,
     reduced_axes,
     rule_for,
-    widens,
 )
 from graphfuse.reasons import Reason
 from graphfuse.records import RMS_NORM, NearMiss, NodeRef, Scan, Site

@@ -11,9 +11,7 @@ import heapq
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from math import isfinite, prod
-
-import onnx
+from math import isfinite
 
 from graphfuse.graph.shapes import broadcasts_to
 from graphfuse.graph.tensors import FLOAT_TYPES
@@ -387,29 +385,3 @@ REDUCTIONS = frozenset(("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2"
 NORMALIZATIONS = frozenset(
     ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 )
-
-
-def extent_of(shape: tuple[int | str | None, ...], axes: tuple[int, ...]) -> int | None:
-    """The number of elements along some axes; None when one of them is not a number."""
-    extents = [shape[axis] for axis in axes]
-    return (
-        prod(d for d in extents if isinstance(d, int))
-        if all(isinstance(d, int) for d in extents)
-        else None
-    )
-
-
-def is_float(view: GraphView, name: str) -> bool:
-    """Whether a tensor has one of the types that the fused operators take."""
-    return view.type(name).elem_type in FLOAT_TYPES
-
-
-def widens(source: int, target: int) -> bool:
-    """Whether a cast from one float type to another loses nothing."""
-    order: Mapping[int, frozenset[int]] = {
-        onnx.TensorProto.FLOAT16: frozenset((10, 1, 11)),
-        onnx.TensorProto.BFLOAT16: frozenset((16, 1, 11)),
-        onnx.TensorProto.FLOAT: frozenset((1, 11)),
-        onnx.TensorProto.DOUBLE: frozenset((11,)),
-    }
-    return target in order.get(source, frozenset())

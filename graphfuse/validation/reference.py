@@ -1,13 +1,11 @@
 """The float64 twin of a model: what it means, free of rounding.
 
 Weights and inputs are upcast, casts to lower float types are lifted, and fused nodes are evaluated
-from their own attributes by the formulas below, which share no code with the rewriter. Evaluation
-is by onnx.reference, with own implementations where that one computes in float32.
+from their own attributes (operators.py). Evaluation is by onnx.reference.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +14,12 @@ import onnx
 import onnx.inliner
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from onnx.reference.op_run import OpRun
 
 from graphfuse.errors import ValidationError
 from graphfuse.graph.inference import infer_types
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.tensors import FLOAT_TYPES, subgraphs
+from graphfuse.validation.operators import OWN_OPERATORS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,201 +28,11 @@ if TYPE_CHECKING:
 
 FUSED_DOMAINS = ("graphfuse", "com.microsoft")
 
-EPSILON, CONTRIB_EPSILON = float(np.float32(1e-5)), float(np.float32(1e-12))
-"""The operators' defaults; ONNX attributes are float32."""
-
 ZERO64 = helper.make_tensor("value", TensorProto.DOUBLE, [1], [0.0])
 
 
 class UnsupportedModelError(ValidationError):
     """The model holds an operator that has no float64 reference."""
-
-
-def normalized(x: Array, centred: bool, axis: int, epsilon: float) -> Array:
-    """(x - mean) / sqrt(mean((x - mean)^2) + epsilon) over the axes from `axis` on.
-
-    Source: Ba, Kiros, Hinton 2016 (centred); Zhang, Sennrich 2019 (mean taken as 0).
-    """
-    axes = tuple(range(axis % x.ndim, x.ndim))
-    deviation = x - x.mean(axis=axes, keepdims=True) if centred else x
-    variance = np.mean(deviation * deviation, axis=axes, keepdims=True)
-    return deviation / np.sqrt(variance + epsilon)
-
-
-def _erf(x: Array) -> Array:
-    flat = np.fromiter(map(math.erf, x.reshape(-1)), np.float64, x.size)
-    return flat.reshape(x.shape)
-
-
-class Erf(OpRun):
-    """erf in float64; onnx.reference rounds it to float32."""
-
-    op_domain = ""
-
-    def _run(self, x: Array) -> tuple[Array]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return (_erf(x),)
-
-
-class Gelu(OpRun):
-    """x * Phi(x), exactly or by its tanh approximation, in float64."""
-
-    op_domain = ""
-
-    def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, x: Array, approximate: str = "none"
-    ) -> tuple[Array]:
-        if approximate == "tanh":
-            inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
-            return (0.5 * x * (1 + np.tanh(inner)),)
-        return (0.5 * x * (1 + _erf(x / math.sqrt(2))),)
-
-
-class GatherElements(OpRun):
-    """Elements picked along one axis; onnx.reference fails where that axis is long."""
-
-    op_domain = ""
-
-    def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, data: Array, indices: Array, axis: int = 0
-    ) -> tuple[Array]:
-        axis %= data.ndim
-        extents = [slice(None) if i == axis else slice(n) for i, n in enumerate(indices.shape)]
-        return (np.take_along_axis(data[tuple(extents)], indices % data.shape[axis], axis),)
-
-
-class LayerNormalization(OpRun):
-    """ONNX's LayerNormalization in float64, its optional outputs included."""
-
-    op_domain = ""
-
-    def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        x: Array,
-        scale: Array,
-        bias: Array | None = None,
-        axis: int = -1,
-        epsilon: float = EPSILON,
-        stash_type: int = 1,
-    ) -> tuple[Array, ...]:
-        axes = tuple(range(axis % x.ndim, x.ndim))
-        middle = x.mean(axis=axes, keepdims=True)
-        inverse = 1 / np.sqrt(((x - middle) ** 2).mean(axis=axes, keepdims=True) + epsilon)
-        y = (x - middle) * inverse * scale
-        outputs = (y if bias is None else y + bias, middle, inverse)
-        return outputs[: len(self.onnx_node.output)]
-
-
-class RMSNormalization(OpRun):
-    """ONNX's RMSNormalization in float64."""
-
-    op_domain = ""
-
-    def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        x: Array,
-        scale: Array,
-        axis: int = -1,
-        epsilon: float = EPSILON,
-        stash_type: int = 1,
-    ) -> tuple[Array, ...]:
-        return (normalized(x, False, axis, epsilon) * scale,)
-
-
-class SimplifiedLayerNormalization(RMSNormalization):
-    """onnxruntime's name for RMSNormalization."""
-
-
-class AddLayerNormalization(OpRun):
-    """graphfuse's fused LayerNorm: Y = LayerNorm(A + B), Sum = A + B."""
-
-    op_domain = "graphfuse"
-
-    def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        a: Array,
-        b: Array,
-        scale: Array,
-        bias: Array,
-        axis: int = -1,
-        epsilon: float = EPSILON,
-        stash_type: int = 1,
-    ) -> tuple[Array, ...]:
-        total = a + b
-        return (normalized(total, True, axis, epsilon) * scale + bias, total)
-
-
-class AddRMSNormalization(OpRun):
-    """graphfuse's fused RMSNorm: Y = RMSNorm(A + B), Sum = A + B."""
-
-    op_domain = "graphfuse"
-
-    def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        a: Array,
-        b: Array,
-        scale: Array,
-        axis: int = -1,
-        epsilon: float = EPSILON,
-        stash_type: int = 1,
-    ) -> tuple[Array, ...]:
-        total = a + b
-        return (normalized(total, False, axis, epsilon) * scale, total)
-
-
-def _contrib_outputs(node: onnx.NodeProto, y: Array, total: Array) -> tuple[Array, ...]:
-    """Outputs 1 and 2 (mean, inverse deviation) are not computed at inference."""
-    return (y, total[:0], total[:0], total)[: max(1, len(node.output))]
-
-
-class SkipLayerNormalization(OpRun):
-    """onnxruntime's contrib operator; its epsilon defaults to 1e-12."""
-
-    op_domain = "com.microsoft"
-
-    def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        x: Array,
-        skip: Array,
-        gamma: Array,
-        beta: Array | None = None,
-        bias: Array | None = None,
-        epsilon: float = CONTRIB_EPSILON,
-    ) -> tuple[Array, ...]:
-        total = x + skip if bias is None else x + skip + bias
-        y = normalized(total, True, -1, epsilon) * gamma
-        return _contrib_outputs(self.onnx_node, y if beta is None else y + beta, total)
-
-
-class SkipSimplifiedLayerNormalization(OpRun):
-    """onnxruntime's contrib operator for the RMSNorm; its epsilon defaults to 1e-12."""
-
-    op_domain = "com.microsoft"
-
-    def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        x: Array,
-        skip: Array,
-        gamma: Array,
-        bias: Array | None = None,
-        epsilon: float = CONTRIB_EPSILON,
-    ) -> tuple[Array, ...]:
-        total = x + skip if bias is None else x + skip + bias
-        y = normalized(total, False, -1, epsilon) * gamma
-        return _contrib_outputs(self.onnx_node, y, total)
-
-
-OWN_OPERATORS: list[type[OpRun]] = [
-    Erf,
-    Gelu,
-    GatherElements,
-    LayerNormalization,
-    RMSNormalization,
-    SimplifiedLayerNormalization,
-    AddLayerNormalization,
-    AddRMSNormalization,
-    SkipLayerNormalization,
-    SkipSimplifiedLayerNormalization,
-]
 
 
 class Twin:
