@@ -166,12 +166,16 @@ def _draw(
         dtype = np.dtype(object)
     name = value.name.lower()
     if dtype == np.bool_:
-        return np.ones(shape, np.bool_) if "mask" in name else rng.integers(0, 2, shape) > 0
+        return (
+            np.ones(shape, np.bool_)
+            if "mask" in name
+            else np.asarray(rng.integers(0, 2, shape) > 0)
+        )
     if dtype.kind in "iu":
         if "mask" in name:
             return np.ones(shape, dtype)
         high = min(rows or DEFAULT_ROWS, int(np.iinfo(dtype.name).max))
-        return rng.integers(0, high, shape).astype(dtype)
+        return np.asarray(rng.integers(0, high, shape)).astype(dtype)
     if dtype.kind == "O":
         raise OriginalModelError(
             f"input {value.name!r} has type {type_name(elem_type)}, for which no feed can be drawn",
@@ -179,4 +183,4 @@ def _draw(
         )
     if "mask" in name:
         return np.ones(shape, np.float32).astype(dtype)
-    return rng.standard_normal(shape, np.float32).astype(dtype)
+    return np.asarray(rng.standard_normal(shape, np.float32)).astype(dtype)

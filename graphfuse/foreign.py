@@ -10,11 +10,10 @@ uses of them is written down here as protocols; nothing else in the package impo
 from __future__ import annotations
 
 import importlib
-import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from graphfuse.errors import ProviderError
+from graphfuse.errors import ModelError, ProviderError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,6 +58,13 @@ def surgeon_graph(model: onnx.ModelProto) -> SurgeonGraph:
     severity, logger.severity = logger.severity, logger.CRITICAL
     try:
         return cast(SurgeonGraph, surgeon.import_onnx(model))
+    except Exception as error:
+        # graphsurgeon raises its own classes, and what onnx and numpy raise on bad tensors.
+        text = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"the model cannot be read ({type(error).__name__}: {text})",
+            "run onnx.checker on the file",
+        ) from error
     finally:
         logger.severity = severity
 
@@ -121,8 +127,3 @@ def onnxruntime() -> OnnxRuntime:
             "uninstall onnxruntime and onnxruntime-gpu, then install one of them again",
         )
     return cast(OnnxRuntime, module)
-
-
-def quiet_reference_evaluator() -> None:
-    """Silence the logger that onnx.reference writes per-op notes to."""
-    logging.getLogger("onnx.reference").setLevel(logging.ERROR)

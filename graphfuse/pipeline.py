@@ -13,6 +13,7 @@ from graphfuse import targets
 from graphfuse.errors import GateError, UsageError, ValidationError
 from graphfuse.graph.model_file import (
     Model,
+    check_external_data,
     check_output,
     check_written,
     drafted,
@@ -42,7 +43,9 @@ def _silent(_: str) -> None:
 def as_model(model: ModelLike, folder: Path | None = None) -> Model:
     """Load a path, or wrap a ModelProto whose external data lies in `folder`."""
     if isinstance(model, onnx.ModelProto):
-        return Model(model, None, folder or Path())
+        handed = Model(model, None, folder or Path())
+        check_external_data(handed)
+        return handed
     return load(model)
 
 

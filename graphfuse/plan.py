@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
+import onnx
+from onnx import helper
+
 from graphfuse import ops, targets
 from graphfuse.errors import UsageError
 from graphfuse.graph.model_file import Model
@@ -31,8 +34,11 @@ def plan(
     opset = default_opset(model.proto)
     fusions: list[Fusion] = []
     left: list[NearMiss] = []
+    bodies = _Bodies(model.proto, opset)
     for site in scan.sites:
-        refusal = _refusal(model, site, target, opset, fusions, include, exclude)
+        refusal = _refusal(site, target, opset, include, exclude)
+        if refusal is None and target.domain == ops.DOMAIN:
+            refusal = bodies.refusal(site)
         if refusal is None:
             operator = target.operator[site.kind]
             fusions.append(Fusion(site, target.domain, operator, site.a, site.b))
@@ -54,34 +60,54 @@ def _selects(pattern: str, site: Site) -> bool:
 
 
 def _refusal(
-    model: Model,
-    site: Site,
-    target: Target,
-    opset: int,
-    fusions: Sequence[Fusion],
-    include: Sequence[str],
-    exclude: Sequence[str],
+    site: Site, target: Target, opset: int, include: Sequence[str], exclude: Sequence[str]
 ) -> Refusal | None:
     chosen = not include or any(_selects(pattern, site) for pattern in include)
     if not chosen or any(_selects(pattern, site) for pattern in exclude):
         return Refusal(Reason.EXCLUDED)
-    refused = targets.refusal(target, site, opset)
-    if refused is not None or target.domain != ops.DOMAIN:
-        return refused
-    return _function_clash(model, site, opset, fusions)
+    return targets.refusal(target, site, opset)
 
 
-def _function_clash(
-    model: Model, site: Site, opset: int, fusions: Sequence[Fusion]
-) -> Refusal | None:
-    """One function serves all sites of a kind: it must be ours and serve this site's type."""
-    wanted = ops.function(site.kind, opset, site.elem_type)
-    there = ops.find_function(model.proto, site.kind)
-    if there is not None and there != wanted:
-        return Refusal(Reason.NAME_TAKEN, there.name)
-    for fusion in fusions:
-        other = fusion.site
-        another = other.kind == site.kind and other.elem_type != site.elem_type
-        if another and ops.function(other.kind, opset, other.elem_type) != wanted:
-            return Refusal(Reason.MIXED_TYPES, type_name(other.elem_type))
-    return None
+class _Bodies:
+    """One function serves all sites of a kind: the first site taken decides on its body."""
+
+    def __init__(self, model: onnx.ModelProto, opset: int) -> None:
+        self._opset = opset
+        self._there = {kind: ops.find_function(model, kind) for kind in ops.OPERATOR}
+        self._chosen: dict[str, int] = {}
+        self._wanted: dict[tuple[str, int], onnx.FunctionProto] = {}
+
+    def refusal(self, site: Site) -> Refusal | None:
+        """Why the function that is there, or was chosen before, cannot serve a site."""
+        wanted = self._body(site.kind, site.elem_type)
+        there = self._there[site.kind]
+        if there is not None and there != wanted:
+            return Refusal(Reason.NAME_TAKEN, there.name)
+        chosen = self._chosen.setdefault(site.kind, site.elem_type)
+        if chosen != site.elem_type and self._body(site.kind, chosen) != wanted:
+            return Refusal(Reason.MIXED_TYPES, type_name(chosen))
+        return None
+
+    def _body(self, kind: str, elem_type: int) -> onnx.FunctionProto:
+        key = (kind, elem_type)
+        if key not in self._wanted:
+            self._wanted[key] = ops.function(kind, self._opset, elem_type)
+        return self._wanted[key]
+
+
+def added_functions(model: onnx.ModelProto, plan: Plan) -> list[onnx.FunctionProto]:
+    """The functions that a plan's operators need and the model lacks, one per kind."""
+    first = {f.site.kind: f.site for f in reversed(plan.fusions) if f.domain == ops.DOMAIN}
+    opset = default_opset(model)
+    return [
+        ops.function(kind, opset, first[kind].elem_type)
+        for kind in ops.OPERATOR
+        if kind in first and ops.find_function(model, kind) is None
+    ]
+
+
+def added_imports(model: onnx.ModelProto, plan: Plan) -> list[onnx.OperatorSetIdProto]:
+    """The opset import that a plan's operators need, if the model lacks it."""
+    domain = plan.fusions[0].domain
+    there = any(entry.domain == domain for entry in model.opset_import)
+    return [] if there else [helper.make_opsetid(domain, ops.VERSION)]

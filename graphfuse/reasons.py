@@ -41,8 +41,8 @@ class Reason(Enum):
     )
     EPSILON_PRECISION = (
         "epsilon-precision",
-        "the sum is float64 and its epsilon is no float32 number, which is all an attribute holds",
-        "choose an epsilon that float32 holds, such as 2^-17",
+        "epsilon is out of float32's range, or the sum is float64 and epsilon is no float32 number",
+        "choose an epsilon that a float attribute holds, such as 2^-17",
     )
     EXPONENT = (
         "exponent",
@@ -89,10 +89,10 @@ class Reason(Enum):
         "scale or bias has another type than the sum",
         "convert the weights of the norm to the type of the residual",
     )
-    PARAMETER_DEPENDS_ON_SUM = (
-        "parameter-depends-on-sum",
-        "scale or bias is computed from the very sum that is normalised",
-        "nothing: one node cannot take its own result as an input",
+    PARAMETER_COMPUTED = (
+        "parameter-computed",
+        "an operand beside the norm is computed from activations, so it is no scale or bias",
+        "only weights can be scale and bias",
     )
     TOO_COMPLEX = (
         "too-complex",
@@ -116,6 +116,11 @@ class Reason(Enum):
         "the sum is not float32, float16, bfloat16 or float64 where the target needs that",
         "convert the model, or choose another target",
     )
+    HIDDEN_SIZE = (
+        "hidden-size",
+        "the normalised extent is 0, or larger than 2^24",
+        "nothing: no norm is meant",
+    )
     UNKNOWN_SHAPE = (
         "unknown-shape",
         "rank, type or normalised extent of the sum is not known",
@@ -133,6 +138,21 @@ class Reason(Enum):
         "both operands of the Add are constants",
         "fold constants before fusing",
     )
+    SUM_RESHAPED = (
+        "sum-reshaped",
+        "the sum is reshaped or transposed before the norm reads it",
+        "normalise before reshaping",
+    )
+    SUM_NARROWED = (
+        "sum-narrowed",
+        "the sum is cast to a narrower type before the norm reads it",
+        "add in the type of the norm",
+    )
+    INSIDE_A_NORM = (
+        "inside-a-norm",
+        "the Add is itself a part of an earlier norm that is fused",
+        "nothing: one node fuses once",
+    )
     SUM_TAKEN = (
         "sum-taken",
         "an earlier norm already took this Add; this one reads its sum",
@@ -142,8 +162,8 @@ class Reason(Enum):
     # What else reads the pieces.
     STATISTICS_READ = (
         "statistics-read",
-        "the mean or inverse deviation that the norm yields is read elsewhere",
-        "the fused node does not yield them; drop that reader",
+        "a second output of the norm (its mean, inverse deviation, a mask) is read elsewhere",
+        "the fused node does not yield it; drop that reader",
     )
 
     # The target.

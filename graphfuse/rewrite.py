@@ -7,7 +7,7 @@ earlier one where something reads the sum before that; producers that would then
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,30 +18,18 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from graphfuse import ops
 from graphfuse.errors import InternalError
-from graphfuse.graph.shapes import weightless
-from graphfuse.graph.tensors import captured_names, default_opset, subgraphs
+from graphfuse.graph.tensors import read_names, subgraphs, vanished
+from graphfuse.plan import added_functions, added_imports
+from graphfuse.proof import EDITED_GRAPH_FIELDS, prove, tensor_name
 from graphfuse.records import LAYER_NORM, Fusion, Plan
-
-EDITED_GRAPH_FIELDS = (
-    "node",
-    "initializer",
-    "sparse_initializer",
-    "value_info",
-    "quantization_annotation",
-    "input",
-    "output",
-)
-"""The fields of a graph that are compared entry by entry; the first five may lose entries."""
 
 
 @dataclass
 class _Edits:
-    """What the rewrite did, for the proof: everything else must be as it was."""
+    """What the rewrite did to nodes and initializers."""
 
     removed: set[int] = field(default_factory=set[int])
-    fused: list[NodeProto] = field(default_factory=list[NodeProto])
     initializers: list[TensorProto] = field(default_factory=list[TensorProto])
-    functions: list[onnx.FunctionProto] = field(default_factory=list[onnx.FunctionProto])
 
 
 def rewrite(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
@@ -58,7 +46,7 @@ def rewrite(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
     for fusion in plan.fusions:
         editor.fuse(fusion)
     _rebuild(result, model, editor, plan)
-    _prove(model, result, editor.edits)
+    prove(model, result, plan, editor.edits.removed)
     return result
 
 
@@ -72,7 +60,7 @@ class _Editor:
         """Fused nodes by the original index that each stands at (of the norm's last node)."""
         self.names = _all_names(graph)
         self.node_names = {node.name for node in graph.node}
-        self.reads = [_read_names(node) for node in graph.node]
+        self.reads = [read_names(node) for node in graph.node]
         self.outputs = {value.name for value in graph.output}
         self.producer = {
             name: index for index, node in enumerate(graph.node) for name in node.output if name
@@ -98,7 +86,6 @@ class _Editor:
         self._remove(site.add.index)
         node = self._node(fusion, inputs, total_is_read)
         self.place[last] = node
-        self.edits.fused.append(node)
 
     def _remove(self, index: int) -> None:
         self.edits.removed.add(index)
@@ -213,13 +200,6 @@ def _ordered(
     return ordered
 
 
-def _read_names(node: NodeProto) -> set[str]:
-    names = {name for name in node.input if name}
-    for graph in subgraphs(node):
-        names |= captured_names(graph)
-    return names
-
-
 def _all_names(graph: onnx.GraphProto) -> set[str]:
     names = {value.name for value in (*graph.input, *graph.output, *graph.value_info)}
     names.update(tensor.name for tensor in graph.initializer)
@@ -238,122 +218,18 @@ def _rebuild(result: onnx.ModelProto, model: onnx.ModelProto, editor: _Editor, p
     nodes = editor.nodes()
     del graph.node[:]
     graph.node.extend(nodes)
-    gone = _vanished(model.graph, graph)
+    gone = vanished(model.graph, graph)
     for name in EDITED_GRAPH_FIELDS[1:5]:
         field = getattr(graph, name)
-        _drop(field, [_tensor_name(item) in gone for item in field])
+        _drop(field, [tensor_name(item) in gone for item in field])
     graph.initializer.extend(edits.initializers)
-    opset = default_opset(model)
-    for fusion in plan.fusions:
-        if fusion.domain == ops.DOMAIN and ops.find_function(result, fusion.site.kind) is None:
-            function = ops.function(fusion.site.kind, opset, fusion.site.elem_type)
-            result.functions.append(function)
-            edits.functions.append(function)
-    domain = plan.fusions[0].domain
-    if all(entry.domain != domain for entry in result.opset_import):
-        result.opset_import.append(helper.make_opsetid(domain, ops.VERSION))
-    if edits.functions:
+    functions = added_functions(model, plan)
+    result.functions.extend(functions)
+    result.opset_import.extend(added_imports(model, plan))
+    if functions:
         result.ir_version = max(result.ir_version, ops.MINIMUM_IR_VERSION)
-
-
-def _vanished(before: onnx.GraphProto, after: onnx.GraphProto) -> set[str]:
-    """The tensors that were read or computed before the edits, and are neither now."""
-    kept = {value.name for value in (*after.input, *after.output)} | _live_names(after)
-    return _live_names(before) - kept
-
-
-def _live_names(graph: onnx.GraphProto) -> set[str]:
-    names: set[str] = set()
-    for node in graph.node:
-        names |= _read_names(node)
-        names.update(name for name in node.output if name)
-    return names
 
 
 def _drop(field: Any, drop: list[bool]) -> None:
     for index in reversed([i for i, flag in enumerate(drop) if flag]):
         del field[index]
-
-
-def _prove(before: onnx.ModelProto, after: onnx.ModelProto, edits: _Edits) -> None:
-    """Check the result as an outsider would; any difference but the planned ones is a fault."""
-    _prove_nodes(before.graph, after.graph, edits)
-    _prove_fields(before, after, edits)
-    _prove_order(after.graph)
-    try:
-        _check(weightless(after))
-    except onnx.checker.ValidationError as error:
-        if _was_valid(before):
-            raise InternalError(f"the checker refuses the result: {error}") from error
-
-
-def _check(model: onnx.ModelProto) -> None:
-    onnx.checker.check_model(model)  # pyright: ignore[reportUnknownMemberType]
-
-
-def _was_valid(model: onnx.ModelProto) -> bool:
-    try:
-        _check(weightless(model))
-    except onnx.checker.ValidationError:
-        return False
-    return True
-
-
-def _prove_nodes(before: onnx.GraphProto, after: onnx.GraphProto, edits: _Edits) -> None:
-    kept = (node for i, node in enumerate(before.node) if i not in edits.removed)
-    expected = Counter(n.SerializeToString(deterministic=True) for n in (*kept, *edits.fused))
-    got = Counter(node.SerializeToString(deterministic=True) for node in after.node)
-    if expected != got:
-        raise InternalError("nodes outside the fused sites differ")
-
-
-def _prove_fields(before: onnx.ModelProto, after: onnx.ModelProto, edits: _Edits) -> None:
-    """Every other field is equal, but for what vanished with the removed nodes."""
-    gone = _vanished(before.graph, after.graph)
-    for name in EDITED_GRAPH_FIELDS[1:]:
-        old, new = getattr(before.graph, name), getattr(after.graph, name)
-        expected = [item for item in old if _tensor_name(item) not in gone]
-        if name in ("input", "output"):
-            expected = list(old)
-        if name == "initializer":
-            expected += edits.initializers
-        if expected != list(new):
-            raise InternalError(f"graph field {name!r} differs outside the fused sites")
-    if [*before.functions, *edits.functions] != list(after.functions):
-        raise InternalError("the model's functions differ")
-    if list(before.opset_import) != list(after.opset_import)[: len(before.opset_import)]:
-        raise InternalError("the model's opset imports differ")
-    edited = ("graph", "functions", "opset_import", "ir_version")
-    if _other_fields(before, edited) != _other_fields(after, edited):
-        raise InternalError("the model's own fields differ")
-    if _other_fields(before.graph, EDITED_GRAPH_FIELDS) != _other_fields(
-        after.graph, EDITED_GRAPH_FIELDS
-    ):
-        raise InternalError("the graph's own fields differ")
-
-
-def _tensor_name(item: Any) -> str:
-    """The tensor that an entry of a graph's field speaks of."""
-    if isinstance(item, onnx.SparseTensorProto):
-        return item.values.name
-    return item.tensor_name if isinstance(item, onnx.TensorAnnotation) else item.name
-
-
-def _other_fields(message: onnx.ModelProto | onnx.GraphProto, without: Iterable[str]) -> object:
-    skipped = frozenset(without)
-    return [(f.name, value) for f, value in message.ListFields() if f.name not in skipped]
-
-
-def _prove_order(graph: onnx.GraphProto) -> None:
-    """Every tensor exists before it is read, and is computed once."""
-    known = {value.name for value in graph.input}
-    known.update(tensor.name for tensor in graph.initializer)
-    known.update(tensor.values.name for tensor in graph.sparse_initializer)
-    for node in graph.node:
-        unknown = _read_names(node) - known
-        if unknown:
-            raise InternalError(f"{node.op_type} reads {min(unknown)!r} before it is computed")
-        outputs = [name for name in node.output if name]
-        if len(set(outputs) | known) != len(known) + len(outputs):
-            raise InternalError(f"{node.op_type} {node.name!r} computes a tensor a second time")
-        known.update(outputs)

@@ -17,16 +17,6 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-NORM_FUSIONS = (
-    "LayerNormFusionL1",
-    "LayerNormFusionL2",
-    "SimplifiedLayerNormFusion",
-    "SkipLayerNormFusion",
-    "BiasSkipLayerNormFusion",
-    "EmbedLayerNormFusion",
-)
-"""onnxruntime's own fusions of norms, switched off where an original is to be run as written."""
-
 CRASHING = ("FuseFp16InitializerToFp32NodeTransformer",)
 """Off in every run: in onnxruntime 1.31.1 it crashes the process on some float16 models."""
 
@@ -60,7 +50,6 @@ def session(
     folder: Path,
     provider: str = "CPUExecutionProvider",
     optimize: bool = True,
-    own_norm_fusions: bool = True,
 ) -> foreign.Session:
     """A session on one execution provider; external data is looked for in `folder`."""
     runtime = foreign.onnxruntime()
@@ -70,9 +59,8 @@ def session(
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     options.add_session_config_entry(FOLDER_KEY, str(folder.resolve()))
     data = serialize(model) if isinstance(model, onnx.ModelProto) else model
-    disabled = CRASHING if own_norm_fusions else (*CRASHING, *NORM_FUSIONS)
     created: foreign.Session = runtime.InferenceSession(
-        data, options, providers=[provider], disabled_optimizers=list(disabled)
+        data, options, providers=[provider], disabled_optimizers=list(CRASHING)
     )
     return created
 

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from graphfuse.patterns import algebra, norms
-from graphfuse.patterns.algebra import Form, Leaf, Refusal
-from graphfuse.patterns.translate import X, normalize
+from graphfuse.patterns.algebra import Refusal
+from graphfuse.patterns.form import ZERO, Form, Leaf, Mean, Subject
+from graphfuse.patterns.translate import normalize
 from graphfuse.reasons import Reason
 from graphfuse.records import LAYER_NORM, RMS_NORM
 
@@ -30,9 +31,11 @@ def value_of(form: Form, tensors: dict[str, np.ndarray]) -> Any:
     for factors, number in form.terms.items():
         product: Any = float(number)
         for atom, exponent in factors:
-            if isinstance(atom, Leaf):
+            if isinstance(atom, Subject):
+                base = tensors[X]
+            elif isinstance(atom, Leaf):
                 base = tensors[atom.name]
-            elif isinstance(atom, algebra.Mean):
+            elif isinstance(atom, Mean):
                 inner = value_of(Form({atom.factors: Fraction(1)}), tensors)
                 base = np.broadcast_to(inner, tensors[X].shape).mean(-1, keepdims=True)
             else:
@@ -42,7 +45,8 @@ def value_of(form: Form, tensors: dict[str, np.ndarray]) -> Any:
     return total
 
 
-X_LEAF = algebra.leaf(X, inner=True)
+X_LEAF = algebra.subject()
+X = "x"
 W_LEAF = algebra.leaf("w", inner=True)
 C_LEAF = algebra.leaf("c", inner=False)
 
@@ -73,7 +77,7 @@ def test_ring_laws(a: Form, b: Form, c: Form) -> None:
         other = algebra.multiply(a, c)
         if isinstance(other, Form):
             assert left == algebra.add(right, other)
-    assert algebra.subtract(a, a) == algebra.ZERO
+    assert algebra.subtract(a, a) == ZERO
 
 
 @given(expressions(), expressions())
@@ -108,16 +112,53 @@ def test_two_variances_are_one() -> None:
 
 def test_root_of_a_square_is_not_the_base() -> None:
     square = ok(algebra.power(X_LEAF, Fraction(2)))
-    assert algebra.power(square, HALF) != X_LEAF
+    root = ok(algebra.power(square, HALF))
+    assert root != X_LEAF
+    assert algebra.multiply(root, root) == square
     mean_square = ok(algebra.mean(square))
     root = ok(algebra.power(mean_square, HALF))
     assert algebra.power(root, Fraction(2)) == mean_square
 
 
+def variance() -> Form:
+    middle = ok(algebra.mean(X_LEAF))
+    deviation = ok(algebra.subtract(X_LEAF, middle))
+    return ok(algebra.mean(ok(algebra.power(deviation, Fraction(2)))))
+
+
 def test_square_of_a_root_is_the_sum_again() -> None:
-    total = ok(algebra.add(X_LEAF, algebra.constant(3)))
+    """For a variance, which cannot be negative; a root of anything else may have no value."""
+    total = ok(algebra.add(variance(), algebra.constant(3)))
     root = ok(algebra.power(total, HALF))
     assert algebra.multiply(root, root) == total
+    for other in (ok(algebra.add(X_LEAF, algebra.constant(3))), X_LEAF, ok(algebra.mean(X_LEAF))):
+        half = ok(algebra.power(other, HALF))
+        assert isinstance(algebra.multiply(half, half), Refusal)
+
+
+def test_only_what_is_positive_cancels() -> None:
+    total = ok(algebra.add(variance(), algebra.constant(3)))
+    inverse = ok(algebra.power(total, Fraction(-1)))
+    root = ok(algebra.power(total, HALF))
+    assert algebra.multiply(root, inverse) == algebra.power(total, -HALF)
+    for other in (X_LEAF, W_LEAF, ok(algebra.mean(X_LEAF)), variance()):
+        product = algebra.multiply(other, ok(algebra.power(other, Fraction(-1))))
+        assert isinstance(product, Refusal) or product.number is None
+
+
+def test_a_tensor_named_x_is_not_the_subject() -> None:
+    assert algebra.leaf("x", inner=True) != algebra.subject()
+
+
+def test_numbers_are_bounded() -> None:
+    form: Form | Refusal = algebra.scale(X_LEAF, Fraction(0.1))
+    for _ in range(20):
+        assert isinstance(form, Form)
+        form = algebra.multiply(form, form)
+        if isinstance(form, Refusal):
+            break
+    assert isinstance(form, Refusal)
+    assert form.reason is Reason.TOO_COMPLEX
 
 
 def test_a_factor_moves_out_of_a_root() -> None:
@@ -125,11 +166,6 @@ def test_a_factor_moves_out_of_a_root() -> None:
     inside = ok(algebra.power(algebra.scale(total, Fraction(4)), HALF))
     outside = algebra.scale(ok(algebra.power(total, HALF)), Fraction(2))
     assert inside == outside
-
-
-def test_a_leaf_does_not_cancel_against_its_reciprocal() -> None:
-    inverse = ok(algebra.power(W_LEAF, Fraction(-1)))
-    assert isinstance(algebra.multiply(W_LEAF, inverse), Refusal)
 
 
 def test_growth_is_bounded() -> None:
@@ -150,7 +186,7 @@ def test_the_definition_matches_itself(centred: bool, kind: str) -> None:
     assert norm.kind == kind
     assert norm.epsilon == 1e-5
     assert norm.scale == algebra.constant(1)
-    assert norm.bias == algebra.ZERO
+    assert norm.bias == ZERO
 
 
 def test_the_norm_form_evaluates_to_the_norm() -> None:

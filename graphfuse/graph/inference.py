@@ -14,6 +14,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from graphfuse.graph.shapes import UNKNOWN, collect_types, weightless
+from graphfuse.graph.tensors import DEFAULT_DOMAINS
 from graphfuse.records import TensorType
 
 # fmt: off
@@ -26,6 +27,18 @@ SAME_TYPE = frozenset((
 ))
 # fmt: on
 """Operators whose outputs have the element type of their first input."""
+
+PASSING = frozenset(
+    (
+        "SimplifiedLayerNormalization",
+        "SkipLayerNormalization",
+        "SkipSimplifiedLayerNormalization",
+        "FastGelu",
+        "BiasGelu",
+        "QuickGelu",
+    )
+)
+"""onnxruntime's operators whose first output has the type and shape of their first input."""
 
 FIXED_TYPE = {
     "Shape": TensorProto.INT64,
@@ -44,6 +57,7 @@ def infer_types(model: onnx.ModelProto) -> dict[str, TensorType]:
     What inference cannot do (an unknown operator, an inconsistent annotation) stays unknown.
     """
     skeleton = weightless(model)
+    _simplify(skeleton)
     types = collect_types(_infer(skeleton).graph)
     added = list(_reshaped(skeleton.graph, types))
     if not added:
@@ -52,10 +66,41 @@ def infer_types(model: onnx.ModelProto) -> dict[str, TensorType]:
     return collect_types(_infer(skeleton).graph)
 
 
+def _simplify(skeleton: onnx.ModelProto) -> None:
+    """Let operators that onnx has no inference for, and that keep their input's type, pass it on.
+
+    Inference would stop at the first of them: onnxruntime's norms in models that it saved, say.
+    """
+    for entry in skeleton.opset_import:
+        entry.domain = "" if entry.domain in DEFAULT_DOMAINS else entry.domain
+    nodes: list[onnx.NodeProto] = []
+    replaced = False
+    for node in skeleton.graph.node:
+        node.domain = "" if node.domain in DEFAULT_DOMAINS else node.domain
+        passes = node.op_type in PASSING and node.domain in ("", "com.microsoft")
+        if not passes or not node.input:
+            nodes.append(node)
+            continue
+        replaced = True
+        # Output 0 is the result; output 3 of a Skip operator is its sum.
+        for output in (*node.output[:1], *node.output[3:4]):
+            if output:
+                nodes.append(helper.make_node("Identity", node.input[:1], [output]))
+    if replaced:
+        copies = onnx.GraphProto(node=nodes).node
+        del skeleton.graph.node[:]
+        skeleton.graph.node.extend(copies)
+
+
 def _infer(skeleton: onnx.ModelProto) -> onnx.ModelProto:
     try:
         return onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
-    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+    except (
+        onnx.shape_inference.InferenceError,
+        onnx.checker.ValidationError,
+        ValueError,
+        RuntimeError,
+    ):
         return skeleton
 
 
@@ -90,7 +135,7 @@ def _element_types(graph: onnx.GraphProto, types: dict[str, TensorType]) -> dict
         elif node.op_type == "Where":
             elem_type = known.get(node.input[1], 0)
         elif node.op_type == "Cast":
-            elem_type = next(a.i for a in node.attribute if a.name == "to")
+            elem_type = next((a.i for a in node.attribute if a.name == "to"), 0)
         if elem_type:
             known.update((name, elem_type) for name in node.output if name not in known)
     return known

@@ -49,8 +49,18 @@ class Model:
 
     def read(self, tensor: onnx.TensorProto) -> NDArray[Any]:
         """The values of one tensor, from its external file when it has one."""
-        if not is_external(tensor):
-            return onnx.numpy_helper.to_array(tensor)
+        try:
+            if not is_external(tensor):
+                return onnx.numpy_helper.to_array(tensor)
+            return self._read_external(tensor)
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            text = " ".join(str(error).split())[:200]
+            raise ModelError(
+                f"tensor {tensor.name!r} cannot be read ({type(error).__name__}: {text})",
+                "export or fetch the model with its weight files again",
+            ) from error
+
+    def _read_external(self, tensor: onnx.TensorProto) -> NDArray[Any]:
         entries = external_entries(tensor)
         path = self.folder / entries["location"]
         length = tensor_bytes(tensor)
@@ -58,10 +68,7 @@ class Model:
             file.seek(int(entries.get("offset", "0")))
             data = file.read(length)
         if len(data) != length:
-            raise ModelError(
-                f"{path}: {len(data)} of the {length} bytes of tensor {tensor.name!r} are there",
-                "the weight file is truncated; fetch it again",
-            )
+            raise ValueError(f"{path} has {len(data)} of its {length} bytes")
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         return np.frombuffer(data, dtype).reshape(tuple(tensor.dims))
 

@@ -21,7 +21,10 @@ UNKNOWN = TensorType(0, None)
 
 
 def weightless(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of the model whose large or external initializers are graph inputs of their type."""
+    """A copy of the model whose large or external initializers are graph inputs of their type.
+
+    So is an initializer that a graph input can override: its value is not known.
+    """
     copy = onnx.ModelProto()
     copy.ir_version = max(model.ir_version, 4)
     copy.opset_import.extend(model.opset_import)
@@ -35,9 +38,11 @@ def weightless(model: onnx.ModelProto) -> onnx.ModelProto:
     graph.sparse_initializer.extend(source.sparse_initializer)
     inputs = {value.name for value in source.input}
     for tensor in source.initializer:
+        if tensor.name in inputs:
+            continue
         if not is_external(tensor) and tensor.ByteSize() <= SMALL:
             graph.initializer.append(tensor)
-        elif tensor.name not in inputs:
+        else:
             value = onnx.helper.make_tensor_value_info(
                 tensor.name, tensor.data_type, list(tensor.dims)
             )

@@ -100,6 +100,14 @@ def captured_names(graph: onnx.GraphProto) -> set[str]:
     return captured
 
 
+def read_names(node: onnx.NodeProto) -> set[str]:
+    """The tensors that a node reads, those that its subgraphs capture included."""
+    names = {name for name in node.input if name}
+    for graph in subgraphs(node):
+        names |= captured_names(graph)
+    return names
+
+
 def default_opset(model: onnx.ModelProto) -> int:
     """The version of the default operator set, 0 when the model imports none."""
     versions = [o.version for o in model.opset_import if o.domain in DEFAULT_DOMAINS]
@@ -115,3 +123,17 @@ def widens(source: int, target: int) -> bool:
         onnx.TensorProto.DOUBLE: frozenset((11,)),
     }
     return target in order.get(source, frozenset())
+
+
+def vanished(before: onnx.GraphProto, after: onnx.GraphProto) -> set[str]:
+    """The tensors that were read or computed before the edits, and are neither now."""
+    kept = {value.name for value in (*after.input, *after.output)} | _live_names(after)
+    return _live_names(before) - kept
+
+
+def _live_names(graph: onnx.GraphProto) -> set[str]:
+    names: set[str] = set()
+    for node in graph.node:
+        names |= read_names(node)
+        names.update(name for name in node.output if name)
+    return names

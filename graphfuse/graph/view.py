@@ -92,6 +92,7 @@ class GraphView:
         self._readers: defaultdict[str, list[Node]] = defaultdict(list)
         for node, source in zip(self.nodes, proto.graph.node, strict=True):
             self._index(node, source)
+        self._check_names()
         self._declared = collect_types(proto.graph)
 
     def _index(self, node: Node, source: onnx.NodeProto) -> None:
@@ -111,6 +112,18 @@ class GraphView:
                     "run onnx.checker on the file",
                 )
             self._producers[name] = node
+
+    def _check_names(self) -> None:
+        graph = self.model.proto.graph
+        known = self.inputs | self._producers.keys()
+        known |= {tensor.name for tensor in graph.initializer}
+        known |= {tensor.values.name for tensor in graph.sparse_initializer}
+        unknown = (self._readers.keys() | self.outputs) - known
+        if unknown:
+            raise ModelError(
+                f"tensor {min(unknown)!r} is read, but nothing defines it",
+                "run onnx.checker on the file",
+            )
 
     def producer(self, name: str) -> Node | None:
         """The node that computes a tensor; None for inputs, initializers and outer names."""
@@ -149,55 +162,56 @@ class GraphView:
             return None
         return _constant_value(self.model.proto.graph.node[node.index])
 
-    def scalar(self, name: str) -> float | None:
-        """The number that a constant of one element holds, seen through casts and reshapes.
-
-        A cast to a narrower float type does not round it: in the algebra, and in the float64
-        twin that judges the result, float casts change nothing.
-        """
+    def _behind(self, name: str) -> tuple[onnx.TensorProto | None, list[int]]:
+        """The constant behind casts and reshapes, and the types that it is cast to, in order."""
         casts: list[int] = []
         node = self.producer(name)
         while node is not None and node.standard and node.op_type in KEEPS_SCALAR:
             if node.op_type == "Cast":
-                casts.append(int(node.attributes["to"]))
+                casts.insert(0, int(node.attributes.get("to", 0)))
             name = node.input(0)
             node = self.producer(name)
-        tensor = self.constant(name)
+        return self.constant(name), casts
+
+    def scalar(self, name: str) -> float | None:
+        """The number that a constant of one element holds, rounded by the casts on its way."""
+        tensor, casts = self._behind(name)
         if tensor is None or int(np.prod(tensor.dims)) != 1:
             return None
         value = self.model.read(tensor).reshape(())
-        if value.dtype.kind in "OSUc":
-            return None
-        for to in reversed(casts):
-            if to == onnx.TensorProto.STRING:
+        for to in casts:
+            if to in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING):
                 return None
-            if to not in FLOAT_TYPES:
+            with np.errstate(all="ignore"):
                 value = value.astype(onnx.helper.tensor_dtype_to_np_dtype(to))
-        return float(value)
+        return None if value.dtype.kind in "OSUc" else float(value)
 
     def integers(self, name: str) -> tuple[int, ...] | None:
-        """The values of a small constant integer tensor: axes, shapes."""
-        tensor = self.constant(name)
+        """The values of a small constant integer tensor, flat: axes, shapes."""
+        tensor, _ = self._behind(name)
         if tensor is None or tensor.data_type not in (6, 7) or int(np.prod(tensor.dims)) > 64:
             return None
         return tuple(int(value) for value in self.model.read(tensor).reshape(-1))
 
-    def depends_on(self, name: str, node: Node) -> bool:
-        """Whether a tensor is computed, at any distance, from an output of `node`."""
-        pending, seen = [name], set[int]()
-        while pending:
-            producer = self.producer(pending.pop())
-            # Topological order: what comes before `node` cannot depend on it.
-            if producer is None or producer.index in seen or producer.index < node.index:
-                continue
-            if producer.index == node.index:
-                return True
-            seen.add(producer.index)
-            source = self.model.proto.graph.node[producer.index]
-            pending.extend(producer.inputs)
-            for graph in subgraphs(source):
-                pending.extend(captured_names(graph))
-        return False
+    def is_weight(self, name: str) -> bool:
+        """Whether a tensor can be a parameter: a graph input, or computed from constants alone.
+
+        Initializers that an input can override count. What is computed from activations does not,
+        whatever its shape, so that no parameter can depend on a sum.
+        """
+        return name in self._weights or name in self.inputs
+
+    @cached_property
+    def _weights(self) -> set[str]:
+        graph = self.model.proto.graph
+        known = {tensor.name for tensor in graph.initializer}
+        known.update(tensor.values.name for tensor in graph.sparse_initializer)
+        for node, source in zip(self.nodes, graph.node, strict=True):
+            constant = node.op_type == "Constant" and node.standard
+            derived = bool(node.inputs) and all(not n or n in known for n in node.inputs)
+            if (constant or derived) and not any(subgraphs(source)):
+                known.update(name for name in node.outputs if name)
+        return known
 
 
 def _constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:

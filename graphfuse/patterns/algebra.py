@@ -2,7 +2,8 @@
 
 A value is a sum of terms; a term is a rational number times atoms with rational exponents. Atoms:
 
-    Leaf     an opaque tensor: x, a scale, a bias
+    Subject  x, the tensor under study
+    Leaf     another, opaque tensor: a scale, a bias
     Mean     the mean, over the normalised axes, of a product of atoms
     Root     a sum that stands under an exponent, (a + b)^p
 
@@ -15,23 +16,39 @@ Three identities bring every spelling of a norm to one form:
 so mean((x - m)^2) and mean(x^2) - m^2 are the same with m = mean(x). Numbers are exact
 (fractions), so equal expressions have equal forms whatever the order of their operations.
 
-What has no form (too many terms, a root of something that may be negative) is a Refusal.
+What has no form is a Refusal: too many terms or digits, and every step that holds only where a
+value is not 0 or not negative, unless that is known of it (a/a is not 1 where a is 0).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from math import isqrt
 
+from graphfuse.patterns.form import (
+    EMPTY,
+    ONE,
+    SUBJECT,
+    ZERO,
+    Atom,
+    Form,
+    Leaf,
+    Mean,
+    Monomial,
+    Root,
+    render_product,
+)
 from graphfuse.reasons import Reason
 
 MAX_TERMS = 24
-MAX_DEPTH = 6
+MAX_DEPTH = 3
+"""Nesting of means and roots: the root of a variance of something normalised is the deepest."""
+MAX_SIZE = 400
+"""Atoms in a form, those inside others included."""
+MAX_BITS = 900
+"""Digits of a coefficient; within them every coefficient is a float64."""
 MAX_EXPANDED_POWER = 4
-
-ONE = Fraction(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,117 +59,14 @@ class Refusal:
     got: str = ""
 
 
-class Leaf:
-    """An opaque tensor. `inner` tells whether it varies along the normalised axes."""
-
-    __slots__ = ("depth", "inner", "name")
-
-    def __init__(self, name: str, inner: bool) -> None:
-        self.name = name
-        self.inner = inner
-        self.depth = 0
-
-    def __hash__(self) -> int:
-        return hash(self.name)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Leaf) and self.name == other.name and self.inner == other.inner
-
-    def __str__(self) -> str:
-        return self.name
-
-
-class Mean:
-    """The mean over the normalised axes of a product of atoms that vary along them."""
-
-    __slots__ = ("_hash", "depth", "factors")
-    inner = False
-
-    def __init__(self, factors: Monomial) -> None:
-        self.factors = factors
-        self.depth = 1 + max((atom.depth for atom, _ in factors), default=0)
-        self._hash = hash((Mean, factors))
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Mean) and self.factors == other.factors
-
-    def __str__(self) -> str:
-        return f"mean({render_product(self.factors)})"
-
-
-class Root:
-    """A sum under an exponent: a square root, a reciprocal."""
-
-    __slots__ = ("_hash", "base", "depth", "inner")
-
-    def __init__(self, base: Form) -> None:
-        self.base = base
-        atoms = [atom for term in base.terms for atom, _ in term]
-        self.inner = any(atom.inner for atom in atoms)
-        self.depth = 1 + max((atom.depth for atom in atoms), default=0)
-        self._hash = hash((Root, base))
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Root) and self.base == other.base
-
-    def __str__(self) -> str:
-        return f"({self.base})"
-
-
-Atom = Leaf | Mean | Root
-Monomial = frozenset[tuple[Atom, Fraction]]
-EMPTY: Monomial = frozenset()
-
-
-class Form:
-    """A sum of terms: a mapping from products of atoms to their coefficients, none of them 0."""
-
-    __slots__ = ("_hash", "terms")
-
-    def __init__(self, terms: Mapping[Monomial, Fraction]) -> None:
-        self.terms = {factors: number for factors, number in terms.items() if number}
-        self._hash = hash(frozenset(self.terms.items()))
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Form) and self.terms == other.terms
-
-    def __str__(self) -> str:
-        return render(self)
-
-    @property
-    def number(self) -> Fraction | None:
-        """The value, when the form is a plain number."""
-        if not self.terms:
-            return Fraction(0)
-        return self.terms.get(EMPTY) if len(self.terms) == 1 else None
-
-    def atoms(self) -> Iterable[Atom]:
-        """Every atom, those inside means and roots included."""
-        pending = [atom for term in self.terms for atom, _ in term]
-        while pending:
-            atom = pending.pop()
-            yield atom
-            if isinstance(atom, Mean):
-                pending.extend(inner for inner, _ in atom.factors)
-            elif isinstance(atom, Root):
-                pending.extend(inner for term in atom.base.terms for inner, _ in term)
-
-
-ZERO = Form({})
-
-
 def constant(value: float | Fraction) -> Form:
     """The form of a finite number."""
     return Form({EMPTY: Fraction(value)})
+
+
+def subject() -> Form:
+    """The form of x."""
+    return Form({frozenset({(SUBJECT, ONE)}): ONE})
 
 
 def leaf(name: str, inner: bool) -> Form:
@@ -169,7 +83,7 @@ def add(left: Form, right: Form) -> Form | Refusal:
 
 
 def scale(form: Form, number: Fraction) -> Form:
-    """number * form."""
+    """number * form. The result is not bounded: callers add it to something that is."""
     return Form({factors: value * number for factors, value in form.terms.items()})
 
 
@@ -198,13 +112,15 @@ def _merge(left: Monomial, right: Monomial) -> Form | Refusal:
     exponents = dict(left)
     for atom, exponent in right:
         before = exponents.get(atom)
-        if before is not None and before * exponent < 0 and isinstance(atom, Leaf):
+        if before is not None and before * exponent < 0 and not _positive(atom):
             # w * (1/w) is 1 only where w is not 0: not an identity of the graph.
             return Refusal(Reason.NOT_THE_DEFINITION, f"{atom} cancels against 1/{atom}")
         exponents[atom] = (before or Fraction(0)) + exponent
     form = Form({frozenset((a, e) for a, e in exponents.items() if e and not _expands(a, e)): ONE})
     for atom, exponent in exponents.items():
         if isinstance(atom, Root) and _expands(atom, exponent):
+            if not _non_negative_sum(atom.base):
+                return Refusal(Reason.EXPONENT, f"the root of {atom.base}, which may be negative")
             expanded = power(atom.base, exponent)
             if isinstance(expanded, Refusal):
                 return expanded
@@ -218,6 +134,38 @@ def _merge(left: Monomial, right: Monomial) -> Form | Refusal:
 def _expands(atom: Atom, exponent: Fraction) -> bool:
     """(a + b)^(1/2) squared is a + b again: no root is left."""
     return isinstance(atom, Root) and exponent > 0 and exponent.denominator == 1
+
+
+def _positive(atom: Atom) -> bool:
+    """Whether a value is known to be greater than 0: a variance plus a positive number."""
+    return isinstance(atom, Root) and atom.base.terms.get(EMPTY, 0) > 0 and _is_spread(atom.base)
+
+
+def _non_negative_sum(form: Form) -> bool:
+    return form.terms.get(EMPTY, 0) >= 0 and _is_spread(form)
+
+
+def _is_spread(form: Form) -> bool:
+    """Whether the terms, numbers aside, are c*mean(a^2), or c*mean(a^2) - c*mean(a)^2, c > 0."""
+    terms = {factors: number for factors, number in form.terms.items() if factors}
+    for factors, number in list(terms.items()):
+        if number > 0 and all(_non_negative_power(atom, e) for atom, e in factors):
+            del terms[factors]
+            square = _mean_of_base(factors)
+            if square is not None and terms.get(square) == -number:
+                del terms[square]
+    return not terms
+
+
+def _mean_of_base(factors: Monomial) -> Monomial | None:
+    """mean(a)^2 for mean(a^2), which is never less."""
+    if len(factors) != 1:
+        return None
+    ((atom, exponent),) = factors
+    if not isinstance(atom, Mean) or exponent != 1:
+        return None
+    base = Mean(frozenset((inner, e / 2) for inner, e in atom.factors))
+    return frozenset({(base, Fraction(2))})
 
 
 def power(form: Form, exponent: Fraction) -> Form | Refusal:
@@ -246,12 +194,16 @@ def _expand(form: Form, times: int) -> Form | Refusal:
 
 def _power_of_product(factors: Monomial, number: Fraction, p: Fraction) -> Form | Refusal:
     if number < 0 and p.denominator != 1:
-        return Refusal(Reason.EXPONENT, f"root of {number}")
-    # (a^2)^(1/2) is |a|, not a: such a power stays as it is, as an atom of its own.
-    if p.denominator != 1 and any(_may_flip(atom, e) for atom, e in factors):
+        return Refusal(Reason.EXPONENT, f"root of {float(number):.6g}")
+    coefficient = rational_power(number, p)
+    if coefficient is None:
+        return Refusal(Reason.TOO_COMPLEX, "a number out of range")
+    # (a^2)^(1/2) is |a|, and a^(1/2) has no value where a is negative: neither can be taken
+    # apart again, so it stays as it is, as an atom of its own.
+    if p.denominator != 1 and not all(e.denominator != 1 or _non_negative(a) for a, e in factors):
         opaque: Monomial = frozenset({(Root(Form({factors: ONE})), p)})
-        return Form({opaque: rational_power(number, p)})
-    form = Form({EMPTY: rational_power(number, p)})
+        return Form({opaque: coefficient})
+    form = Form({EMPTY: coefficient})
     for atom, exponent in factors:
         product = multiply(form, Form({frozenset({(atom, exponent * p)}): ONE}))
         if isinstance(product, Refusal):
@@ -260,25 +212,28 @@ def _power_of_product(factors: Monomial, number: Fraction, p: Fraction) -> Form 
     return form
 
 
-def _may_flip(atom: Atom, exponent: Fraction) -> bool:
+def _non_negative_power(atom: Atom, exponent: Fraction) -> bool:
+    """Whether a power of an atom, where it has a value, is not negative."""
     even = exponent.denominator == 1 and exponent.numerator % 2 == 0
-    return even and not _non_negative(atom)
+    return even or exponent.denominator != 1 or _non_negative(atom)
 
 
 def _non_negative(atom: Atom) -> bool:
-    if not isinstance(atom, Mean):
-        return False
-    return all(e.denominator == 1 and e.numerator % 2 == 0 for _, e in atom.factors)
+    """Whether an atom is known not to be negative: a mean of squares, a variance."""
+    if isinstance(atom, Root):
+        return _non_negative_sum(atom.base)
+    return isinstance(atom, Mean) and all(_non_negative_power(a, e) for a, e in atom.factors)
 
 
 def _power_of_sum(form: Form, exponent: Fraction) -> Form | Refusal:
     """(c * a + b)^p = |c|^p * (±a + b/|c|)^p, with c the coefficient of the first named term."""
     first = min((factors for factors in form.terms if factors), key=render_product, default=EMPTY)
     number = abs(form.terms[first])
+    coefficient = rational_power(number, exponent)
     root = Root(scale(form, 1 / number))
-    if root.depth > MAX_DEPTH:
+    if root.depth > MAX_DEPTH or root.size > MAX_SIZE or coefficient is None:
         return Refusal(Reason.TOO_COMPLEX, "nested roots")
-    return Form({frozenset({(root, exponent)}): rational_power(number, exponent)})
+    return _bounded(Form({frozenset({(root, exponent)}): coefficient}))
 
 
 def mean(form: Form) -> Form | Refusal:
@@ -303,48 +258,33 @@ def mean(form: Form) -> Form | Refusal:
     return total
 
 
-def rational_power(number: Fraction, exponent: Fraction) -> Fraction:
-    """number^exponent: exact for integer exponents and roots of squares, else to float64."""
+def rational_power(number: Fraction, exponent: Fraction) -> Fraction | None:
+    """number^exponent: exact for integer exponents and roots of squares, else to float64.
+
+    None when the result is no float64 that could stand in a model.
+    """
     if exponent.denominator == 1:
-        return number ** int(exponent)
+        result = number ** int(exponent)
+        return result if _fits(result) else None
     if exponent.denominator == 2:
         top, bottom = isqrt(number.numerator), isqrt(number.denominator)
         if top * top == number.numerator and bottom * bottom == number.denominator:
             return Fraction(top, bottom) ** exponent.numerator
-    return Fraction(float(number) ** float(exponent))
+    try:
+        return Fraction(float(number) ** float(exponent))
+    except (OverflowError, ZeroDivisionError):
+        return None
+
+
+def _fits(number: Fraction) -> bool:
+    return max(number.numerator.bit_length(), number.denominator.bit_length()) <= MAX_BITS
 
 
 def _bounded(form: Form) -> Form | Refusal:
     if len(form.terms) > MAX_TERMS:
         return Refusal(Reason.TOO_COMPLEX, f"{len(form.terms)} terms")
+    if not all(map(_fits, form.terms.values())):
+        return Refusal(Reason.TOO_COMPLEX, "a number out of range")
+    if sum(atom.size for factors in form.terms for atom, _ in factors) > MAX_SIZE:
+        return Refusal(Reason.TOO_COMPLEX, "nested expressions")
     return form
-
-
-def render(form: Form) -> str:
-    """The form in one line of algebra, terms and factors in a fixed order."""
-    if not form.terms:
-        return "0"
-    parts: list[str] = []
-    for factors in sorted(form.terms, key=render_product):
-        number = form.terms[factors]
-        sign = "-" if number < 0 else "+"
-        size = abs(number)
-        body = render_product(factors)
-        if size != 1 or not factors:
-            body = f"{float(size):.6g}" + (f"*{body}" if factors else "")
-        parts.append(f"{sign} {body}")
-    text = " ".join(parts)
-    return text[2:] if text.startswith("+ ") else "-" + text[2:]
-
-
-def render_product(factors: Monomial) -> str:
-    """A product of atoms in a fixed order, '1' when there is none."""
-    return "*".join(sorted(_render_power(atom, e) for atom, e in factors)) or "1"
-
-
-def _render_power(atom: Atom, exponent: Fraction) -> str:
-    return str(atom) if exponent == 1 else f"{atom}^{_render_exponent(exponent)}"
-
-
-def _render_exponent(exponent: Fraction) -> str:
-    return f"({exponent})" if exponent.denominator != 1 or exponent < 0 else str(exponent)

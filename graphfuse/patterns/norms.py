@@ -12,15 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-from graphfuse.patterns.algebra import EMPTY, ONE, Form, Leaf, Mean, Monomial, Refusal, Root, scale
-from graphfuse.patterns.translate import X
+from graphfuse.patterns.algebra import Refusal, scale
+from graphfuse.patterns.form import EMPTY, ONE, SUBJECT, Form, Leaf, Mean, Monomial, Root
 from graphfuse.reasons import Reason
 from graphfuse.records import LAYER_NORM, RMS_NORM
 
 TWO = Fraction(2)
-LEAF = Leaf(X, inner=True)
-FIRST = Mean(frozenset({(LEAF, ONE)}))
-SECOND = Mean(frozenset({(LEAF, TWO)}))
+FIRST = Mean(frozenset({(SUBJECT, ONE)}))
+SECOND = Mean(frozenset({(SUBJECT, TWO)}))
 MEAN_OF_SQUARE: Monomial = frozenset({(SECOND, ONE)})
 SQUARE_OF_MEAN: Monomial = frozenset({(FIRST, TWO)})
 
@@ -51,8 +50,8 @@ def match(form: Form) -> Norm | Refusal:
     for factors, number in form.terms.items():
         if normalizer not in factors:
             rest, into = factors, bias
-        elif (LEAF, ONE) in factors:
-            rest, into = factors - {normalizer, (LEAF, ONE)}, of_x
+        elif (SUBJECT, ONE) in factors:
+            rest, into = factors - {normalizer, (SUBJECT, ONE)}, of_x
         elif (FIRST, ONE) in factors:
             rest, into = factors - {normalizer, (FIRST, ONE)}, of_mean
         else:
@@ -71,7 +70,7 @@ def _root(form: Form) -> Root | Refusal:
     """The one root r^(-1/2) that multiplies x."""
     found: set[tuple[Root, Fraction]] = set()
     for factors in form.terms:
-        if any(atom == LEAF for atom, _ in factors):
+        if any(atom is SUBJECT for atom, _ in factors):
             found.update((a, e) for a, e in factors if isinstance(a, Root))
             bare = [a for a, e in factors if isinstance(a, Mean) and e.denominator != 1]
             if bare:
@@ -112,7 +111,7 @@ def _variance(base: Form) -> tuple[str, float] | Refusal:
 
 
 def _is_parameter(factors: Monomial) -> bool:
-    return all(isinstance(atom, Leaf) and atom.name != X for atom, _ in factors)
+    return all(isinstance(atom, Leaf) for atom, _ in factors)
 
 
 def _differs(form: Form) -> Refusal:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from graphfuse.graph.shapes import broadcasts_to
-from graphfuse.graph.tensors import widens
+from graphfuse.graph.tensors import FLOAT_TYPES, widens
 from graphfuse.graph.view import KEEPS_SCALAR, GraphView, Node
 from graphfuse.patterns.algebra import Refusal
 from graphfuse.reasons import Reason
@@ -28,31 +28,51 @@ class ResidualSum:
         return self.add.outputs[0]
 
 
-def sources(view: GraphView, name: str, reach: int = 8) -> list[Node]:
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An Add that something reduced comes from, and what between forbids to fuse, if anything."""
+
+    add: Node
+    obstacle: Node | None = None
+    reason: Reason | None = None
+
+
+RESHAPING = frozenset(("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Expand"))
+
+
+def sources(view: GraphView, name: str, reach: int = 8) -> list[Source]:
     """The Adds that a reduced tensor comes from, seen back through casts, products and powers.
 
     A reduction of x * x, of x^2 or of a float32 copy of x reduces something made of x alone.
     """
-    found: dict[int, Node] = {}
-    pending = [(name, reach)]
+    found: dict[int, Source] = {}
+    pending: list[tuple[str, int, Node | None, Reason | None]] = [(name, reach, None, None)]
     while pending:
-        tensor, left = pending.pop()
+        tensor, left, obstacle, reason = pending.pop()
         node = view.producer(tensor)
         if node is None or not node.standard or left == 0:
             continue
-        if node.op_type == "Add" and view.is_float(tensor):
-            found[node.index] = node
-        elif node.op_type in ("Identity", "Dropout", "Pow") or _widening_cast(view, node):
-            pending.append((node.input(0), left - 1))
-        elif node.op_type == "Mul":
-            pending.extend((operand, left - 1) for operand in set(node.inputs))
+        if node.op_type == "Add" and len(node.inputs) == 2 and _may_be_float(view, tensor):
+            if node.index not in found or obstacle is None:
+                found[node.index] = Source(node, obstacle, reason)
+        elif node.op_type in ("Identity", "Dropout", "Pow", "Neg"):
+            pending.append((node.input(0), left - 1, obstacle, reason))
+        elif node.op_type == "Cast":
+            to = int(node.attributes.get("to", 0))
+            if widens(view.type(node.input(0)).elem_type, to):
+                pending.append((node.input(0), left - 1, obstacle, reason))
+            elif to in FLOAT_TYPES:
+                pending.append((node.input(0), left - 1, node, Reason.SUM_NARROWED))
+        elif node.op_type in ("Mul", "Div"):
+            pending.extend((name, left - 1, obstacle, reason) for name in set(node.inputs))
+        elif node.op_type in RESHAPING:
+            pending.append((node.input(0), left - 1, node, Reason.SUM_RESHAPED))
     return [found[index] for index in sorted(found)]
 
 
-def _widening_cast(view: GraphView, node: Node) -> bool:
-    if node.op_type != "Cast":
-        return False
-    return widens(view.type(node.input(0)).elem_type, int(node.attributes["to"]))
+def _may_be_float(view: GraphView, name: str) -> bool:
+    elem_type = view.type(name).elem_type
+    return elem_type in FLOAT_TYPES or elem_type == 0
 
 
 def residual_sum(view: GraphView, add: Node) -> ResidualSum | Refusal:

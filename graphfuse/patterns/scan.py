@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import TensorProto
@@ -13,11 +13,13 @@ from graphfuse.graph.tensors import widens
 from graphfuse.graph.view import GraphView, Node
 from graphfuse.ops import is_fused_node
 from graphfuse.patterns import norms
-from graphfuse.patterns.algebra import Form, Refusal
+from graphfuse.patterns.algebra import Refusal
+from graphfuse.patterns.form import Form
 from graphfuse.patterns.norms import Norm
-from graphfuse.patterns.residual import ResidualSum, residual_sum, sources
+from graphfuse.patterns.residual import ResidualSum, Source, residual_sum, sources
 from graphfuse.patterns.translate import (
     NORMALIZATIONS,
+    OPERATORS,
     REDUCTIONS,
     Candidate,
     Region,
@@ -32,49 +34,102 @@ from graphfuse.reasons import Reason
 from graphfuse.records import RMS_NORM, NearMiss, NodeRef, Scan, Site
 
 LAST_AXIS = (-1,)
+MAX_HIDDEN = 2**24
 
 
 def scan(model: Model) -> Scan:
     """Find the sites and near misses of a model's main graph, in the order of their Adds."""
     view = GraphView(model)
     found: list[Site | NearMiss] = []
-    for add, axes, reader in _candidates(view):
-        found.extend(_judge(view, add, axes, reader))
+    for candidate in _candidates(view):
+        found.extend(_judge(view, candidate))
     found.sort(key=lambda item: item.add.index)
-    sites = [item for item in found if isinstance(item, Site)]
+    kept = _without_overlap(found)
+    sites = [item for item in kept if isinstance(item, Site)]
     return Scan(
         sites=tuple(replace(site, id=f"s{n}") for n, site in enumerate(sites, 1)),
-        near_misses=tuple(item for item in found if isinstance(item, NearMiss)),
+        near_misses=tuple(item for item in kept if isinstance(item, NearMiss)),
         already_fused=sum(is_fused_node(node.domain, node.op_type) for node in view.nodes),
         nodes=len(view.nodes),
     )
 
 
-def _candidates(view: GraphView) -> list[tuple[Node, tuple[int, ...] | None, Node]]:
-    """Each Add with the axes that a reduction takes of it; axes are None when not known."""
-    seen: dict[tuple[int, tuple[int, ...] | None], tuple[Node, Node]] = {}
+def _without_overlap(found: list[Site | NearMiss]) -> list[Site | NearMiss]:
+    """Earlier sites own their interior: an Add in there (a bias, a deviation) is no residual."""
+    owned: set[int] = set()
+    kept: list[Site | NearMiss] = []
+    for item in found:
+        if item.add.index not in owned:
+            kept.append(item)
+            owned.update(item.interior if isinstance(item, Site) else ())
+        elif isinstance(item, Site):
+            kept.append(NearMiss(Reason.INSIDE_A_NORM, item.add, item.add, got=item.output))
+    return kept
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """An Add, the reduction that reads it, and its axes (None when they are not known)."""
+
+    source: Source
+    reader: Node
+    axes: tuple[int, ...] | None
+
+
+def _candidates(view: GraphView) -> list[_Candidate]:
+    """Each Add with the axes that a reduction takes of it, once."""
+    seen: dict[tuple[int, tuple[int, ...] | None], _Candidate] = {}
     for node in view.nodes:
         is_normalization = node.op_type in NORMALIZATIONS and rule_for(node) is not None
         if not is_normalization and not (node.standard and node.op_type in REDUCTIONS):
             continue
-        for add in sources(view, node.input(0)):
-            shape = view.type(add.outputs[0]).shape
-            if shape is None:
-                axes = None
-            elif is_normalization:
-                axes = normalized_axes(node, len(shape))
-            else:
-                axes = reduced_axes(view, node, len(shape))
-            if axes is None and not is_normalization:
+        for source in sources(view, node.input(0)):
+            axes = _axes(view, source.add, node, is_normalization)
+            blocked = axes is None or source.obstacle is not None
+            if blocked and not is_normalization and not _feeds_root(view, node):
                 continue
-            seen.setdefault((add.index, axes), (add, node))
-    return [(add, axes, node) for (_, axes), (add, node) in seen.items()]
+            key = (source.add.index, axes)
+            if key not in seen or seen[key].source.obstacle is not None:
+                seen[key] = _Candidate(source, node, axes)
+    direct = {c.source.add.index for c in seen.values() if c.source.obstacle is None}
+    return [
+        candidate
+        for candidate in seen.values()
+        if candidate.source.obstacle is None or candidate.source.add.index not in direct
+    ]
 
 
-def _judge(
-    view: GraphView, add: Node, axes: tuple[int, ...] | None, reader: Node
-) -> list[Site | NearMiss]:
+def _axes(
+    view: GraphView, add: Node, reader: Node, is_normalization: bool
+) -> tuple[int, ...] | None:
+    shape = view.type(add.outputs[0]).shape
+    if shape is None:
+        return None
+    if is_normalization:
+        return normalized_axes(reader, len(shape))
+    return reduced_axes(view, reader, len(shape))
+
+
+def _feeds_root(view: GraphView, node: Node, reach: int = 6) -> bool:
+    """Whether a root is taken of something near behind a reduction: the mark of a norm."""
+    names = [node.outputs[0]]
+    for _ in range(reach):
+        readers = [reader for name in names for reader in view.readers(name)[:8]]
+        if any(reader.op_type == "Sqrt" for reader in readers):
+            return True
+        near = [r for r in readers if r.op_type in OPERATORS or r.op_type in REDUCTIONS]
+        names = [reader.outputs[0] for reader in near[:16] if reader.outputs]
+    return False
+
+
+def _judge(view: GraphView, candidate: _Candidate) -> list[Site | NearMiss]:
     """What becomes of one Add: a site, near misses, or nothing when no norm reads it."""
+    add, reader, axes = candidate.source.add, candidate.reader, candidate.axes
+    obstacle, reason = candidate.source.obstacle, candidate.source.reason
+    if obstacle is not None and reason is not None:
+        if isinstance(residual_sum(view, add), Refusal):
+            return []
+        return [NearMiss(reason, obstacle.ref, add.ref)]
     total = add.outputs[0]
     shape = view.type(total).shape
     if axes is None or shape is None:
@@ -116,6 +171,8 @@ def _choose(
     if not valid:
         return [list(refused.values())[-1]]
     final = [name for name in valid if _escapes(view, name, valid)]
+    if not final:
+        return []
     first = valid[final[0]]
     others = [
         NearMiss(Reason.SUM_TAKEN, _producer(view, name).ref, residual.add.ref, got=first.output)
@@ -155,14 +212,16 @@ def _site(
         return miss(Reason.PARAMETER_NOT_A_TENSOR, got=f"scale {norm.scale}, bias {norm.bias or 0}")
     if norm.kind == RMS_NORM and norm.bias.terms:
         return miss(Reason.NOT_THE_DEFINITION, "an RMSNorm without a bias", str(norm.bias))
-    if total_type.elem_type == TensorProto.DOUBLE and not _is_float32(norm.epsilon):
+    if not 0 < total_type.shape[-1] <= MAX_HIDDEN:
+        return miss(Reason.HIDDEN_SIZE, got=str(total_type.shape[-1]))
+    if not _is_attribute(norm.epsilon, exactly=total_type.elem_type == TensorProto.DOUBLE):
         return miss(Reason.EPSILON_PRECISION, got=repr(norm.epsilon))
     narrowed = _narrowing_cast(view, interior, total_type.elem_type)
     if narrowed is not None:
         return NearMiss(Reason.PRECISION_LOST, narrowed.ref, residual.add.ref)
     if view.type(output).elem_type != total_type.elem_type:
         return miss(Reason.OUTPUT_TYPE)
-    statistic = _read_statistic(view, interior)
+    statistic = _read_beside(view, interior)
     if statistic is not None:
         return NearMiss(Reason.STATISTICS_READ, statistic.ref, residual.add.ref)
     scale, bias = norms.single_tensor(norm.scale), norms.single_tensor(norm.bias)
@@ -193,8 +252,13 @@ def _site(
     )
 
 
-def _is_float32(number: float) -> bool:
-    return float(np.float32(number)) == number
+def _is_attribute(epsilon: float, exactly: bool) -> bool:
+    """Whether a float32 attribute holds an epsilon: to a rounding, or exactly."""
+    with np.errstate(over="ignore"):
+        held = float(np.float32(epsilon))
+    if not float(np.finfo(np.float32).tiny) <= held < float("inf"):
+        return False
+    return held == epsilon or not exactly
 
 
 def _parameter_problem(
@@ -208,8 +272,6 @@ def _parameter_problem(
         return Refusal(Reason.PARAMETER_SHAPE, f"{name} of shape {list(declared.shape or ())}")
     if declared.elem_type != elem_type:
         return Refusal(Reason.PARAMETER_TYPE, name)
-    if view.depends_on(name, residual.add):
-        return Refusal(Reason.PARAMETER_DEPENDS_ON_SUM, name)
     return None
 
 
@@ -230,14 +292,15 @@ def _interior(view: GraphView, region: Region, output: str) -> list[Node]:
 
 def _narrowing_cast(view: GraphView, interior: list[Node], elem_type: int) -> Node | None:
     for node in interior:
-        if node.op_type == "Cast" and not widens(elem_type, int(node.attributes["to"])):
+        if node.op_type == "Cast" and not widens(elem_type, int(node.attributes.get("to", 0))):
             return node
     return None
 
 
-def _read_statistic(view: GraphView, interior: list[Node]) -> Node | None:
+def _read_beside(view: GraphView, interior: list[Node]) -> Node | None:
+    """A node of the norm whose second output is read: a mean, an inverse deviation, a mask."""
     for node in interior:
-        if node.op_type in NORMALIZATIONS and any(view.is_read(n) for n in node.outputs[1:] if n):
+        if any(view.is_read(name) for name in node.outputs[1:] if name):
             return node
     return None
 
@@ -294,7 +357,8 @@ def _closest_stop(view: GraphView, region: Region) -> tuple[NodeRef, Refusal] | 
         forms = [region.values[name].form for name in node.inputs if name in region.values]
         if any(has_second_moment(form) for form in forms):
             is_epsilon = not any(map(is_of_x, forms))
-            if refusal.reason is Reason.PARAMETER_VARIES and is_epsilon:
+            varies = refusal.reason in (Reason.PARAMETER_VARIES, Reason.PARAMETER_COMPUTED)
+            if varies and is_epsilon:
                 return node.ref, Refusal(Reason.EPSILON_NOT_CONSTANT, refusal.got)
             return node.ref, refusal
         if refusal.reason is Reason.AXIS_NOT_PUT_BACK or node.op_type in NORMALIZATIONS:

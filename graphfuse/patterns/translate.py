@@ -17,13 +17,14 @@ from graphfuse.graph.shapes import broadcasts_to
 from graphfuse.graph.tensors import FLOAT_TYPES
 from graphfuse.graph.view import GraphView, Node
 from graphfuse.patterns import algebra
-from graphfuse.patterns.algebra import Form, Leaf, Mean, Refusal
+from graphfuse.patterns.algebra import Refusal
+from graphfuse.patterns.form import SUBJECT, Form, Mean
 from graphfuse.reasons import Reason
 
-X = "x"
-"""The name of the leaf that stands for the tensor under study."""
-
 HALF = Fraction(1, 2)
+
+MAX_REGION = 256
+"""How many nodes are looked at from one tensor: a norm has some twenty."""
 
 DEFAULT_EPSILON = 9.999999747378752e-06
 """1e-5 in float32: what a norm operator without the attribute uses."""
@@ -59,14 +60,19 @@ class Region:
 
 def evaluate(view: GraphView, candidate: Candidate) -> Region:
     """Evaluate forwards from the candidate until operators or operands leave the algebra."""
-    values = {candidate.tensor: Value(algebra.leaf(X, inner=True))}
+    values = {candidate.tensor: Value(algebra.subject())}
     refusals: dict[int, Refusal] = {}
+    left = MAX_REGION
     pending = sorted({node.index for node in view.readers(candidate.tensor)})
     seen = set(pending)
-    while pending:
+    while pending and left:
+        left -= 1
         node = view.nodes[heapq.heappop(pending)]
         rule = rule_for(node)
-        if rule is None or not node.outputs or not node.outputs[0]:
+        if not node.outputs or not node.outputs[0]:
+            continue
+        if rule is None:
+            refusals[node.index] = Refusal(Reason.NOT_THE_DEFINITION, f"operator {node.op_type}")
             continue
         result = rule(Context(view, candidate, values, node))
         if isinstance(result, Refusal):
@@ -100,6 +106,8 @@ class Context:
 
     def opaque(self, name: str) -> Value | Refusal:
         """A tensor that does not come from x: a number, or a leaf that may be a parameter."""
+        if not self.view.is_weight(name):
+            return Refusal(Reason.PARAMETER_COMPUTED, name)
         shape = self.view.type(name).shape
         rank, axes = self.candidate.rank, self.candidate.axes
         if shape is None:
@@ -184,13 +192,15 @@ def reduced_axes(view: GraphView, node: Node, rank: int) -> tuple[int, ...] | No
         axes = tuple(int(axis) for axis in node.attributes.get("axes", ()))
     if not axes:
         return None if node.attributes.get("noop_with_empty_axes") else tuple(range(-rank, 0))
+    if any(not -rank <= axis < rank for axis in axes):
+        return None
     return tuple(sorted(axis - rank if axis >= 0 else axis for axis in axes))
 
 
-def normalized_axes(node: Node, rank: int) -> tuple[int, ...]:
+def normalized_axes(node: Node, rank: int) -> tuple[int, ...] | None:
     """The axes of a normalization operator: from `axis` to the last, counted from the end."""
     axis = int(node.attributes.get("axis", -1))
-    return tuple(range(axis - rank if axis >= 0 else axis, 0))
+    return tuple(range(axis - rank if axis >= 0 else axis, 0)) if -rank <= axis < rank else None
 
 
 def _divide(left: Form, right: Form) -> Form | Refusal:
@@ -326,6 +336,8 @@ def _normalize(centred: bool) -> Rule:
 
 def normalize(form: Form, epsilon: float, centred: bool) -> Form | Refusal:
     """The definition: (a - m) * (mean((a - m)^2) + epsilon)^(-1/2), m = mean(a) or 0."""
+    if not isfinite(epsilon):
+        return Refusal(Reason.EPSILON_NOT_POSITIVE, f"epsilon {epsilon}")
     deviation: Form | Refusal = form
     if centred:
         middle = algebra.mean(form)
@@ -353,7 +365,7 @@ def has_second_moment(form: Form) -> bool:
 
 def is_of_x(form: Form) -> bool:
     """Whether a form has a term with x itself as a factor."""
-    return any(isinstance(atom, Leaf) and atom.name == X for term in form.terms for atom, _ in term)
+    return any(atom is SUBJECT for term in form.terms for atom, _ in term)
 
 
 OPERATORS: Mapping[str, Rule] = {

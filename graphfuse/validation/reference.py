@@ -6,6 +6,7 @@ from their own attributes (operators.py). Evaluation is by onnx.reference.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from onnx.reference import ReferenceEvaluator
 from graphfuse.errors import ValidationError
 from graphfuse.graph.inference import infer_types
 from graphfuse.graph.model_file import Model
-from graphfuse.graph.tensors import FLOAT_TYPES, subgraphs
+from graphfuse.graph.tensors import FLOAT_TYPES, is_external, subgraphs
 from graphfuse.validation.operators import OWN_OPERATORS
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 FUSED_DOMAINS = ("graphfuse", "com.microsoft")
+
+SINGLE = frozenset(("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Expand", "Flatten"))
+"""Operators that pass a single number on."""
 
 ZERO64 = helper.make_tensor("value", TensorProto.DOUBLE, [1], [0.0])
 
@@ -50,6 +54,8 @@ class Twin:
                 self.weights[name] = like.weights[name]
             else:
                 self.weights[name] = upcast(model.read(tensor))
+        for sparse in model.proto.graph.sparse_initializer:
+            self.weights[sparse.values.name] = upcast(_dense(sparse))
         self._evaluator: ReferenceEvaluator | None = None
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -69,6 +75,16 @@ class Twin:
         """The same, but every value of the main graph is rounded to its declared float type."""
         rounded = _with_rounding(self.proto, self.model.proto)
         return _run(_evaluator(rounded), rounded, self.weights, feeds)
+
+
+def _dense(sparse: onnx.SparseTensorProto) -> Array:
+    """A sparse initializer as an array; its indices are linear or one row per value."""
+    values = numpy_helper.to_array(sparse.values)
+    indices = numpy_helper.to_array(sparse.indices)
+    result = np.zeros(tuple(sparse.dims), values.dtype)
+    at = np.unravel_index(indices, result.shape) if indices.ndim == 1 else tuple(indices.T)
+    result[at] = values
+    return result
 
 
 def upcast(array: Array) -> Array:
@@ -142,8 +158,38 @@ def _lifted(model: onnx.ModelProto) -> onnx.ModelProto:
         for value in values:
             if value.type.tensor_type.elem_type in FLOAT_TYPES:
                 value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    _round_constants(proto.graph, model.graph)
     _lift_nodes(proto.graph.node, narrow_scalars=not _is_float64(model.graph))
     return proto
+
+
+def _round_constants(graph: onnx.GraphProto, original: onnx.GraphProto) -> None:
+    """Replace casts of single constant numbers by their results.
+
+    Casts of activations are lifted, but an epsilon that is cast to float16 is another number: the
+    one that every run of the model adds.
+    """
+    inputs = {value.name for value in original.input}
+    known = {
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in original.initializer
+        if tensor.name not in inputs and not is_external(tensor) and math.prod(tensor.dims) == 1
+    }
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].HasField("t"):
+            array = numpy_helper.to_array(node.attribute[0].t)
+            if array.size == 1:
+                known[node.output[0]] = array
+        if node.op_type not in SINGLE or not node.input or node.input[0] not in known:
+            continue
+        array = known[node.input[0]]
+        to = next((a.i for a in node.attribute if a.name == "to"), 0)
+        if node.op_type == "Cast" and to in FLOAT_TYPES:
+            with np.errstate(all="ignore"):
+                array = array.astype(helper.tensor_dtype_to_np_dtype(to))
+            value = numpy_helper.from_array(array)
+            node.CopyFrom(helper.make_node("Constant", [], list(node.output), value=value))
+        known[node.output[0]] = array
 
 
 def _is_float64(graph: onnx.GraphProto) -> bool:

@@ -273,7 +273,8 @@ def _broadcast_rows(site: FusedNode, matrix: Array) -> Array:
     """B's rows: one for all where B has no such axis, one number where its last extent is 1."""
     shape = site.b_shape
     if len(shape) < 2 or (shape[-2] == 1 and site.a_shape[-2:-1] != (1,)):
-        matrix = matrix[16:17]
+        middle = len(matrix) // 2
+        matrix = matrix[middle : middle + 1]
     return matrix[..., :1] if shape and shape[-1] == 1 and site.scale.shape[0] != 1 else matrix
 
 

@@ -3,11 +3,12 @@
 Per row h = a + b, mu = mean h (0 for an RMSNorm), s = sqrt(mean (h - mu)^2 + eps), z = (h - mu)/s,
 kappa = rms(h)/s, r = scale * z + bias. An element passes when
 
-    |y - r| <= K * (eta + u*(|r| + |bias|) + u*|scale|*(|h|/s + kappa)
+    |y - r| <= K * (eta + u*(|r| + |bias|) + |scale|*((u*|h| + eta)/s + u*kappa + eta/s)
                     + u_a*|scale|*(8 + sqrt n)*(|z| + kappa))
 
 u is the unit roundoff of the type, u_a that of the accumulation, eta half the least subnormal, n
-the normalised extent. The third term is there because the sum is rounded to its type.
+the normalised extent. The third term is there because the sum is rounded to its type, each element
+by u*|h| + eta at most, and so is its mean; the norm divides both by s.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def reference_rows(
     bound = (
         number.eta
         + number.roundoff * (np.abs(r) + np.abs(bias))
-        + number.roundoff * gain * (np.abs(h) / s + kappa)
+        + gain * (number.roundoff * (np.abs(h) / s + kappa) + 2 * number.eta / s)
         + number.accumulation * gain * (8 + np.sqrt(h.shape[-1])) * (np.abs(z) + kappa)
     )
     return RowReference(h, r, bound)

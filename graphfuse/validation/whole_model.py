@@ -102,7 +102,7 @@ def _originals(
 
 def _run_original(model: Model, provider: str, optimize: bool, feeds: Outputs) -> Outputs:
     try:
-        made = session(model.proto, model.folder, provider, optimize, own_norm_fusions=False)
+        made = session(model.proto, model.folder, provider, optimize)
         return run(made, feeds)
     except Exception as error:
         # onnxruntime raises its own classes, one per failure code.
