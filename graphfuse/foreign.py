@@ -55,7 +55,7 @@ def surgeon_graph(model: onnx.ModelProto) -> SurgeonGraph:
     """View a model through onnx-graphsurgeon. Constants stay lazy: no weight is read."""
     surgeon = importlib.import_module("onnx_graphsurgeon")
     logger = importlib.import_module("onnx_graphsurgeon.logger").G_LOGGER
-    severity, logger.severity = logger.severity, logger.CRITICAL
+    severity, logger.severity = logger.severity, logger.CRITICAL + 1
     try:
         return cast(SurgeonGraph, surgeon.import_onnx(model))
     except Exception as error:

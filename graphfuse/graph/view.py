@@ -35,6 +35,16 @@ KEEPS_SCALAR = frozenset(
 """Operators whose output has the single value of their first input, whatever its shape."""
 
 
+NOT_NUMBERS = frozenset(
+    (
+        onnx.TensorProto.UNDEFINED,
+        onnx.TensorProto.STRING,
+        onnx.TensorProto.COMPLEX64,
+        onnx.TensorProto.COMPLEX128,
+    )
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """A node as the patterns see it. An absent input or output has the name ''."""
@@ -180,7 +190,7 @@ class GraphView:
             return None
         value = self.model.read(tensor).reshape(())
         for to in casts:
-            if to in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING):
+            if to in NOT_NUMBERS:
                 return None
             with np.errstate(all="ignore"):
                 value = value.astype(onnx.helper.tensor_dtype_to_np_dtype(to))

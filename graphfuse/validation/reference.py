@@ -19,7 +19,7 @@ from onnx.reference import ReferenceEvaluator
 from graphfuse.errors import ValidationError
 from graphfuse.graph.inference import infer_types
 from graphfuse.graph.model_file import Model
-from graphfuse.graph.tensors import FLOAT_TYPES, is_external, subgraphs
+from graphfuse.graph.tensors import DEFAULT_DOMAINS, FLOAT_TYPES, is_external, subgraphs
 from graphfuse.validation.operators import OWN_OPERATORS
 
 if TYPE_CHECKING:
@@ -144,6 +144,8 @@ def _lifted(model: onnx.ModelProto) -> onnx.ModelProto:
     for field in ("node", "input", "output"):
         getattr(proto.graph, field).extend(getattr(model.graph, field))
     proto.graph.name = "twin"
+    for named in (*proto.graph.node, *proto.opset_import):
+        named.domain = "" if named.domain in DEFAULT_DOMAINS else named.domain
     for tensor in model.graph.initializer:
         if all(value.name != tensor.name for value in model.graph.input):
             value = helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
