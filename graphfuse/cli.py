@@ -29,6 +29,9 @@ app = typer.Typer(
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of the random feeds.")]
+IterationsOption = Annotated[
+    int | None, typer.Option(min=1, help="How many feeds to draw, each with its own seed.")
+]
 ShapesOption = Annotated[
     list[str] | None,
     typer.Option(help="Shape of an input, such as ids:[1,128]. May be repeated."),
@@ -69,6 +72,7 @@ def fuse(
     input_shapes: ShapesOption = None,
     load_inputs: InputsOption = None,
     seed: SeedOption = 0,
+    iterations: IterationsOption = None,
     min_fused: Annotated[
         int, typer.Option(help="Exit with 6 and write nothing when fewer sites are fused.")
     ] = 0,
@@ -91,6 +95,7 @@ def fuse(
             exclude=exclude or (),
             validation=validation,
             seed=seed,
+            iterations=iterations,
             inputs=feeds,
             input_shapes=shapes,
             min_fused=min_fused,
@@ -116,6 +121,7 @@ def validate(
     input_shapes: ShapesOption = None,
     load_inputs: InputsOption = None,
     seed: SeedOption = 0,
+    iterations: IterationsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare two models with each other and with float64. Exits with 1 when a gate fails."""
@@ -128,6 +134,7 @@ def validate(
             fused,
             ep.split(","),
             seed=seed,
+            iterations=iterations or 1,
             inputs=feeds,
             input_shapes=shapes,
             stage=stage,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 ModelLike = str | os.PathLike[str] | onnx.ModelProto
 Stage = Callable[[str], object]
 
-LEVELS = ("fast", "full", "none")
+LEVELS = {"fast": 1, "full": 3, "none": 0}
+"""Levels of validation, and the number of seeded feeds that the whole model is run on."""
 
 
 def _silent(_: str) -> None:
@@ -101,6 +103,7 @@ def validate(
     eps: Sequence[str] = ("cpu",),
     *,
     seed: int = 0,
+    iterations: int = 1,
     inputs: Mapping[str, Array] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     stage: Stage = _silent,
@@ -109,24 +112,34 @@ def validate(
 
     Gates: G0 both in float64 agree to 1e-11; G1 every fused node alone, on hard inputs, is within
     its type's rounding bound; G2 the fused model is no further from float64 than the original.
-    `inputs` are feeds by name; without them they are drawn, seeded, `input_shapes` fixing sizes.
+    `inputs` are feeds by name; without them they are drawn, `iterations` times with seeds from
+    `seed` on, `input_shapes` fixing sizes.
     External data of a ModelProto is looked for beside the original. The report says what passed:
     a failure does not raise. Raises OriginalModelError when the original does not run, and
     ProviderError when a provider is missing.
     """
     first = as_model(original)
     second = as_model(fused, first.folder)
-    return _validate(first, second, eps, seed, inputs, input_shapes, stage)
+    drawn = _Feeding(seed, iterations, inputs, input_shapes)
+    return _validate(first, second, eps, drawn, stage)
+
+
+@dataclass(frozen=True)
+class _Feeding:
+    """What to feed: given inputs, or inputs drawn with as many seeds as there are iterations."""
+
+    seed: int
+    iterations: int
+    inputs: Mapping[str, Array] | None
+    shapes: Mapping[str, tuple[int, ...]] | None
+
+    @property
+    def seeds(self) -> range:
+        return range(self.seed, self.seed + (1 if self.inputs else self.iterations))
 
 
 def _validate(
-    original: Model,
-    fused: Model,
-    eps: Sequence[str],
-    seed: int,
-    inputs: Mapping[str, Array] | None,
-    input_shapes: Mapping[str, tuple[int, ...]] | None,
-    stage: Stage,
+    original: Model, fused: Model, eps: Sequence[str], feeding: _Feeding, stage: Stage
 ) -> ValidationReport:
     from graphfuse.runtime import require_provider
     from graphfuse.validation.sites import check_sites
@@ -145,12 +158,17 @@ def _validate(
     checks, differs = (), ""
     for provider in dict.fromkeys(providers):
         stage(f"validating each site on {provider}")
-        alone, at_site = check_sites(original, fused, provider, seed, common)
-        stage(f"validating the whole model on {provider}")
-        whole, first = check_whole_model(original, fused, provider, seed, inputs, input_shapes)
-        checks += (*alone, *whole)
-        differs = differs or first or at_site
-    return ValidationReport(checks, providers, seed, differs)
+        alone, at_site = check_sites(original, fused, provider, feeding.seed, common)
+        checks += tuple(alone)
+        for seed in feeding.seeds:
+            stage(f"validating the whole model on {provider}, seed {seed}")
+            whole, first = check_whole_model(
+                original, fused, provider, seed, feeding.inputs, feeding.shapes
+            )
+            checks += tuple(whole)
+            differs = differs or first
+        differs = differs or at_site
+    return ValidationReport(checks, providers, feeding.seed, differs)
 
 
 def _check_signature(original: onnx.GraphProto, fused: onnx.GraphProto) -> None:
@@ -172,6 +190,7 @@ def optimize(
     exclude: Sequence[str] = (),
     validation: str = "fast",
     seed: int = 0,
+    iterations: int | None = None,
     inputs: Mapping[str, Array] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     min_fused: int = 0,
@@ -181,7 +200,8 @@ def optimize(
 ) -> FuseResult:
     """The whole step: load, scan, rewrite, validate, and write `output` in one atomic rename.
 
-    `validation` is fast, full or none. With `dry_run` nothing is written. A model without sites is
+    `validation` is fast (feeds of one seed), full (three), or none; `iterations` overrides the
+    number of seeds. With `dry_run` nothing is written. A model without sites is
     copied byte for byte. Raises ValidationError (nothing is written) when a gate fails, GateError
     when fewer than `min_fused` sites were fused, UsageError for an output that exists without
     `force`, and what `fuse` and `validate` raise.
@@ -203,7 +223,8 @@ def optimize(
     report = None
     if validation != "none" and result.changed:
         fused = Model(result.model, None, source.folder)
-        report = _validate(source, fused, [ep], seed, inputs, input_shapes, stage)
+        drawn = _Feeding(seed, iterations or LEVELS[validation], inputs, input_shapes)
+        report = _validate(source, fused, [ep], drawn, stage)
         if not report.passed:
             raise ValidationError(_failure(report), "nothing was written; please report the model")
     written = ()

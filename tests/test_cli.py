@@ -265,6 +265,19 @@ def test_user_feeds(shell: Shell, tmp_path: Path) -> None:
     assert json.loads(run.stdout)["passed"]
 
 
+def test_levels_and_iterations(shell: Shell) -> None:
+    """fast draws one feed, full three; --iterations says otherwise."""
+    for arguments, seeds in (
+        (["--validate", "fast"], 1),
+        (["--validate", "full"], 3),
+        (["--validate", "fast", "--iterations", "2"], 2),
+    ):
+        run = shell("fuse", BERT, "--dry-run", "--json", *arguments)
+        checks = json.loads(run.stdout)["validation"]["checks"]
+        drawn = {c["where"].split(", ")[1] for c in checks if c["gate"] == "G2"}
+        assert len(drawn) == seeds
+
+
 def test_env(shell: Shell) -> None:
     run = shell("env")
     assert run.returncode == 0

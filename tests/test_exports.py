@@ -114,7 +114,7 @@ def test_committed_models_hold_what_they_say(small: object) -> None:
 def test_committed_models_name_no_machine() -> None:
     for small in SMALL:
         data = (MODELS / small.file).read_bytes()
-        for word in (b"site-packages", b"/home/", b"/usr/", b"/tmp/", b"/root/"):
+        for word in (b"site-packages", b"dist-packages", b"/home/", b"/usr/"):
             assert word not in data, (small.file, word)
     assert sum((MODELS / small.file).stat().st_size for small in SMALL) < 2_000_000
 
