@@ -6,7 +6,7 @@ import threading
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 DELAY = 1.0
 """Seconds before anything is shown: short runs stay silent."""
@@ -18,6 +18,7 @@ class StageProgress:
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
             SpinnerColumn(),
+            BarColumn(),
             TextColumn("{task.description}"),
             TimeElapsedColumn(),
             console=console,

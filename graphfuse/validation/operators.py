@@ -7,6 +7,9 @@ them in float32, or not at all.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +34,20 @@ def normalized(x: Array, centred: bool, axis: int, epsilon: float) -> Array:
     deviation = x - x.mean(axis=axes, keepdims=True) if centred else x
     variance = np.mean(deviation * deviation, axis=axes, keepdims=True)
     return deviation / np.sqrt(variance + epsilon)
+
+
+def norm_of_sum(
+    terms: Iterable[Array | None],
+    scale: Array,
+    bias: Array | None,
+    centred: bool,
+    axis: int,
+    epsilon: float,
+) -> tuple[Array, Array]:
+    """The norm of a sum, times scale plus bias, and the sum itself. Absent terms count nothing."""
+    total = reduce(add, (term for term in terms if term is not None))
+    y = normalized(total, centred, axis, epsilon) * scale
+    return (y if bias is None else y + bias, total)
 
 
 def _erf(x: Array) -> Array:
@@ -131,8 +148,7 @@ class AddLayerNormalization(OpRun):
         epsilon: float = EPSILON,
         stash_type: int = 1,
     ) -> tuple[Array, ...]:
-        total = a + b
-        return (normalized(total, True, axis, epsilon) * scale + bias, total)
+        return norm_of_sum((a, b), scale, bias, True, axis, epsilon)
 
 
 class AddRMSNormalization(OpRun):
@@ -149,8 +165,7 @@ class AddRMSNormalization(OpRun):
         epsilon: float = EPSILON,
         stash_type: int = 1,
     ) -> tuple[Array, ...]:
-        total = a + b
-        return (normalized(total, False, axis, epsilon) * scale, total)
+        return norm_of_sum((a, b), scale, None, False, axis, epsilon)
 
 
 def _contrib_outputs(node: onnx.NodeProto, y: Array, total: Array) -> tuple[Array, ...]:
@@ -172,9 +187,8 @@ class SkipLayerNormalization(OpRun):
         bias: Array | None = None,
         epsilon: float = CONTRIB_EPSILON,
     ) -> tuple[Array, ...]:
-        total = x + skip if bias is None else x + skip + bias
-        y = normalized(total, True, -1, epsilon) * gamma
-        return _contrib_outputs(self.onnx_node, y if beta is None else y + beta, total)
+        y, total = norm_of_sum((x, skip, bias), gamma, beta, True, -1, epsilon)
+        return _contrib_outputs(self.onnx_node, y, total)
 
 
 class SkipSimplifiedLayerNormalization(OpRun):
@@ -190,8 +204,7 @@ class SkipSimplifiedLayerNormalization(OpRun):
         bias: Array | None = None,
         epsilon: float = CONTRIB_EPSILON,
     ) -> tuple[Array, ...]:
-        total = x + skip if bias is None else x + skip + bias
-        y = normalized(total, False, -1, epsilon) * gamma
+        y, total = norm_of_sum((x, skip, bias), gamma, None, False, -1, epsilon)
         return _contrib_outputs(self.onnx_node, y, total)
 
 

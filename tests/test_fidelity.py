@@ -1,0 +1,241 @@
+"""Nothing but the fused sites changes, and the proof says so when something does."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import graphfuse
+from graphfuse import rewrite
+from graphfuse.errors import InternalError
+from tests.graphs import DECOMPOSED_LAYER_NORM, DECOMPOSED_RMS_NORM, kinds, residual
+
+NORM = "y = LayerNormalization(x, scale, bias)"
+
+
+def decorated() -> onnx.ModelProto:
+    """A model that carries what writers tend to lose."""
+    proto = residual(
+        "k = Relu(b) y = LayerNormalization(x, scale, bias) z = Mul(y, unused_scale)",
+        outputs="float[B,S,8] z",
+        constants={"unused_scale": np.full(8, 2, np.float32), "never": np.ones(3, np.float32)},
+    )
+    proto.graph.node[0].input[1] = "k"
+    nodes = list(proto.graph.node)
+    del proto.graph.node[:]
+    proto.graph.node.extend([nodes[1], nodes[0], *nodes[2:]])
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(3, np.float32), "never"))
+    proto.producer_name, proto.doc_string = "somebody", "a model"
+    proto.metadata_props.add(key="author", value="me")
+    proto.graph.doc_string = "a graph"
+    proto.graph.metadata_props.add(key="graph", value="data")
+    for node in proto.graph.node:
+        node.doc_string = f"doc of {node.op_type}"
+        node.metadata_props.add(key="namespace", value=node.op_type)
+    for name in ("k", "x", "y"):
+        info = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", "S", 8], "info")
+        info.type.tensor_type.shape.dim[0].denotation = "BATCH"
+        proto.graph.value_info.append(info)
+    note = proto.graph.quantization_annotation.add(tensor_name="k")
+    note.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="scale")
+    proto.opset_import.append(helper.make_opsetid("other", 3))
+    proto.functions.append(
+        helper.make_function(
+            "other",
+            "F",
+            ["i"],
+            ["o"],
+            [helper.make_node("Neg", ["i"], ["o"])],
+            [helper.make_opsetid("", 17)],
+        )
+    )
+    return proto
+
+
+def test_everything_else_is_byte_equal() -> None:
+    before = decorated()
+    after = graphfuse.fuse(before).model
+    expected = copy.deepcopy(before)
+    (fused,) = [node for node in after.graph.node if node.domain == "graphfuse"]
+    survivors = [
+        node for node in before.graph.node if node.op_type not in ("Add", "LayerNormalization")
+    ]
+    del expected.graph.node[:]
+    expected.graph.node.extend([survivors[0], fused, survivors[1]])
+    expected.opset_import.append(helper.make_opsetid("graphfuse", 1))
+    expected.functions.append(after.functions[-1])
+    assert after.functions[-1].name == "AddLayerNormalization"
+    assert after.SerializeToString(deterministic=True) == expected.SerializeToString(
+        deterministic=True
+    )
+
+
+def test_unknown_fields_survive() -> None:
+    """Field 999 of the model and of a node, as a newer ONNX might have them."""
+    data = residual(NORM + " z = Neg(a)", outputs="float[B,S,8] y, float[B,S,8] z")
+    unknown = b"\xba\x3e\x03abc"
+    raw = data.SerializeToString() + unknown
+    proto = onnx.ModelProto.FromString(raw)
+    assert unknown in graphfuse.fuse(proto).model.SerializeToString()
+
+
+def test_initializers_that_nothing_reads_go() -> None:
+    proto = residual(DECOMPOSED_LAYER_NORM)
+    names = [t.name for t in graphfuse.fuse(proto).model.graph.initializer]
+    assert "eps" not in names
+    assert names == [t.name for t in proto.graph.initializer if t.name != "eps"]
+
+
+def test_constant_nodes_that_nothing_reads_go() -> None:
+    proto = residual(
+        "two = Constant<value = float {2}>() "
+        + DECOMPOSED_RMS_NORM.replace("Mul(x, x)", "Pow(x, two)")
+    )
+    assert kinds(graphfuse.fuse(proto).model) == ["AddRMSNormalization"]
+
+
+def test_vanished_value_info_goes_and_the_rest_stays() -> None:
+    proto = residual(DECOMPOSED_LAYER_NORM)
+    for name in ("x", "d", "v"):
+        proto.graph.value_info.append(helper.make_tensor_value_info(name, 1, None))
+    names = [v.name for v in graphfuse.fuse(proto).model.graph.value_info]
+    assert names == ["x"]
+
+
+def test_the_same_input_gives_the_same_bytes() -> None:
+    first, second = (graphfuse.fuse(decorated()).model for _ in range(2))
+    assert first.SerializeToString(deterministic=True) == second.SerializeToString(
+        deterministic=True
+    )
+
+
+def tamper_node(proto: onnx.ModelProto) -> None:
+    proto.graph.node[0].doc_string = "changed"
+
+
+def tamper_initializer(proto: onnx.ModelProto) -> None:
+    raw = bytearray(proto.graph.initializer[0].raw_data)
+    raw[0] ^= 1
+    proto.graph.initializer[0].raw_data = bytes(raw)
+
+
+def tamper_input(proto: onnx.ModelProto) -> None:
+    proto.graph.input[0].name = "other"
+
+
+def tamper_metadata(proto: onnx.ModelProto) -> None:
+    proto.metadata_props[0].value = "you"
+
+
+def tamper_function(proto: onnx.ModelProto) -> None:
+    proto.functions[0].node[0].op_type = "Abs"
+
+
+def tamper_opset(proto: onnx.ModelProto) -> None:
+    proto.opset_import[0].version = 18
+
+
+def tamper_annotation(proto: onnx.ModelProto) -> None:
+    del proto.graph.quantization_annotation[:]
+
+
+def tamper_value_info(proto: onnx.ModelProto) -> None:
+    proto.graph.value_info[0].doc_string = ""
+
+
+def tamper_order(proto: onnx.ModelProto) -> None:
+    nodes = list(proto.graph.node)[::-1]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        tamper_node,
+        tamper_initializer,
+        tamper_input,
+        tamper_metadata,
+        tamper_function,
+        tamper_opset,
+        tamper_annotation,
+        tamper_value_info,
+        tamper_order,
+    ],
+)
+def test_the_proof_notices(tamper: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rewrite that touches anything else is stopped as an internal error."""
+    honest = rewrite._rebuild
+
+    def dishonest(result: onnx.ModelProto, *arguments: object) -> None:
+        honest(result, *arguments)  # type: ignore[arg-type]
+        tamper(result)  # type: ignore[operator]
+
+    monkeypatch.setattr(rewrite, "_rebuild", dishonest)
+    with pytest.raises(InternalError, match="internal error in graphfuse"):
+        graphfuse.fuse(decorated())
+
+
+def wrong_epsilon(proto: onnx.ModelProto) -> None:
+    next(a for a in fused(proto).attribute if a.name == "epsilon").f *= 2
+
+
+def wrong_operand(proto: onnx.ModelProto) -> None:
+    fused(proto).input[1] = fused(proto).input[0]
+
+
+def swapped_parameters(proto: onnx.ModelProto) -> None:
+    node = fused(proto)
+    node.input[2], node.input[3] = node.input[3], node.input[2]
+
+
+def swapped_outputs(proto: onnx.ModelProto) -> None:
+    node = fused(proto)
+    node.output[0], node.output[1] = node.output[1], node.output[0]
+
+
+def another_body(proto: onnx.ModelProto) -> None:
+    proto.functions[-1].node[0].op_type = "Sub"
+
+
+def junk_initializer(proto: onnx.ModelProto) -> None:
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(3), "junk"))
+
+
+def extra_import(proto: onnx.ModelProto) -> None:
+    proto.opset_import.append(helper.make_opsetid("more", 1))
+
+
+def another_version(proto: onnx.ModelProto) -> None:
+    proto.opset_import[-1].version = 7
+
+
+def lower_ir(proto: onnx.ModelProto) -> None:
+    proto.ir_version = 3
+
+
+def fused(proto: onnx.ModelProto) -> onnx.NodeProto:
+    return next(node for node in proto.graph.node if node.domain == "graphfuse")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        wrong_epsilon,
+        wrong_operand,
+        swapped_parameters,
+        swapped_outputs,
+        another_body,
+        junk_initializer,
+        extra_import,
+        another_version,
+        lower_ir,
+    ],
+)
+def test_the_proof_knows_the_plan(damage: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fused node that is not the planned one is stopped, whatever the editor believes."""
+    test_the_proof_notices(damage, monkeypatch)
