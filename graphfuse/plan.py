@@ -11,10 +11,11 @@ from onnx import helper
 from graphfuse import ops, targets
 from graphfuse.errors import UsageError
 from graphfuse.graph.model_file import Model
-from graphfuse.graph.tensors import default_opset, type_name
+from graphfuse.graph.tensors import all_names, default_opset, type_name
+from graphfuse.parameters import Operands
 from graphfuse.patterns.algebra import Refusal
 from graphfuse.reasons import Reason
-from graphfuse.records import Fusion, NearMiss, Plan, Scan, Site
+from graphfuse.records import LAYER_NORM, Fusion, NearMiss, Plan, Scan, Site
 from graphfuse.targets import Target
 
 
@@ -35,16 +36,25 @@ def plan(
     fusions: list[Fusion] = []
     left: list[NearMiss] = []
     bodies = _Bodies(model.proto, opset)
+    operands = Operands(all_names(model.proto.graph))
     for site in scan.sites:
         refusal = _refusal(site, target, opset, include, exclude)
         if refusal is None and target.domain == ops.DOMAIN:
             refusal = bodies.refusal(site)
         if refusal is None:
-            operator = target.operator[site.kind]
-            fusions.append(Fusion(site, target.domain, operator, site.a, site.b))
+            fusions.append(_fusion(site, target, operands))
         else:
             left.append(NearMiss(refusal.reason, site.add, site.add, got=refusal.got, site=site.id))
-    return Plan(ep, tuple(fusions), tuple(left))
+    return Plan(ep, tuple(fusions), tuple(left), operands.vectors)
+
+
+def _fusion(site: Site, target: Target, operands: Operands) -> Fusion:
+    prelude: list[onnx.NodeProto] = []
+    inputs = [site.a, site.b, operands.name(site, "scale", site.scale, prelude)]
+    if site.kind == LAYER_NORM:
+        inputs.append(operands.name(site, "bias", site.bias, prelude))
+    operator = target.operator[site.kind]
+    return Fusion(site, target.domain, operator, tuple(inputs), tuple(prelude))
 
 
 def _check_selection(scan: Scan, patterns: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from graphfuse.errors import InternalError
 from graphfuse.graph.shapes import weightless
 from graphfuse.graph.tensors import read_names, vanished
 from graphfuse.plan import added_functions, added_imports
-from graphfuse.records import LAYER_NORM, Fusion, Plan
+from graphfuse.records import Fusion, Plan
 
 EDITED_GRAPH_FIELDS = (
     "node",
@@ -53,20 +53,15 @@ def prove(before: onnx.ModelProto, after: onnx.ModelProto, plan: Plan, removed: 
 
 def _prove_fused(before: onnx.ModelProto, after: onnx.ModelProto, plan: Plan) -> None:
     """Each planned site is one node with the operator, operands and attributes of the plan."""
-    old = {tensor.name for tensor in before.graph.initializer}
-    added = {t.name: numpy_helper.to_array(t) for t in after.graph.initializer if t.name not in old}
     nodes = {node.output[0]: node for node in after.graph.node if node.output}
-    used: set[str] = set()
     for fusion in plan.fusions:
         site, node = fusion.site, nodes.get(fusion.site.output)
         if node is None or (node.domain, node.op_type) != (fusion.domain, fusion.op_type):
             raise InternalError(f"site {site.id} is not one {fusion.op_type}")
-        wanted = [fusion.a, fusion.b, site.scale or 1.0]
-        wanted += [site.bias or 0.0] if site.kind == LAYER_NORM else []
-        for name, operand in zip(node.input, wanted, strict=True):
-            if name != operand and not _holds(added.get(name), operand, site.hidden):
-                raise InternalError(f"site {site.id} reads {name!r} for {operand!r}")
-            used.update([name] if name in added else [])
+        if tuple(node.input) != fusion.inputs:
+            raise InternalError(f"site {site.id} has other inputs than planned")
+        if any(nodes.get(wanted.output[0]) != wanted for wanted in fusion.prelude):
+            raise InternalError(f"the scale or bias of site {site.id} is not computed as planned")
         got = {
             attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute
         }
@@ -75,15 +70,14 @@ def _prove_fused(before: onnx.ModelProto, after: onnx.ModelProto, plan: Plan) ->
         total_at = 3 if fusion.domain == ops.CONTRIB_DOMAIN else 1
         if list(node.output[total_at:]) not in ([site.total], []):
             raise InternalError(f"site {site.id} yields its sum under another name")
-    if used != added.keys():
-        raise InternalError("an initializer was added that no fused node needs")
-
-
-def _holds(vector: Any, operand: str | float, hidden: int) -> bool:
-    """Whether an added initializer is the vector of ones or zeros that stands for an operand."""
-    if vector is None or isinstance(operand, str):
-        return False
-    return vector.shape == (hidden,) and bool((vector == operand).all())
+    old = {tensor.name for tensor in before.graph.initializer}
+    added = {t.name: t for t in after.graph.initializer if t.name not in old}
+    if added.keys() != {vector.name for vector in plan.vectors}:
+        raise InternalError("other initializers were added than planned")
+    for vector in plan.vectors:
+        array = numpy_helper.to_array(added[vector.name])
+        if array.shape != (vector.hidden,) or not (array == vector.value).all():
+            raise InternalError(f"the added initializer {vector.name!r} has other values")
 
 
 def _fixed_attributes(fusion: Fusion) -> dict[str, int]:
@@ -105,6 +99,7 @@ def _prove_nodes(
 ) -> None:
     """What is not a fused node is an original one, in the same number, and equal."""
     outputs = {fusion.site.output for fusion in plan.fusions}
+    outputs |= {node.output[0] for fusion in plan.fusions for node in fusion.prelude}
     kept = (node for i, node in enumerate(before.node) if i not in removed)
     others = (node for node in after.node if not node.output or node.output[0] not in outputs)
     expected = Counter(node.SerializeToString(deterministic=True) for node in kept)
@@ -121,7 +116,7 @@ def _prove_fields(before: onnx.ModelProto, after: onnx.ModelProto, plan: Plan) -
         if name in ("input", "output"):
             expected = list(old)
         if name == "initializer":
-            # What was added stands last, and belongs to fused nodes: see _prove_fused.
+            # What was added stands last: see _prove_fused.
             new = new[: len(expected)]
         if expected != new:
             raise InternalError(f"graph field {name!r} differs outside the fused sites")

@@ -74,16 +74,6 @@ class Reason(Enum):
         "scale or bias has more axes than the tensor, or enlarges it",
         "give it the shape of the last axis",
     )
-    PARAMETER_SHAPE = (
-        "parameter-shape",
-        "scale or bias is not a vector of the normalised extent",
-        "reshape it to one axis of that extent before exporting",
-    )
-    PARAMETER_NOT_A_TENSOR = (
-        "parameter-not-a-tensor",
-        "scale or bias is a product or a sum that no tensor of the model holds",
-        "fold the constants into one weight before exporting",
-    )
     PARAMETER_TYPE = (
         "parameter-type",
         "scale or bias has another type than the sum",

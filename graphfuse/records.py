@@ -39,12 +39,28 @@ class NodeRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Expression:
+    """A scale or bias that no tensor of the model holds: a sum of products of weights.
+
+    Each term is a number and the weights that it multiplies, each with its exponent. An expression
+    of one term, the number 1 and one weight is that weight in another shape.
+    """
+
+    terms: tuple[tuple[float, tuple[tuple[str, float], ...]], ...]
+
+
+Parameter = str | Expression | None
+"""A scale or bias: a tensor of shape (hidden), an expression, or absent."""
+
+
+@dataclass(frozen=True, slots=True)
 class Site:
     """A residual Add and the norm that reads it.
 
-    `a` and `b` are the operands, `b` the one that broadcasts where `broadcast` is true and that
-    is proven; `total` is the Add's output, `output` the norm's. `scale` and `bias` name tensors of
-    shape (hidden), or are None for 1 and 0. `interior` are the nodes between `total` and `output`.
+    `a` and `b` are the operands, `b` the one that broadcasts where `broadcast` is true and that is
+    proven; `total` is the Add's output, `output` the norm's. `scale` and `bias` are tensors of
+    shape (hidden), expressions that give one, or None for 1 and 0. `interior` are the nodes between
+    `total` and `output`.
     """
 
     id: str
@@ -54,8 +70,8 @@ class Site:
     b: str
     total: str
     output: str
-    scale: str | None
-    bias: str | None
+    scale: Parameter
+    bias: Parameter
     epsilon: float
     axis: int
     elem_type: int
@@ -107,16 +123,26 @@ class Scan:
 
 @dataclass(frozen=True, slots=True)
 class Fusion:
-    """One planned rewrite: the site, the operator that replaces it, and its operands in order.
+    """One planned rewrite: the site, the operator that replaces it, and its inputs in order.
 
-    A scale or bias of None stands for a shared vector of ones or zeros that the rewrite adds.
+    `prelude` are nodes that compute a scale or bias from weights, where an expression asks for it.
     """
 
     site: Site
     domain: str
     op_type: str
-    a: str
-    b: str
+    inputs: tuple[str, ...]
+    prelude: tuple[onnx.NodeProto, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """An initializer to add: `value` in every element, for an absent scale or bias."""
+
+    name: str
+    elem_type: int
+    hidden: int
+    value: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +152,7 @@ class Plan:
     target: str
     fusions: tuple[Fusion, ...]
     left: tuple[NearMiss, ...]
+    vectors: tuple[Vector, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

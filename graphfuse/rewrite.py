@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,18 +17,10 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from graphfuse import ops
 from graphfuse.errors import InternalError
-from graphfuse.graph.tensors import read_names, subgraphs, vanished
+from graphfuse.graph.tensors import read_names, vanished
 from graphfuse.plan import added_functions, added_imports
 from graphfuse.proof import EDITED_GRAPH_FIELDS, prove, tensor_name
-from graphfuse.records import LAYER_NORM, Fusion, Plan
-
-
-@dataclass
-class _Edits:
-    """What the rewrite did to nodes and initializers."""
-
-    removed: set[int] = field(default_factory=set[int])
-    initializers: list[TensorProto] = field(default_factory=list[TensorProto])
+from graphfuse.records import Fusion, Plan, Vector
 
 
 def rewrite(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
@@ -46,7 +37,7 @@ def rewrite(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
     for fusion in plan.fusions:
         editor.fuse(fusion)
     _rebuild(result, model, editor, plan)
-    prove(model, result, plan, editor.edits.removed)
+    prove(model, result, plan, editor.removed)
     return result
 
 
@@ -55,10 +46,9 @@ class _Editor:
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.graph = graph
-        self.edits = _Edits()
-        self.place: dict[int, NodeProto] = {}
-        """Fused nodes by the original index that each stands at (of the norm's last node)."""
-        self.names = _all_names(graph)
+        self.removed: set[int] = set()
+        self.place: dict[int, list[NodeProto]] = {}
+        """Fused nodes, with what they need, by the original index of the norm's last node."""
         self.node_names = {node.name for node in graph.node}
         self.reads = [read_names(node) for node in graph.node]
         self.outputs = {value.name for value in graph.output}
@@ -69,26 +59,26 @@ class _Editor:
         for index, names in enumerate(self.reads):
             for name in names:
                 self.readers[name].add(index)
-        self._vectors: dict[tuple[int, int, float], str] = {}
 
     def fuse(self, fusion: Fusion) -> None:
         """Replace one site: its norm goes, and what only the norm read; then the Add."""
         site = fusion.site
         last = self.producer[site.output]
-        inputs = self._inputs(fusion)
         # The fused node reads its inputs before the old readers go, so no producer is dropped.
         # Negative indices keep its reads apart from those of original nodes.
-        for name in inputs:
+        for node in fusion.prelude:
+            for name in node.input:
+                self.readers[name].add(-1 - last)
+        for name in fusion.inputs:
             self.readers[name].add(-1 - last)
         self._remove(last)
         self._remove_unread(self.reads[last])
         total_is_read = bool(self.readers[site.total]) or site.total in self.outputs
         self._remove(site.add.index)
-        node = self._node(fusion, inputs, total_is_read)
-        self.place[last] = node
+        self.place[last] = [*fusion.prelude, self._node(fusion, total_is_read)]
 
     def _remove(self, index: int) -> None:
-        self.edits.removed.add(index)
+        self.removed.add(index)
         for name in self.reads[index]:
             self.readers[name].discard(index)
 
@@ -97,7 +87,7 @@ class _Editor:
         pending = list(names)
         while pending:
             index = self.producer.get(pending.pop())
-            if index is None or index in self.edits.removed or index in self.place:
+            if index is None or index in self.removed or index in self.place:
                 continue
             outputs = [name for name in self.graph.node[index].output if name]
             if any(self.readers[name] or name in self.outputs for name in outputs):
@@ -105,16 +95,7 @@ class _Editor:
             self._remove(index)
             pending.extend(self.reads[index])
 
-    def _inputs(self, fusion: Fusion) -> list[str]:
-        site = fusion.site
-        inputs = [fusion.a, fusion.b, site.scale or self._vector(fusion, 1.0)]
-        if site.kind == LAYER_NORM:
-            inputs.append(site.bias or self._vector(fusion, 0.0))
-        elif site.bias is not None:
-            raise InternalError(f"site {site.id} is an RMSNorm with a bias")
-        return inputs
-
-    def _node(self, fusion: Fusion, inputs: list[str], total_is_read: bool) -> NodeProto:
+    def _node(self, fusion: Fusion, total_is_read: bool) -> NodeProto:
         site = fusion.site
         if fusion.domain == ops.CONTRIB_DOMAIN:
             # Mean and inverse deviation, outputs 1 and 2, are not asked for; the sum is output 3.
@@ -128,7 +109,11 @@ class _Editor:
                 "stash_type": ops.stash_type(site.elem_type),
             }
         node = helper.make_node(
-            fusion.op_type, inputs, outputs, self._fresh_node_name(fusion), domain=fusion.domain
+            fusion.op_type,
+            fusion.inputs,
+            outputs,
+            self._fresh_node_name(fusion),
+            domain=fusion.domain,
         )
         node.attribute.extend(helper.make_attribute(k, v) for k, v in sorted(attributes.items()))
         return node
@@ -142,36 +127,21 @@ class _Editor:
         self.node_names.add(name)
         return name
 
-    def _vector(self, fusion: Fusion, value: float) -> str:
-        """A shared initializer for a missing scale (ones) or bias (zeros)."""
-        site = fusion.site
-        key = (site.elem_type, site.hidden, value)
-        if key not in self._vectors:
-            dtype = helper.tensor_dtype_to_np_dtype(site.elem_type)
-            array = np.full(site.hidden, value, dtype)
-            base = f"graphfuse_{'ones' if value else 'zeros'}_{site.hidden}"
-            name, number = base, 1
-            while name in self.names:
-                number += 1
-                name = f"{base}_{number}"
-            self.names.add(name)
-            self._vectors[key] = name
-            self.edits.initializers.append(numpy_helper.from_array(array, name))
-        return self._vectors[key]
-
     def nodes(self) -> list[NodeProto]:
         """The new node list, in topological order and otherwise in the original one."""
         entries: list[tuple[int, NodeProto]] = []
         for index, node in enumerate(self.graph.node):
             if index in self.place:
-                entries.append((index, self.place[index]))
-            elif index not in self.edits.removed:
+                entries.extend((index, placed) for placed in self.place[index])
+            elif index not in self.removed:
                 entries.append((index, node))
         return _ordered(entries, self.reads, self.place)
 
 
 def _ordered(
-    entries: list[tuple[int, NodeProto]], reads: list[set[str]], place: dict[int, NodeProto]
+    entries: list[tuple[int, NodeProto]],
+    reads: list[set[str]],
+    place: dict[int, list[NodeProto]],
 ) -> list[NodeProto]:
     """Emit nodes in order; a node whose inputs are not there yet pulls their producers up."""
     producer = {
@@ -200,21 +170,9 @@ def _ordered(
     return ordered
 
 
-def _all_names(graph: onnx.GraphProto) -> set[str]:
-    names = {value.name for value in (*graph.input, *graph.output, *graph.value_info)}
-    names.update(tensor.name for tensor in graph.initializer)
-    names.update(tensor.values.name for tensor in graph.sparse_initializer)
-    for node in graph.node:
-        names.update(node.input)
-        names.update(node.output)
-        for inner in subgraphs(node):
-            names |= _all_names(inner)
-    return names
-
-
 def _rebuild(result: onnx.ModelProto, model: onnx.ModelProto, editor: _Editor, plan: Plan) -> None:
     """Put the new nodes into the copy, and drop what only the removed nodes had."""
-    graph, edits = result.graph, editor.edits
+    graph = result.graph
     nodes = editor.nodes()
     del graph.node[:]
     graph.node.extend(nodes)
@@ -222,12 +180,17 @@ def _rebuild(result: onnx.ModelProto, model: onnx.ModelProto, editor: _Editor, p
     for name in EDITED_GRAPH_FIELDS[1:5]:
         field = getattr(graph, name)
         _drop(field, [tensor_name(item) in gone for item in field])
-    graph.initializer.extend(edits.initializers)
+    graph.initializer.extend(_vector(vector) for vector in plan.vectors)
     functions = added_functions(model, plan)
     result.functions.extend(functions)
     result.opset_import.extend(added_imports(model, plan))
     if functions:
         result.ir_version = max(result.ir_version, ops.MINIMUM_IR_VERSION)
+
+
+def _vector(vector: Vector) -> TensorProto:
+    dtype = helper.tensor_dtype_to_np_dtype(vector.elem_type)
+    return numpy_helper.from_array(np.full(vector.hidden, vector.value, dtype), vector.name)
 
 
 def _drop(field: Any, drop: list[bool]) -> None:

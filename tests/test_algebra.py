@@ -15,7 +15,7 @@ from graphfuse.patterns.algebra import Refusal
 from graphfuse.patterns.form import ZERO, Form, Leaf, Mean, Subject
 from graphfuse.patterns.translate import normalize
 from graphfuse.reasons import Reason
-from graphfuse.records import LAYER_NORM, RMS_NORM
+from graphfuse.records import LAYER_NORM, RMS_NORM, Expression
 
 HALF = Fraction(1, 2)
 
@@ -208,4 +208,6 @@ def test_sample_variance_is_a_rescaled_norm() -> None:
     assert isinstance(norm, norms.Norm)
     assert norm.epsilon == pytest.approx(1e-3 * 7 / 8, rel=1e-15)
     assert float(norm.scale.number or 0) == pytest.approx((7 / 8) ** 0.5, rel=1e-15)
-    assert not norms.is_materialized(norm)
+    scale = norms.parameter(norm.scale, absent=1)
+    assert isinstance(scale, Expression)
+    assert norms.parameter(norm.bias, absent=0) is None

@@ -87,7 +87,7 @@ def test_scan_prints_sites_and_near_misses(shell: Shell, tmp_path: Path) -> None
     assert document["schema"] == 1
     assert [site["kind"] for site in document["sites"]] == [RMS_NORM] * 4
     onnx.save(
-        residual("y = LayerNormalization(x, s)", constants={"s": np.ones((1, 1, 8), np.float32)}),
+        residual("y = LayerNormalization<epsilon=0.0>(x, scale)"),
         tmp_path / "near.onnx",
     )
     run = shell("scan", "near.onnx")

@@ -178,11 +178,6 @@ NEAR = {
         {"constants": {"half": np.array(0.5, np.float32)}},
         Reason.NOT_THE_DEFINITION,
     ),
-    "sample variance": (
-        LN.replace("e = Add(v, eps)", "u = Mul(v, c) e = Add(u, eps)"),
-        {"constants": {"c": np.array(1.25, np.float32)}},
-        Reason.PARAMETER_NOT_A_TENSOR,
-    ),
     "scale of another type": (
         "c = Cast<to=1>(x) n = LayerNormalization(c, scale, bias) y = Cast<to=10>(n)",
         {"inputs": "float16[B,S,8] a, float16[B,S,8] b", "outputs": "float16[B,S,8] y"},
@@ -211,11 +206,6 @@ NEAR = {
         },
         Reason.CONSTANT_SUM,
     ),
-    "scale with three axes": (
-        "y = LayerNormalization(x, scale, bias)",
-        {"constants": {"scale": np.ones((1, 1, 8), np.float32)}},
-        Reason.PARAMETER_SHAPE,
-    ),
     "the mean is read": (
         "y, m = LayerNormalization(x, scale, bias)",
         {"outputs": "float[B,S,8] y, float[B,S,1] m"},
@@ -242,8 +232,8 @@ def test_near_misses_have_their_reason(case: str) -> None:
     assert found.near_misses[0].add.op_type == "Add"
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (1, 1, 8), (3, 1, 8), (1, 3, 8)])
-def test_scale_of_another_shape_stays_outside(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("shape", [(3, 1, 8), (1, 3, 8), (3, 3, 8), (3, 8)])
+def test_scale_that_varies_stays_outside(shape: tuple[int, ...]) -> None:
     """The norm before such a scale is multiplied in is a site of its own, with scale 1."""
     found = graphfuse.scan(residual(RMS, constants={"scale": np.full(shape, 0.5, np.float32)}))
     assert [(site.output, site.scale) for site in found.sites] == [("n", None)]

@@ -108,6 +108,19 @@ def read_names(node: onnx.NodeProto) -> set[str]:
     return names
 
 
+def all_names(graph: onnx.GraphProto) -> set[str]:
+    """The names of a graph's tensors, those in its subgraphs included."""
+    names = {value.name for value in (*graph.input, *graph.output, *graph.value_info)}
+    names.update(tensor.name for tensor in graph.initializer)
+    names.update(tensor.values.name for tensor in graph.sparse_initializer)
+    for node in graph.node:
+        names.update(node.input)
+        names.update(node.output)
+        for inner in subgraphs(node):
+            names |= all_names(inner)
+    return names
+
+
 def default_opset(model: onnx.ModelProto) -> int:
     """The version of the default operator set, 0 when the model imports none."""
     versions = [o.version for o in model.opset_import if o.domain in DEFAULT_DOMAINS]

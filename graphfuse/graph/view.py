@@ -204,12 +204,12 @@ class GraphView:
         return tuple(int(value) for value in self.model.read(tensor).reshape(-1))
 
     def is_weight(self, name: str) -> bool:
-        """Whether a tensor can be a parameter: a graph input, or computed from constants alone.
+        """Whether a tensor can be a parameter: an initializer, or computed from such alone.
 
-        Initializers that an input can override count. What is computed from activations does not,
-        whatever its shape, so that no parameter can depend on a sum.
+        Initializers that an input can override count. Activations do not, whatever their shape:
+        so no parameter can depend on a sum.
         """
-        return name in self._weights or name in self.inputs
+        return name in self._weights
 
     @cached_property
     def _weights(self) -> set[str]:

@@ -15,7 +15,7 @@ from fractions import Fraction
 from graphfuse.patterns.algebra import Refusal, scale
 from graphfuse.patterns.form import EMPTY, ONE, SUBJECT, Form, Leaf, Mean, Monomial, Root
 from graphfuse.reasons import Reason
-from graphfuse.records import LAYER_NORM, RMS_NORM
+from graphfuse.records import LAYER_NORM, RMS_NORM, Expression, Parameter
 
 TWO = Fraction(2)
 FIRST = Mean(frozenset({(SUBJECT, ONE)}))
@@ -118,18 +118,18 @@ def _differs(form: Form) -> Refusal:
     return Refusal(Reason.NOT_THE_DEFINITION, str(form))
 
 
-def single_tensor(form: Form) -> str | None:
-    """The tensor that a form is, when it is exactly one leaf."""
-    if len(form.terms) != 1:
+def parameter(form: Form, absent: int) -> Parameter:
+    """A scale or bias as a record: a tensor, an expression, or None when it is `absent` (1, 0)."""
+    if form.number == absent:
         return None
-    ((factors, number),) = form.terms.items()
-    if number != 1 or len(factors) != 1:
-        return None
-    ((atom, exponent),) = factors
-    return atom.name if isinstance(atom, Leaf) and exponent == 1 else None
+    terms = sorted(
+        (float(number), tuple(sorted((str(atom), float(e)) for atom, e in factors)))
+        for factors, number in form.terms.items()
+    )
+    single = len(terms) == 1 and terms[0][0] == 1 and [e for _, e in terms[0][1]] == [1]
+    return terms[0][1][0][0] if single else Expression(tuple(terms))
 
 
-def is_materialized(norm: Norm) -> bool:
-    """Whether scale and bias are tensors of the model, or 1 and 0: nothing has to be computed."""
-    scale_is_tensor = norm.scale.number == 1 or single_tensor(norm.scale) is not None
-    return scale_is_tensor and (not norm.bias.terms or single_tensor(norm.bias) is not None)
+def weights(form: Form) -> list[str]:
+    """The tensors that a scale or bias is made of."""
+    return sorted({str(atom) for factors in form.terms for atom, _ in factors})

@@ -31,7 +31,16 @@ from graphfuse.patterns.translate import (
     rule_for,
 )
 from graphfuse.reasons import Reason
-from graphfuse.records import RMS_NORM, NearMiss, NodeRef, Scan, Site
+from graphfuse.records import (
+    RMS_NORM,
+    Expression,
+    NearMiss,
+    NodeRef,
+    Parameter,
+    Scan,
+    Site,
+    TensorType,
+)
 
 LAST_AXIS = (-1,)
 MAX_HIDDEN = 2**24
@@ -208,8 +217,6 @@ def _site(
 
     if total_type.shape is None or not isinstance(total_type.shape[-1], int):
         return miss(Reason.UNKNOWN_SHAPE, got=f"the last extent of {total}")
-    if not norms.is_materialized(norm):
-        return miss(Reason.PARAMETER_NOT_A_TENSOR, got=f"scale {norm.scale}, bias {norm.bias or 0}")
     if norm.kind == RMS_NORM and norm.bias.terms:
         return miss(Reason.NOT_THE_DEFINITION, "an RMSNorm without a bias", str(norm.bias))
     if not 0 < total_type.shape[-1] <= MAX_HIDDEN:
@@ -224,11 +231,12 @@ def _site(
     statistic = _read_beside(view, interior)
     if statistic is not None:
         return NearMiss(Reason.STATISTICS_READ, statistic.ref, residual.add.ref)
-    scale, bias = norms.single_tensor(norm.scale), norms.single_tensor(norm.bias)
-    for name in (scale, bias):
-        problem = _parameter_problem(view, name, residual, total_type.elem_type)
-        if problem is not None:
-            return miss(problem.reason, got=problem.got)
+    parameters: list[Parameter] = []
+    for form, absent in ((norm.scale, 1), (norm.bias, 0)):
+        parameter = _parameter(view, form, absent, total_type)
+        if isinstance(parameter, Refusal):
+            return miss(parameter.reason, got=parameter.got)
+        parameters.append(parameter)
     order = {node.index: node for node in interior}
     return Site(
         id="",
@@ -238,8 +246,8 @@ def _site(
         b=residual.b,
         total=total,
         output=output,
-        scale=scale,
-        bias=bias,
+        scale=parameters[0],
+        bias=parameters[1],
         epsilon=norm.epsilon,
         axis=-1,
         elem_type=total_type.elem_type,
@@ -261,18 +269,21 @@ def _is_attribute(epsilon: float, exactly: bool) -> bool:
     return held == epsilon or not exactly
 
 
-def _parameter_problem(
-    view: GraphView, name: str | None, residual: ResidualSum, elem_type: int
-) -> Refusal | None:
-    if name is None:
-        return None
-    declared = view.type(name)
-    hidden = (view.type(residual.total).shape or (None,))[-1]
-    if declared.shape != (hidden,):
-        return Refusal(Reason.PARAMETER_SHAPE, f"{name} of shape {list(declared.shape or ())}")
-    if declared.elem_type != elem_type:
-        return Refusal(Reason.PARAMETER_TYPE, name)
-    return None
+def _parameter(view: GraphView, form: Form, absent: int, total: TensorType) -> Parameter | Refusal:
+    """A scale or bias, if its weights can be brought to the type and shape of the norm's."""
+    for name in norms.weights(form):
+        if not widens(view.type(name).elem_type, total.elem_type):
+            return Refusal(Reason.PARAMETER_TYPE, name)
+    parameter = norms.parameter(form, absent)
+    if isinstance(parameter, str) and not _fits(view, parameter, total):
+        return Expression(((1.0, ((parameter, 1.0),)),))
+    return parameter
+
+
+def _fits(view: GraphView, name: str, total: TensorType) -> bool:
+    """Whether a tensor can be passed as it is."""
+    hidden = (total.shape or (None,))[-1]
+    return view.type(name) == TensorType(total.elem_type, (hidden,))
 
 
 def _interior(view: GraphView, region: Region, output: str) -> list[Node]:

@@ -9,9 +9,11 @@ from graphfuse import __version__
 from graphfuse.graph.tensors import type_name
 from graphfuse.records import (
     Check,
+    Expression,
     FuseResult,
     NearMiss,
     NodeRef,
+    Parameter,
     Scan,
     Site,
     ValidationReport,
@@ -76,8 +78,8 @@ def _site(site: Site) -> Document:
         "sum": site.total,
         "sum_is_read": site.total_is_read,
         "output": site.output,
-        "scale": site.scale,
-        "bias": site.bias,
+        "scale": _parameter(site.scale),
+        "bias": _parameter(site.bias),
         "epsilon": site.epsilon,
         "axis": site.axis,
         "type": type_name(site.elem_type),
@@ -85,6 +87,13 @@ def _site(site: Site) -> Document:
         "b_shape": None if site.b_shape is None else list(site.b_shape),
         "spelling": site.spelling,
     }
+
+
+def _parameter(parameter: Parameter) -> str | list[Any] | None:
+    """A tensor's name, null, or an expression as [[number, [[tensor, exponent], ...]], ...]."""
+    if not isinstance(parameter, Expression):
+        return parameter
+    return [[number, [list(factor) for factor in factors]] for number, factors in parameter.terms]
 
 
 def _near_miss(miss: NearMiss) -> Document:

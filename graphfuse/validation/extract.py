@@ -22,25 +22,21 @@ class Parts:
             name: index for index, node in enumerate(graph.node) for name in node.output if name
         }
         self._initializers = {tensor.name: tensor for tensor in graph.initializer}
-        self._computed = {*self._producers, *(value.name for value in graph.input)}
+        inputs = (value.name for value in graph.input)
+        self.computed = {*self._producers, *inputs} - self._initializers.keys()
 
-    def behind(self, fused_node: onnx.NodeProto) -> Model | None:
+    def behind(self, fused_node: onnx.NodeProto, shared: set[str]) -> Model | None:
         """The part between a fused node's inputs and its outputs, as a model.
 
-        Its inputs are those of the fused node that this model computes; what it holds as an
-        initializer stays one. None when the two cannot be paired: an output is missing here, or
-        is computed from something that is not an input of the fused node.
+        Its inputs are those of the fused node that both models compute (`shared`); what this one
+        holds as an initializer, or computes from such, stays. None when the two cannot be paired:
+        an output is missing here, or is computed from something that is no such input.
         """
-        cuts = {
-            name
-            for name in fused_node.input
-            if name in self._computed and name not in self._initializers
-        }
         outputs = [name for name in fused_node.output if name in self._producers]
         if fused_node.output[0] not in outputs:
             return None
-        found = self._slice(outputs, cuts)
-        return None if found is None else self._part(*found, sorted(cuts), outputs)
+        found = self._slice(outputs, shared)
+        return None if found is None else self._part(*found, sorted(shared), outputs)
 
     def _slice(self, outputs: list[str], cuts: set[str]) -> tuple[set[int], set[str]] | None:
         nodes: set[int] = set()

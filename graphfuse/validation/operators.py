@@ -147,8 +147,9 @@ class AddLayerNormalization(OpRun):
         axis: int = -1,
         epsilon: float = EPSILON,
         stash_type: int = 1,
+        nudge: float = 0.0,
     ) -> tuple[Array, ...]:
-        return norm_of_sum((a, b), scale, bias, True, axis, epsilon)
+        return norm_of_sum((a, b), scale, bias, True, axis, float(epsilon) * (1 + float(nudge)))
 
 
 class AddRMSNormalization(OpRun):
@@ -164,8 +165,9 @@ class AddRMSNormalization(OpRun):
         axis: int = -1,
         epsilon: float = EPSILON,
         stash_type: int = 1,
+        nudge: float = 0.0,
     ) -> tuple[Array, ...]:
-        return norm_of_sum((a, b), scale, None, False, axis, epsilon)
+        return norm_of_sum((a, b), scale, None, False, axis, float(epsilon) * (1 + float(nudge)))
 
 
 def _contrib_outputs(node: onnx.NodeProto, y: Array, total: Array) -> tuple[Array, ...]:
@@ -186,8 +188,11 @@ class SkipLayerNormalization(OpRun):
         beta: Array | None = None,
         bias: Array | None = None,
         epsilon: float = CONTRIB_EPSILON,
+        nudge: float = 0.0,
     ) -> tuple[Array, ...]:
-        y, total = norm_of_sum((x, skip, bias), gamma, beta, True, -1, epsilon)
+        y, total = norm_of_sum(
+            (x, skip, bias), gamma, beta, True, -1, float(epsilon) * (1 + float(nudge))
+        )
         return _contrib_outputs(self.onnx_node, y, total)
 
 
@@ -203,8 +208,11 @@ class SkipSimplifiedLayerNormalization(OpRun):
         gamma: Array,
         bias: Array | None = None,
         epsilon: float = CONTRIB_EPSILON,
+        nudge: float = 0.0,
     ) -> tuple[Array, ...]:
-        y, total = norm_of_sum((x, skip, bias), gamma, None, False, -1, epsilon)
+        y, total = norm_of_sum(
+            (x, skip, bias), gamma, None, False, -1, float(epsilon) * (1 + float(nudge))
+        )
         return _contrib_outputs(self.onnx_node, y, total)
 
 
