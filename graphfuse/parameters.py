@@ -43,11 +43,12 @@ class Operands:
     def _vector(self, site: Site, value: float) -> str:
         key = (site.elem_type, site.hidden, value)
         if key not in self._vectors:
-            name = self._fresh(f"{MARK}{'ones' if value else 'zeros'}_{site.hidden}")
+            name = self.fresh(f"{MARK}{'ones' if value else 'zeros'}_{site.hidden}")
             self._vectors[key] = Vector(name, site.elem_type, site.hidden, value)
         return self._vectors[key].name
 
-    def _fresh(self, base: str) -> str:
+    def fresh(self, base: str) -> str:
+        """A name that no tensor has, and none will get."""
         name, number = base, 1
         while name in self._taken:
             number += 1
@@ -56,7 +57,7 @@ class Operands:
         return name
 
     def _nodes(self, site: Site, role: str, expression: Expression) -> list[NodeProto]:
-        builder = _Builder(lambda step: self._fresh(f"{site.output}/{MARK}{role}/{step}"))
+        builder = _Builder(lambda step: self.fresh(f"{site.output}/{MARK}{role}/{step}"))
         last = builder.value(expression, site.elem_type)
         builder.op("Expand", last, builder.integers("extent", site.hidden))
         return builder.nodes

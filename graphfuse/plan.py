@@ -12,7 +12,7 @@ from graphfuse import ops, targets
 from graphfuse.errors import UsageError
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.tensors import all_names, default_opset, type_name
-from graphfuse.parameters import Operands
+from graphfuse.parameters import MARK, Operands
 from graphfuse.patterns.algebra import Refusal
 from graphfuse.reasons import Reason
 from graphfuse.records import LAYER_NORM, Fusion, NearMiss, Plan, Scan, Site
@@ -42,19 +42,27 @@ def plan(
         if refusal is None and target.domain == ops.DOMAIN:
             refusal = bodies.refusal(site)
         if refusal is None:
-            fusions.append(_fusion(site, target, operands))
+            fusions.append(_fusion(model.proto.graph, site, target, operands))
         else:
             left.append(NearMiss(refusal.reason, site.add, site.add, got=refusal.got, site=site.id))
     return Plan(ep, tuple(fusions), tuple(left), operands.vectors)
 
 
-def _fusion(site: Site, target: Target, operands: Operands) -> Fusion:
+def _fusion(graph: onnx.GraphProto, site: Site, target: Target, operands: Operands) -> Fusion:
     prelude: list[onnx.NodeProto] = []
     inputs = [site.a, site.b, operands.name(site, "scale", site.scale, prelude)]
     if site.kind == LAYER_NORM:
         inputs.append(operands.name(site, "bias", site.bias, prelude))
+    output, epilogue = site.output, ()
+    if site.reshape is not None:
+        # What reshapes the sum reshapes its norm: the last axis stays.
+        output = operands.fresh(f"{site.output}/{MARK}y")
+        reshape = onnx.NodeProto()
+        reshape.CopyFrom(graph.node[site.reshape])
+        reshape.input[0], reshape.output[0], reshape.name = output, site.output, f"{output}/reshape"
+        epilogue = (reshape,)
     operator = target.operator[site.kind]
-    return Fusion(site, target.domain, operator, tuple(inputs), tuple(prelude))
+    return Fusion(site, target.domain, operator, tuple(inputs), output, tuple(prelude), epilogue)
 
 
 def _check_selection(scan: Scan, patterns: Sequence[str]) -> None:

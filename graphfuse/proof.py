@@ -55,13 +55,14 @@ def _prove_fused(before: onnx.ModelProto, after: onnx.ModelProto, plan: Plan) ->
     """Each planned site is one node with the operator, operands and attributes of the plan."""
     nodes = {node.output[0]: node for node in after.graph.node if node.output}
     for fusion in plan.fusions:
-        site, node = fusion.site, nodes.get(fusion.site.output)
+        site, node = fusion.site, nodes.get(fusion.output)
         if node is None or (node.domain, node.op_type) != (fusion.domain, fusion.op_type):
             raise InternalError(f"site {site.id} is not one {fusion.op_type}")
         if tuple(node.input) != fusion.inputs:
             raise InternalError(f"site {site.id} has other inputs than planned")
-        if any(nodes.get(wanted.output[0]) != wanted for wanted in fusion.prelude):
-            raise InternalError(f"the scale or bias of site {site.id} is not computed as planned")
+        beside = (*fusion.prelude, *fusion.epilogue)
+        if any(nodes.get(wanted.output[0]) != wanted for wanted in beside):
+            raise InternalError(f"what stands beside site {site.id} is not as planned")
         got = {
             attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute
         }
@@ -98,8 +99,9 @@ def _prove_nodes(
     before: onnx.GraphProto, after: onnx.GraphProto, plan: Plan, removed: set[int]
 ) -> None:
     """What is not a fused node is an original one, in the same number, and equal."""
-    outputs = {fusion.site.output for fusion in plan.fusions}
-    outputs |= {node.output[0] for fusion in plan.fusions for node in fusion.prelude}
+    outputs = {fusion.output for fusion in plan.fusions}
+    for fusion in plan.fusions:
+        outputs.update(node.output[0] for node in (*fusion.prelude, *fusion.epilogue))
     kept = (node for i, node in enumerate(before.node) if i not in removed)
     others = (node for node in after.node if not node.output or node.output[0] not in outputs)
     expected = Counter(node.SerializeToString(deterministic=True) for node in kept)

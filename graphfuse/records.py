@@ -79,6 +79,8 @@ class Site:
     b_shape: tuple[Dim, ...] | None
     order_proven: bool
     total_is_read: bool
+    reshape: int | None
+    """The index of a Reshape between sum and norm that keeps the last axis, if there is one."""
     interior: tuple[int, ...]
     spelling: str
 
@@ -125,14 +127,18 @@ class Scan:
 class Fusion:
     """One planned rewrite: the site, the operator that replaces it, and its inputs in order.
 
-    `prelude` are nodes that compute a scale or bias from weights, where an expression asks for it.
+    `output` is the normalised tensor as the operator yields it. `prelude` are nodes that compute a
+    scale or bias from weights, where an expression asks for it; `epilogue` a Reshape of the output,
+    where the sum was reshaped before the norm.
     """
 
     site: Site
     domain: str
     op_type: str
     inputs: tuple[str, ...]
+    output: str
     prelude: tuple[onnx.NodeProto, ...] = ()
+    epilogue: tuple[onnx.NodeProto, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

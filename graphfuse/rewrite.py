@@ -66,7 +66,7 @@ class _Editor:
         last = self.producer[site.output]
         # The fused node reads its inputs before the old readers go, so no producer is dropped.
         # Negative indices keep its reads apart from those of original nodes.
-        for node in fusion.prelude:
+        for node in (*fusion.prelude, *fusion.epilogue):
             for name in node.input:
                 self.readers[name].add(-1 - last)
         for name in fusion.inputs:
@@ -75,7 +75,8 @@ class _Editor:
         self._remove_unread(self.reads[last])
         total_is_read = bool(self.readers[site.total]) or site.total in self.outputs
         self._remove(site.add.index)
-        self.place[last] = [*fusion.prelude, self._node(fusion, total_is_read)]
+        fused = self._node(fusion, total_is_read)
+        self.place[last] = [*fusion.prelude, fused, *fusion.epilogue]
 
     def _remove(self, index: int) -> None:
         self.removed.add(index)
@@ -99,10 +100,10 @@ class _Editor:
         site = fusion.site
         if fusion.domain == ops.CONTRIB_DOMAIN:
             # Mean and inverse deviation, outputs 1 and 2, are not asked for; the sum is output 3.
-            outputs = [site.output, "", "", site.total] if total_is_read else [site.output]
+            outputs = [fusion.output, "", "", site.total] if total_is_read else [fusion.output]
             attributes = {"epsilon": site.epsilon}
         else:
-            outputs = [site.output, site.total]
+            outputs = [fusion.output, site.total]
             attributes = {
                 "axis": site.axis,
                 "epsilon": site.epsilon,

@@ -140,6 +140,24 @@ def t5() -> Example:
     return example
 
 
+def opt() -> Example:
+    """OPT: pre-norm decoder that flattens its sums before a norm reads them."""
+    from transformers import OPTConfig, OPTForCausalLM
+
+    config = OPTConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=HIDDEN,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        ffn_dim=2 * HIDDEN,
+        max_position_embeddings=64,
+        word_embed_proj_dim=HIDDEN,
+        use_cache=False,
+        attn_implementation="eager",
+    )
+    return _text(OPTForCausalLM(config), ["logits"])
+
+
 def vit() -> Example:
     """ViT: pre-norm vision encoder on patches."""
     from transformers import ViTConfig, ViTModel
@@ -238,6 +256,7 @@ ARCHITECTURES: Mapping[str, Callable[[], Example]] = {
     "mistral": mistral,
     "gemma": gemma,
     "t5": t5,
+    "opt": opt,
     "vit": vit,
     "whisper": whisper,
     "encoder-pre": lambda: transformer_encoder(True),

@@ -241,9 +241,21 @@ SILENT = {
         {},
         Reason.NOT_THE_DEFINITION,
     ),
-    "reshaped": (
-        "r = Reshape(x, flat) y = LayerNormalization(r, scale, bias)",
-        {"constants": {"flat": np.array([-1, 8])}, "outputs": "float[N,8] y"},
+    "transposed": (
+        "t = Transpose<perm=[1, 0, 2]>(x) y = LayerNormalization(t, scale, bias)",
+        {"outputs": "float[S,B,8] y"},
+        Reason.SUM_RESHAPED,
+    ),
+    "reshaped across the last axis": (
+        "r = Reshape(x, flat) y = LayerNormalization(r, s16, b16)",
+        {
+            "constants": {
+                "flat": np.array([-1, 16]),
+                "s16": np.ones(16, np.float32),
+                "b16": np.ones(16, np.float32),
+            },
+            "outputs": "float[N,16] y",
+        },
         Reason.SUM_RESHAPED,
     ),
     "narrowed": (
@@ -349,3 +361,37 @@ def test_sparse_initializers_have_a_twin() -> None:
     indices = helper.make_tensor("indices", TensorProto.INT64, [2], [1, 5])
     proto.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [8]))
     assert graphfuse.validate(proto, check(proto).model).passed
+
+
+RESHAPED = "r = Reshape(x, flat) y = LayerNormalization(r, scale, bias)"
+
+
+@pytest.mark.parametrize("ep", ["cpu", "cuda"])
+def test_a_reshape_that_keeps_the_last_axis(ep: str) -> None:
+    """OPT: the norm of a reshaped sum is the reshaped norm of the sum."""
+    options = {"constants": {"flat": np.array([-1, 8])}, "outputs": "float[N,8] y"}
+    proto = residual(RESHAPED, **options)
+    result = graphfuse.fuse(proto, ep=ep)
+    assert [node.op_type for node in result.model.graph.node][1:] == ["Reshape"]
+    assert graphfuse.validate(proto, result.model).passed
+
+
+def test_a_reshape_that_others_read_stays() -> None:
+    proto = residual(
+        RESHAPED + " z = Relu(r)",
+        constants={"flat": np.array([-1, 8])},
+        outputs="float[N,8] y, float[N,8] z",
+    )
+    result = check(proto)
+    assert sorted(kinds(result.model)) == ["AddLayerNormalization", "Relu", "Reshape", "Reshape"]
+
+
+def test_a_sum_that_is_read_both_ways_fuses_once() -> None:
+    proto = residual(
+        RESHAPED + " z = LayerNormalization(x, bias, scale)",
+        constants={"flat": np.array([-1, 8])},
+        outputs="float[N,8] y, float[B,S,8] z",
+    )
+    result = check(proto)
+    assert len(result.fused) == 1
+    assert [miss.reason for miss in result.left] == [Reason.SUM_TAKEN]

@@ -40,6 +40,9 @@ PASSING = frozenset(
 )
 """onnxruntime's operators whose first output has the type and shape of their first input."""
 
+ROUNDS = 64
+"""Inference runs again while a Reshape's target becomes known: its extents may come from others."""
+
 FIXED_TYPE = {
     "Shape": TensorProto.INT64,
     "Size": TensorProto.INT64,
@@ -59,11 +62,15 @@ def infer_types(model: onnx.ModelProto) -> dict[str, TensorType]:
     skeleton = weightless(model)
     _simplify(skeleton)
     types = collect_types(_infer(skeleton).graph)
-    added = list(_reshaped(skeleton.graph, types))
-    if not added:
-        return types
-    skeleton.graph.value_info.extend(added)
-    return collect_types(_infer(skeleton).graph)
+    for _ in range(ROUNDS):
+        added = {value.name: value for value in _reshaped(skeleton.graph, types)}
+        if not added:
+            break
+        there = [value for value in skeleton.graph.value_info if value.name not in added]
+        del skeleton.graph.value_info[:]
+        skeleton.graph.value_info.extend([*there, *added.values()])
+        types = collect_types(_infer(skeleton).graph)
+    return types
 
 
 def _simplify(skeleton: onnx.ModelProto) -> None:
@@ -113,7 +120,8 @@ def _reshaped(
     for node in graph.node:
         if node.op_type != "Reshape" or len(node.input) < 2:
             continue
-        if types.get(node.output[0], UNKNOWN).shape is not None:
+        known = types.get(node.output[0], UNKNOWN).shape
+        if known is not None and isinstance(known[-1] if known else 1, int):
             continue
         extents = targets.of(node.input[1])
         elem_type = elements.get(node.input[0], 0)
@@ -121,6 +129,8 @@ def _reshaped(
             continue
         # 0 copies an extent and -1 is what is left: neither is known here.
         dims = [extent if extent and extent > 0 else None for extent in extents]
+        if known is not None and not (dims and dims[-1]):
+            continue
         yield helper.make_tensor_value_info(node.output[0], elem_type, dims)
 
 
@@ -172,9 +182,24 @@ class _ShapeValues:
             inner = self._producers.get(node.input[0])
             if inner is not None and inner.op_type == "Constant":
                 return self.of(node.input[0])
+            if inner is not None and inner.op_type == "Gather":
+                return [self._extent(inner)]
         if node is not None and node.op_type == "Concat":
             return self._unknown(name)
         return self.of(name)
+
+    def _extent(self, gather: onnx.NodeProto) -> int | None:
+        """Gather(Shape(t), i): the extent of t's axis i, if it is a number."""
+        shape = self._producers.get(gather.input[0])
+        index = self.of(gather.input[1])
+        if shape is None or shape.op_type != "Shape" or shape.attribute or not index:
+            return None
+        extents = self._types.get(shape.input[0], UNKNOWN).shape
+        at = index[0]
+        if extents is None or at is None or not -len(extents) <= at < len(extents):
+            return None
+        extent = extents[at]
+        return extent if isinstance(extent, int) else None
 
     def _unknown(self, name: str) -> list[int | None] | None:
         shape = self._types.get(name, UNKNOWN).shape

@@ -30,9 +30,15 @@ class ResidualSum:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An Add that something reduced comes from, and what between forbids to fuse, if anything."""
+    """An Add that something reduced comes from, and what between forbids to fuse, if anything.
+
+    `tensor` is what the norm is evaluated from: the sum, or the sum reshaped by `reshape`, which
+    keeps the last axis.
+    """
 
     add: Node
+    tensor: str
+    reshape: Node | None = None
     obstacle: Node | None = None
     reason: Reason | None = None
 
@@ -45,7 +51,7 @@ def sources(view: GraphView, name: str, reach: int = 8) -> list[Source]:
 
     A reduction of x * x, of x^2 or of a float32 copy of x reduces something made of x alone.
     """
-    found: dict[int, Source] = {}
+    found: dict[str, Source] = {}
     pending: list[tuple[str, int, Node | None, Reason | None]] = [(name, reach, None, None)]
     while pending:
         tensor, left, obstacle, reason = pending.pop()
@@ -53,8 +59,8 @@ def sources(view: GraphView, name: str, reach: int = 8) -> list[Source]:
         if node is None or not node.standard or left == 0:
             continue
         if node.op_type == "Add" and len(node.inputs) == 2 and _may_be_float(view, tensor):
-            if node.index not in found or obstacle is None:
-                found[node.index] = Source(node, obstacle, reason)
+            if tensor not in found or obstacle is None:
+                found[tensor] = Source(node, tensor, None, obstacle, reason)
         elif node.op_type in ("Identity", "Dropout", "Pow", "Neg"):
             pending.append((node.input(0), left - 1, obstacle, reason))
         elif node.op_type == "Cast":
@@ -65,9 +71,23 @@ def sources(view: GraphView, name: str, reach: int = 8) -> list[Source]:
                 pending.append((node.input(0), left - 1, node, Reason.SUM_NARROWED))
         elif node.op_type in ("Mul", "Div"):
             pending.extend((name, left - 1, obstacle, reason) for name in set(node.inputs))
+        elif (add := _reshaped_sum(view, node)) is not None and obstacle is None:
+            found[tensor] = Source(add, tensor, node)
         elif node.op_type in RESHAPING:
             pending.append((node.input(0), left - 1, node, Reason.SUM_RESHAPED))
-    return [found[index] for index in sorted(found)]
+    return sorted(found.values(), key=lambda source: source.add.index)
+
+
+def _reshaped_sum(view: GraphView, node: Node) -> Node | None:
+    """The Add whose sum a Reshape reads, if the last axis stays what it was."""
+    add = view.producer(node.input(0))
+    if node.op_type != "Reshape" or add is None or add.op_type != "Add" or len(add.inputs) != 2:
+        return None
+    before, after = view.type(node.input(0)), view.type(node.outputs[0])
+    if not before.shape or not after.shape or before.elem_type not in FLOAT_TYPES:
+        return None
+    kept = isinstance(before.shape[-1], int) and before.shape[-1] == after.shape[-1]
+    return add if kept and add.standard else None
 
 
 def _may_be_float(view: GraphView, name: str) -> bool:

@@ -66,13 +66,21 @@ def scan(model: Model) -> Scan:
 def _without_overlap(found: list[Site | NearMiss]) -> list[Site | NearMiss]:
     """Earlier sites own their interior: an Add in there (a bias, a deviation) is no residual."""
     owned: set[int] = set()
+    taken: dict[int, str] = {}
     kept: list[Site | NearMiss] = []
     for item in found:
-        if item.add.index not in owned:
-            kept.append(item)
-            owned.update(item.interior if isinstance(item, Site) else ())
-        elif isinstance(item, Site):
+        if isinstance(item, NearMiss):
+            if item.add.index not in owned:
+                kept.append(item)
+        elif item.add.index in owned:
             kept.append(NearMiss(Reason.INSIDE_A_NORM, item.add, item.add, got=item.output))
+        elif item.add.index in taken:
+            other = taken[item.add.index]
+            kept.append(NearMiss(Reason.SUM_TAKEN, item.add, item.add, got=other))
+        else:
+            kept.append(item)
+            owned.update(item.interior)
+            taken[item.add.index] = item.output
     return kept
 
 
@@ -87,17 +95,17 @@ class _Candidate:
 
 def _candidates(view: GraphView) -> list[_Candidate]:
     """Each Add with the axes that a reduction takes of it, once."""
-    seen: dict[tuple[int, tuple[int, ...] | None], _Candidate] = {}
+    seen: dict[tuple[str, tuple[int, ...] | None], _Candidate] = {}
     for node in view.nodes:
         is_normalization = node.op_type in NORMALIZATIONS and rule_for(node) is not None
         if not is_normalization and not (node.standard and node.op_type in REDUCTIONS):
             continue
         for source in sources(view, node.input(0)):
-            axes = _axes(view, source.add, node, is_normalization)
+            axes = _axes(view, source.tensor, node, is_normalization)
             blocked = axes is None or source.obstacle is not None
             if blocked and not is_normalization and not _feeds_root(view, node):
                 continue
-            key = (source.add.index, axes)
+            key = (source.tensor, axes)
             if key not in seen or seen[key].source.obstacle is not None:
                 seen[key] = _Candidate(source, node, axes)
     direct = {c.source.add.index for c in seen.values() if c.source.obstacle is None}
@@ -109,9 +117,9 @@ def _candidates(view: GraphView) -> list[_Candidate]:
 
 
 def _axes(
-    view: GraphView, add: Node, reader: Node, is_normalization: bool
+    view: GraphView, tensor: str, reader: Node, is_normalization: bool
 ) -> tuple[int, ...] | None:
-    shape = view.type(add.outputs[0]).shape
+    shape = view.type(tensor).shape
     if shape is None:
         return None
     if is_normalization:
@@ -139,11 +147,11 @@ def _judge(view: GraphView, candidate: _Candidate) -> list[Site | NearMiss]:
         if isinstance(residual_sum(view, add), Refusal):
             return []
         return [NearMiss(reason, obstacle.ref, add.ref)]
-    total = add.outputs[0]
-    shape = view.type(total).shape
+    tensor = candidate.source.tensor
+    shape = view.type(tensor).shape
     if axes is None or shape is None:
-        return [NearMiss(Reason.UNKNOWN_SHAPE, reader.ref, add.ref, got=f"rank of {total}")]
-    region = evaluate(view, Candidate(total, axes, len(shape), extent_of(shape, axes)))
+        return [NearMiss(Reason.UNKNOWN_SHAPE, reader.ref, add.ref, got=f"rank of {tensor}")]
+    region = evaluate(view, Candidate(tensor, axes, len(shape), extent_of(shape, axes)))
     matches = _matches(region)
     if not matches:
         return _diagnose(view, region, add)
@@ -153,7 +161,7 @@ def _judge(view: GraphView, candidate: _Candidate) -> list[Site | NearMiss]:
     if axes != LAST_AXIS:
         got = f"axes {list(axes)}"
         return [NearMiss(Reason.OTHER_AXES, reader.ref, add.ref, expected="axes [-1]", got=got)]
-    return _choose(view, region, residual, matches)
+    return _choose(view, region, residual, matches, candidate.source.reshape)
 
 
 def _matches(region: Region) -> dict[str, Norm]:
@@ -166,7 +174,11 @@ def _matches(region: Region) -> dict[str, Norm]:
 
 
 def _choose(
-    view: GraphView, region: Region, residual: ResidualSum, matches: dict[str, Norm]
+    view: GraphView,
+    region: Region,
+    residual: ResidualSum,
+    matches: dict[str, Norm],
+    reshape: Node | None,
 ) -> list[Site | NearMiss]:
     """Pick the norm's output: the first match that something beyond the norm reads."""
     refused: dict[str, NearMiss] = {}
@@ -174,7 +186,7 @@ def _choose(
     for name, norm in matches.items():
         site = _site(view, region, residual, name, norm)
         if isinstance(site, Site):
-            valid[name] = site
+            valid[name] = replace(site, reshape=reshape.index if reshape else None)
         else:
             refused[name] = site
     if not valid:
@@ -255,6 +267,7 @@ def _site(
         b_shape=residual.b_shape,
         order_proven=residual.order_proven,
         total_is_read=_read_outside(view, total, frozenset(order)),
+        reshape=None,
         interior=tuple(sorted(order)),
         spelling=" ".join(order[index].op_type for index in sorted(order)),
     )
