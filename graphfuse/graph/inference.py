@@ -151,6 +151,13 @@ def _element_types(graph: onnx.GraphProto, types: dict[str, TensorType]) -> dict
     return known
 
 
+Values = list[int | None]
+"""Entries of an integer vector or scalar, None for those not known."""
+
+LONGEST = 16
+"""The longest vector that can be a shape."""
+
+
 class _ShapeValues:
     """What is known of the values of integer vectors that are shapes."""
 
@@ -160,50 +167,53 @@ class _ShapeValues:
         inputs = {value.name for value in graph.input}
         self._constants = {t.name: t for t in graph.initializer if t.name not in inputs}
 
-    def of(self, name: str) -> list[int | None] | None:
+    def of(self, name: str, reach: int = 12) -> Values | None:
         """The entries of a vector, None for those not known; None when its length is not."""
         tensor = self._constants.get(name)
         node = self._producers.get(name)
         if node is not None and node.op_type == "Constant":
             tensor = next((a.t for a in node.attribute if a.name == "value"), None)
         if tensor is not None:
-            if tensor.data_type != TensorProto.INT64 or int(np.prod(tensor.dims)) > 16:
+            if tensor.data_type != TensorProto.INT64 or int(np.prod(tensor.dims)) > LONGEST:
                 return None
             return [int(v) for v in onnx.numpy_helper.to_array(tensor).reshape(-1)]
-        if node is not None and node.op_type == "Concat":
-            parts = [self._part(part) for part in node.input]
+        values = self._computed(node, reach - 1) if node is not None and reach else None
+        return self._unknown(name) if values is None else values
+
+    def _computed(self, node: onnx.NodeProto, reach: int) -> Values | None:
+        if node.op_type == "Shape" and not node.attribute:
+            shape = self._types.get(node.input[0], UNKNOWN).shape
+            return None if shape is None else [d if isinstance(d, int) else None for d in shape]
+        if node.op_type == "Concat":
+            parts = [self.of(part, reach) for part in node.input]
             return None if None in parts else [v for part in parts for v in part or []]
-        return self._unknown(name)
+        if node.op_type in ("Squeeze", "Unsqueeze", "Identity", "Cast"):
+            return self.of(node.input[0], reach)
+        if node.op_type in ("Gather", "Slice"):
+            return self._picked(node, reach)
+        return None
 
-    def _part(self, name: str) -> list[int | None] | None:
-        """An operand of a Concat; Unsqueeze of a constant number is that number."""
-        node = self._producers.get(name)
-        if node is not None and node.op_type == "Unsqueeze":
-            inner = self._producers.get(node.input[0])
-            if inner is not None and inner.op_type == "Constant":
-                return self.of(node.input[0])
-            if inner is not None and inner.op_type == "Gather":
-                return [self._extent(inner)]
-        if node is not None and node.op_type == "Concat":
-            return self._unknown(name)
-        return self.of(name)
-
-    def _extent(self, gather: onnx.NodeProto) -> int | None:
-        """Gather(Shape(t), i): the extent of t's axis i, if it is a number."""
-        shape = self._producers.get(gather.input[0])
-        index = self.of(gather.input[1])
-        if shape is None or shape.op_type != "Shape" or shape.attribute or not index:
+    def _picked(self, node: onnx.NodeProto, reach: int) -> Values | None:
+        """Gather(values, i), or Slice(values, start, end) with a step of 1."""
+        operands = [self.of(name, reach) for name in node.input]
+        values, first = operands[0], operands[1] if len(operands) > 1 else None
+        if values is None or not first or len(first) != 1 or first[0] is None:
             return None
-        extents = self._types.get(shape.input[0], UNKNOWN).shape
-        at = index[0]
-        if extents is None or at is None or not -len(extents) <= at < len(extents):
+        if node.op_type == "Gather":
+            inside = -len(values) <= first[0] < len(values)
+            return [values[first[0]]] if inside else None
+        end = operands[2] if len(operands) > 2 else None
+        step = operands[4] if len(operands) > 4 else [1]
+        if not end or end[0] is None or step != [1]:
             return None
-        extent = extents[at]
-        return extent if isinstance(extent, int) else None
+        return values[first[0] : end[0]]
 
-    def _unknown(self, name: str) -> list[int | None] | None:
+    def _unknown(self, name: str) -> Values | None:
         shape = self._types.get(name, UNKNOWN).shape
-        if shape is None or len(shape) != 1 or not isinstance(shape[0], int) or shape[0] > 16:
+        if shape is None or len(shape) > 1:
             return None
-        values: list[int | None] = [None] * shape[0]
+        length = shape[0] if shape else 1
+        if not isinstance(length, int) or length > LONGEST:
+            return None
+        values: Values = [None] * length
         return values
