@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
 import signal
 import sys
@@ -28,7 +30,7 @@ app = typer.Typer(
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX file.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-SeedOption = Annotated[int, typer.Option(help="Seed of the random feeds.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the random feeds.")]
 IterationsOption = Annotated[
     int | None, typer.Option(min=1, help="How many feeds to draw, each with its own seed.")
 ]
@@ -39,6 +41,24 @@ ShapesOption = Annotated[
 InputsOption = Annotated[
     str | None, typer.Option("--load-inputs", help="Feeds: an .npz file with an array per input.")
 ]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from graphfuse import __version__
+
+        print(f"graphfuse {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Fuse residual Adds with the LayerNorms and RMSNorms that read them, in ONNX models."""
 
 
 @app.command()
@@ -74,7 +94,7 @@ def fuse(
     seed: SeedOption = 0,
     iterations: IterationsOption = None,
     min_fused: Annotated[
-        int, typer.Option(help="Exit with 6 and write nothing when fewer sites are fused.")
+        int, typer.Option(min=0, help="Exit with 6 and write nothing when fewer sites are fused.")
     ] = 0,
     dry_run: Annotated[bool, typer.Option(help="Do everything but write.")] = False,
     force: Annotated[bool, typer.Option(help="Overwrite an existing output.")] = False,
@@ -173,19 +193,38 @@ def env() -> None:
 
 def main() -> None:
     """The entry point: errors become one line on stderr and their exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name that the terminal cannot show is no reason to fail.
+            stream.reconfigure(errors="backslashreplace")
     _handle_signals()
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
     try:
-        app()
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
     except GraphfuseError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
-        _fail("interrupted; nothing was written", 130)
+        _fail("interrupted", 130)
     except MemoryError:
-        _fail("out of memory; nothing was written", 1)
-    except BrokenPipeError:
-        # Whoever read our output has gone; there is nobody to tell.
-        sys.stderr.close()
-        raise SystemExit(1) from None
+        _fail("out of memory; give smaller feeds with --input-shapes", 1)
+    except OSError as error:
+        # The model is written by now, or needed no writing: only the report cannot be shown.
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
+        _fail(f"standard output cannot be written ({error.strerror})", 1)
+    except Exception as error:
+        # typer's own errors (wrong options, missing arguments), whichever click it brings.
+        message = getattr(error, "format_message", None)
+        if type(error).__name__ == "Abort":
+            _fail("interrupted", 130)
+        if message is None:
+            raise
+        _fail(f"{message()}; `graphfuse --help` lists the commands", 2)
+    if code == 130:
+        # typer turns an interrupt into this code.
+        _fail("interrupted", 130)
+    raise SystemExit(code if isinstance(code, int) else 0)
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -198,7 +237,7 @@ def _handle_signals() -> None:
     """Let SIGTERM and SIGHUP unwind the stack, so that temporary files are removed."""
 
     def stop(number: int, _: FrameType | None) -> None:
-        raise SystemExit(128 + number)
+        _fail(f"stopped by {signal.Signals(number).name}", 128 + number)
 
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
@@ -237,30 +276,37 @@ def _version(package: str) -> str:
     return "not installed"
 
 
+SHAPE = re.compile(r"(\S+?):\[\s*((?:\d+\s*(?:,\s*\d+\s*)*)?)\]")
+HINT = "write it as name:[1,128]"
+
+
 def _parse_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]] | None:
     """`name:[1,128]`, polygraphy's spelling; several may stand in one argument."""
     if not texts:
         return None
+    text = " ".join(texts)
     shapes: dict[str, tuple[int, ...]] = {}
-    for text in " ".join(texts).split():
-        match = re.fullmatch(r"(.+):\[(\d*(?:,\d+)*)\]", text)
-        if match is None:
-            raise UsageError(f"cannot read the shape {text!r}", "write it as name:[1,128]")
-        shapes[match[1]] = tuple(int(extent) for extent in match[2].split(",") if extent)
+    for match in SHAPE.finditer(text):
+        extents = [extent.strip() for extent in match[2].split(",") if extent.strip()]
+        if match[1] in shapes or any(len(extent) > 12 for extent in extents):
+            raise UsageError(f"shape {match[0].strip()[:80]!r} is too large or given twice", HINT)
+        shapes[match[1]] = tuple(map(int, extents))
+    rest = SHAPE.sub("", text).strip()
+    if rest:
+        raise UsageError(f"cannot read the shape {rest[:80]!r}", HINT)
     return shapes
 
 
 def _load_feeds(path: str | None) -> dict[str, Any] | None:
     if path is None:
         return None
-    import zipfile
-
     import numpy as np
 
     try:
         with np.load(Path(path), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except Exception as error:
+        # numpy, zipfile and zlib each raise their own classes on damaged archives.
         raise UsageError(
             f"{path} cannot be read as feeds ({' '.join(str(error).split())})",
             "write it with numpy.savez(file, input_name=array)",

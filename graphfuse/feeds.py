@@ -7,6 +7,7 @@ ids stay within the rows of the tables that they index, and masks are ones.
 from __future__ import annotations
 
 import ast
+import math
 import operator
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 DEFAULT_ROWS = 100
 """The bound of integer inputs that index no table of the model."""
+
+LARGEST_FEED = 2**30
+"""The most elements that are drawn for one input."""
 
 LATER_EXTENT = 7
 """What an unknown extent is drawn as, unless it is an input's first."""
@@ -60,7 +64,7 @@ def random_feeds(
     if unknown:
         raise UsageError(
             f"the model has no input {min(unknown)!r}",
-            f"its inputs are {', '.join(value.name for value in inputs)}",
+            f"it takes {', '.join(value.name for value in inputs) or 'no inputs'}",
         )
     symbols: dict[str, int] = {}
     for value in inputs:
@@ -72,6 +76,18 @@ def random_feeds(
         value.name: _draw(value, _shape(value, given, symbols, batch), rows.get(value.name), rng)
         for value in inputs
     }
+
+
+def check_feeds(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> None:
+    """Raise UsageError when given feeds are not those that a model takes, by name."""
+    initialized = {tensor.name for tensor in model.graph.initializer}
+    inputs = {value.name for value in model.graph.input}
+    unknown, missing = feeds.keys() - inputs, inputs - initialized - feeds.keys()
+    takes = f"the model takes {', '.join(sorted(inputs)) or 'no inputs'}"
+    if unknown:
+        raise UsageError(f"the model has no input {min(unknown)!r}", takes)
+    if missing:
+        raise UsageError(f"the feeds have no array for input {min(missing)!r}", takes)
 
 
 def _bind(value: onnx.ValueInfoProto, shape: tuple[int, ...], symbols: dict[str, int]) -> None:
@@ -107,12 +123,12 @@ def _shape(
 
 def _size(dim: Dim, default: int, symbols: dict[str, int]) -> int:
     if isinstance(dim, int):
-        return dim
+        return dim if dim >= 0 else default
     if dim is None:
         return default
     if dim not in symbols:
         value = _evaluate(dim, symbols)
-        symbols[dim] = default if value is None else value
+        symbols[dim] = default if value is None or value < 0 else value
     return symbols[dim]
 
 
@@ -160,6 +176,11 @@ def _draw(
     value: onnx.ValueInfoProto, shape: tuple[int, ...], rows: int | None, rng: np.random.Generator
 ) -> Array:
     elem_type = type_of(value.type).elem_type
+    if math.prod(shape) > LARGEST_FEED:
+        raise UsageError(
+            f"input {value.name!r} of shape {list(shape)} is too large to draw",
+            "give smaller extents with --input-shapes",
+        )
     try:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(elem_type)
     except KeyError:
@@ -179,7 +200,7 @@ def _draw(
     if dtype.kind == "O":
         raise OriginalModelError(
             f"input {value.name!r} has type {type_name(elem_type)}, for which no feed can be drawn",
-            "validate with --validate none",
+            "give one with --load-inputs",
         )
     if "mask" in name:
         return np.ones(shape, np.float32).astype(dtype)

@@ -44,6 +44,8 @@ def _silent(_: str) -> None:
 
 def as_model(model: ModelLike, folder: Path | None = None) -> Model:
     """Load a path, or wrap a ModelProto whose external data lies in `folder`."""
+    if model == "":
+        raise UsageError("the path of the model is empty", "name an .onnx file")
     if isinstance(model, onnx.ModelProto):
         handed = Model(model, None, folder or Path())
         check_external_data(handed)
@@ -149,17 +151,13 @@ def _validate(
     for provider in providers:
         require_provider(provider)
     _check_signature(original.proto.graph, fused.proto.graph)
-    skip = frozenset(node.output[0] for node in original.proto.graph.node if node.output)
-    common = frozenset(
-        node.output[0]
-        for node in fused.proto.graph.node
-        if node.output and node.output[0] in skip and node in original.proto.graph.node
-    )
     checks, differs = (), ""
     for provider in dict.fromkeys(providers):
         stage(f"validating each site on {provider}")
-        alone, at_site = check_sites(original, fused, provider, feeding.seed, common)
-        checks += tuple(alone)
+        alone, at_site = check_sites(original, fused, provider, feeding.seed)
+        # Nodes that only the original has fused: the arguments swapped, or unfused again.
+        reverse, at_other = check_sites(fused, original, provider, feeding.seed)
+        checks += (*alone, *reverse)
         for seed in feeding.seeds:
             stage(f"validating the whole model on {provider}, seed {seed}")
             whole, first = check_whole_model(
@@ -167,7 +165,7 @@ def _validate(
             )
             checks += tuple(whole)
             differs = differs or first
-        differs = differs or at_site
+        differs = differs or at_site or at_other
     return ValidationReport(checks, providers, feeding.seed, differs)
 
 
@@ -210,14 +208,14 @@ def optimize(
         raise UsageError(f"unknown level {validation!r}", f"choose one of {', '.join(LEVELS)}")
     targets.target(ep)
     stage("loading")
-    source = load(model)
+    source = as_model(model)
     target = Path(output)
     if not dry_run:
         check_output(target, source, force)
     result = _fuse(source, ep, include, exclude, stage)
     if len(result.fused) < min_fused:
         raise GateError(
-            f"{len(result.fused)} sites were fused, --min-fused asks for {min_fused}",
+            f"{len(result.fused)} of {min_fused} sites were fused that --min-fused asks for",
             f"`graphfuse scan {model}` says why the others were left",
         )
     report = None

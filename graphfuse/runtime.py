@@ -41,7 +41,7 @@ def require_provider(provider: str) -> None:
         raise ProviderError(
             f"onnxruntime {runtime.__version__} has no {provider} (it has {', '.join(available)})",
             f"install `graphfuse[{extra}]` on a machine that has one, "
-            "or pass --validate none to skip the run",
+            "or skip the run with `fuse --validate none`",
         )
 
 

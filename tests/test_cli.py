@@ -93,7 +93,7 @@ def test_scan_prints_sites_and_near_misses(shell: Shell, tmp_path: Path) -> None
     run = shell("scan", "near.onnx")
     assert run.returncode == 0
     assert "0 sites to fuse" in run.stdout
-    assert "1 near misses" in run.stdout
+    assert "1 near miss," in run.stdout
 
 
 def bad_files(folder: Path) -> dict[str, Path]:
@@ -184,18 +184,111 @@ def test_output_is_needed_but_for_a_dry_run(shell: Shell, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "arguments", [["fuse"], ["scan", "a", "b"], ["frobnicate"], ["scan", "--x", "a"]]
+    "arguments",
+    [
+        ["fuse"],
+        ["scan", "a", "b"],
+        ["frobnicate"],
+        ["scan", "--x", "a"],
+        ["fuse", "a", "--seed", "x"],
+        ["fuse", "a", "--seed", "-1"],
+        ["fuse", "a", "--iterations", "0"],
+        ["scan", ""],
+        ["fuse", str(BERT), "-o", ""],
+        ["fuse", str(BERT), "-o", "x" * 300],
+        ["fuse", str(BERT), "-o", "o", "--input-shapes", "input_ids:[1,99999999999999999999]"],
+        ["fuse", str(BERT), "-o", "o", "--input-shapes", "input_ids:[1,99999999999]"],
+        ["fuse", str(BERT), "-o", "o", "--input-shapes", "input_ids:[1,2,3]"],
+    ],
 )
-def test_wrong_calls_end_with_2(arguments: list[str], shell: Shell) -> None:
+def test_wrong_calls_end_with_2_and_one_line(
+    arguments: list[str], shell: Shell, tmp_path: Path
+) -> None:
     run = shell(*arguments)
     assert run.returncode == 2
-    assert "Traceback" not in run.stderr
+    one_line(run)
+    assert files_of(tmp_path) == []
+
+
+def test_version_and_help(shell: Shell) -> None:
+    assert shell("--version").stdout.startswith("graphfuse 0.")
+    assert "validate" in shell("--help").stdout
+    assert shell().stdout == shell("--help").stdout
+
+
+def test_feeds_that_the_model_does_not_take(shell: Shell, tmp_path: Path) -> None:
+    ids = np.ones((2, 3), np.int64)
+    np.savez(tmp_path / "wrong.npz", ids=ids, attention_mask=ids)
+    np.savez(tmp_path / "few.npz", input_ids=ids)
+    (tmp_path / "empty.npz").write_bytes(b"")
+    (tmp_path / "damaged.npz").write_bytes((tmp_path / "few.npz").read_bytes()[:200])
+    for name, says in (
+        ("wrong", "no input 'ids'"),
+        ("few", "no array for input 'attention_mask'"),
+        ("empty", "cannot be read as feeds"),
+        ("damaged", "cannot be read as feeds"),
+    ):
+        run = shell("fuse", BERT, "-o", "out.onnx", "--load-inputs", f"{name}.npz")
+        assert run.returncode == 2
+        assert says in one_line(run)
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_an_output_that_is_no_file_is_left_alone(shell: Shell, tmp_path: Path) -> None:
+    """A rename would replace a pipe or a device by a file, and a link by its target."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "link").symlink_to("target")
+    (tmp_path / "target").write_text("precious")
+    for name in ("pipe", "dangling", "link"):
+        run = shell("fuse", BERT, "-o", name, "--force", "--validate", "none")
+        assert run.returncode == 2
+        assert "no regular file" in one_line(run)
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "dangling").is_symlink()
+    assert (tmp_path / "target").read_text() == "precious"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_report_that_cannot_be_shown(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        run = subprocess.run(
+            [sys.executable, "-m", "graphfuse", "scan", str(BERT), "--json"],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert run.returncode == 1
+    assert run.stderr.startswith("graphfuse: error: standard output cannot be written")
+    assert run.stderr.count("\n") == 1
+
+
+def test_names_that_the_terminal_cannot_show(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "mödel.onnx").write_bytes(BERT.read_bytes())
+    run = shell("scan", "mödel.onnx", env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
+    assert run.returncode == 0
+    run = shell("scan", "nö.onnx", env={"PYTHONIOENCODING": "ascii"})
+    assert run.returncode == 3
+
+
+def test_one_of_many_runs_wins(tmp_path: Path) -> None:
+    """Without --force, runs that start together do not replace each other's output."""
+    command = [sys.executable, "-m", "graphfuse", "fuse", str(BERT), "-o", "out.onnx"]
+    runs = [
+        subprocess.Popen(
+            [*command, "--validate", "none"], cwd=tmp_path,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )
+        for _ in range(4)
+    ]  # fmt: skip
+    codes = sorted(run.wait(timeout=60) for run in runs)
+    assert codes == [0, 2, 2, 2]
+    assert files_of(tmp_path) == ["out.onnx"]
+    assert (tmp_path / "out.onnx").stat().st_nlink == 1
 
 
 def test_min_fused_gate(shell: Shell, tmp_path: Path) -> None:
     run = shell("fuse", BERT, "-o", "out.onnx", "--min-fused", "6")
     assert run.returncode == 6
-    assert "5 sites were fused, --min-fused asks for 6" in one_line(run)
+    assert "5 of 6 sites were fused that --min-fused asks for" in one_line(run)
     assert files_of(tmp_path) == []
     assert shell("fuse", BERT, "-o", "out.onnx", "--min-fused", "5").returncode == 0
 
@@ -309,8 +402,10 @@ def test_signals_leave_nothing(number: signal.Signals, tmp_path: Path) -> None:
     assert len(files_of(tmp_path)) == 2
     time.sleep(0.1)
     child.send_signal(number)
-    child.communicate(timeout=30)
+    _, said = child.communicate(timeout=30)
     assert child.returncode == 128 + number
+    assert said.decode().startswith("graphfuse: error: ")
+    assert said.count(b"\n") == 1
     assert files_of(tmp_path) == ["out.onnx"]
     assert (tmp_path / "out.onnx").read_text() == "old"
 

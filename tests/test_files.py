@@ -86,6 +86,45 @@ def test_an_existing_weight_file_is_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "model.onnx_data").read_text() == "precious"
 
 
+def test_the_output_is_not_the_name_of_a_copied_weight_file(tmp_path: Path) -> None:
+    path = external(tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(graphfuse.UsageError, match="name of a weight file"):
+        graphfuse.optimize(path, tmp_path / "out" / "model.onnx_data", force=True)
+    assert files_of(tmp_path / "out") == []
+
+
+def test_a_failed_copy_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = external(tmp_path / "in", data="deep/er/weights.bin")
+    (tmp_path / "out").mkdir()
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(graphfuse.WriteError):
+        graphfuse.optimize(path, tmp_path / "out" / "fused.onnx")
+    assert files_of(tmp_path / "out") == []
+
+
+def test_a_failed_last_step_takes_the_weights_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = external(tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    honest = model_file.Draft._move
+
+    def fail(self: model_file.Draft, temporary: Path, target: Path) -> None:
+        if target.name == "fused.onnx":
+            raise OSError(5, "Input/output error")
+        honest(self, temporary, target)
+
+    monkeypatch.setattr(model_file.Draft, "_move", fail)
+    with pytest.raises(graphfuse.WriteError, match="Input/output error"):
+        graphfuse.optimize(path, tmp_path / "out" / "fused.onnx")
+    assert files_of(tmp_path / "out") == []
+
+
 def test_the_output_is_not_a_data_file(tmp_path: Path) -> None:
     path = external(tmp_path)
     before = (tmp_path / "model.onnx_data").read_bytes()

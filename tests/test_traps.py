@@ -395,3 +395,12 @@ def test_a_sum_that_is_read_both_ways_fuses_once() -> None:
     result = check(proto)
     assert len(result.fused) == 1
     assert [miss.reason for miss in result.left] == [Reason.SUM_TAKEN]
+
+
+def test_a_cast_of_unknown_type_is_not_called_narrowing() -> None:
+    proto = model(
+        "f = Foo(a) s = Add(f, f) c = Cast<to=1>(s) y = LayerNormalization(c, scale, bias)",
+        extra_imports=', "custom" : 1',
+    )
+    proto.graph.node[0].domain = "custom"
+    assert [m.reason for m in graphfuse.scan(proto).near_misses] == [Reason.UNKNOWN_SHAPE]

@@ -265,3 +265,31 @@ def test_models_without_a_reference_say_so(export: Export) -> None:
     proto.graph.node[-1].domain = "com.microsoft"
     with pytest.raises(graphfuse.ValidationError, match="cannot be evaluated in float64"):
         graphfuse.validate(proto, graphfuse.fuse(proto).model)
+
+
+def test_swapped_arguments_hide_nothing() -> None:
+    """A fused model given as the original is judged at its fused nodes all the same."""
+    path = MODELS / "bert.onnx"
+    fused = graphfuse.fuse(path).model
+    double_epsilon(fused)
+    original = onnx.load(path)
+    report = graphfuse.validate(fused, original)
+    assert "G0" in {check.gate for check in report.failures}
+
+
+def test_nothing_to_compare_is_no_pass() -> None:
+    proto = residual(NORM)
+    fused = graphfuse.fuse(proto).model
+    nothing = {"a": np.full((2, 3, 8), np.nan, np.float32), "b": np.zeros((2, 3, 8), np.float32)}
+    with pytest.raises(graphfuse.UsageError, match="nothing can be compared"):
+        graphfuse.validate(proto, fused, inputs=nothing)
+    with pytest.raises(graphfuse.UsageError, match="nothing can be compared"):
+        graphfuse.validate(proto, fused, input_shapes={"a": (0, 3, 8)})
+
+
+def test_odd_extents_are_drawn() -> None:
+    proto = residual(NORM)
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
+    proto.graph.input[1].type.tensor_type.shape.dim[0].dim_param = "n - 10"
+    feeds = random_feeds(proto)
+    assert feeds["a"].shape == feeds["b"].shape == (2, 7, 8)

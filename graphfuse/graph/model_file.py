@@ -206,19 +206,47 @@ def serialize(proto: onnx.ModelProto) -> bytes:
 
 
 def check_output(output: Path, model: Model, force: bool) -> None:
-    """Refuse an output that is an input, exists already, or has no folder to be in."""
+    """Refuse an output that is an input, exists already, is no file, or has no folder to be in."""
+    try:
+        problem = _output_problem(output, model, force)
+    except OSError as error:
+        problem = (f"{output} cannot be written ({error.strerror})", "choose another output")
+    if problem:
+        raise UsageError(*problem)
+
+
+def _output_problem(output: Path, model: Model, force: bool) -> tuple[str, str] | None:
+    if not output.name:
+        return f"{str(output)!r} names no file", "name a file for the fused model"
     sources = [model.path] if model.path else []
     sources += [model.folder / location for location in model.external_files()]
     if output.is_dir():
-        raise UsageError(f"{output} is a folder", "name a file for the fused model")
+        return f"{output} is a folder", "name a file for the fused model"
     if any(source.exists() and output.exists() and source.samefile(output) for source in sources):
-        raise UsageError(f"{output} is an input of this run", "choose another output")
+        return f"{output} is an input of this run", "choose another output"
+    if output.is_symlink() or (output.exists() and not output.is_file()):
+        return f"{output} is a link or no regular file", "name the file itself"
     if output.exists() and not force:
-        raise UsageError(f"{output} exists", "choose another output, or pass --force")
+        return f"{output} exists", "choose another output, or pass --force"
     if not output.parent.is_dir():
-        raise UsageError(f"the folder {output.parent} does not exist", "create it first")
+        return f"the folder {output.parent} does not exist", "create it first"
     if not os.access(output.parent, os.W_OK):
-        raise UsageError(f"the folder {output.parent} is not writable", "choose another output")
+        return f"the folder {output.parent} is not writable", "choose another output"
+    for target in copied_data(model, output).values():
+        if target == output:
+            return f"{output} is the name of a weight file of the model", "choose another output"
+        if target.is_symlink() or (target.exists() and not target.is_file()):
+            return f"the weight file {target} is a link or no regular file", "remove it first"
+        if target.exists() and not force:
+            return f"the weight file {target} exists", "choose an empty folder, or pass --force"
+    return None
+
+
+def copied_data(model: Model, output: Path) -> dict[Path, Path]:
+    """The weight files that have to be copied for an output: none in the model's own folder."""
+    if output.parent.resolve() == model.folder.resolve():
+        return {}
+    return {model.folder / place: output.parent / place for place in model.external_files()}
 
 
 class Draft:
@@ -227,22 +255,28 @@ class Draft:
     Until `commit`, the targets are untouched; leaving the context without it removes the drafts.
     """
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, force: bool) -> None:
         self.target = target
+        self.force = force
         self.path = self._temporary(target)
         self._data: list[tuple[Path, Path]] = []
         self._made: list[Path] = []
+        self._folders: list[Path] = []
 
     @staticmethod
     def _temporary(target: Path) -> Path:
-        return target.with_name(f".{target.name[:200]}.{secrets.token_hex(6)}.graphfuse-tmp")
+        return target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.graphfuse-tmp")
 
     def __enter__(self) -> Draft:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Remove what was made and not committed; folders go when nothing else is in them."""
         for path in self._made:
             path.unlink(missing_ok=True)
+        for folder in reversed(self._folders):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
     def write(self, data: bytes) -> None:
         """Write the model to its temporary name and to the disk."""
@@ -252,11 +286,14 @@ class Draft:
 
     def copy_data(self, source: Path, target: Path) -> None:
         """Copy a weight file to a temporary name beside `target`; reflinked where that works."""
-        target.parent.mkdir(parents=True, exist_ok=True)
+        for folder in reversed((target.parent, *target.parent.parents)):
+            if not folder.exists():
+                folder.mkdir()
+                self._folders.append(folder)
         temporary = self._temporary(target)
         free, size = shutil.disk_usage(target.parent).free, source.stat().st_size
         if size > free:
-            raise UsageError(
+            raise WriteError(
                 f"{source} ({size} bytes) does not fit into {target.parent} ({free} bytes free)",
                 "write the fused model into the folder of the original: weights stay in place",
             )
@@ -270,13 +307,36 @@ class Draft:
         return path.open("xb")
 
     def commit(self) -> tuple[WrittenFile, ...]:
-        """Rename every draft to its target, the model last: that is the commit point."""
+        """Move every draft to its target, the model last: that is the commit point.
+
+        When one cannot be moved, new weight files that were moved before are removed again.
+        """
         written: list[WrittenFile] = []
         for temporary, target in (*self._data, (self.path, self.target)):
             written.append(WrittenFile(str(target), temporary.stat().st_size, sha256(temporary)))
-            temporary.replace(target)
+            is_new = not target.exists()
+            self._move(temporary, target)
+            if is_new:
+                self._made.append(target)
             _sync_folder(target.parent)
+        self._made.clear()
+        self._folders.clear()
         return tuple(reversed(written))
+
+    def _move(self, temporary: Path, target: Path) -> None:
+        if self.force:
+            temporary.replace(target)
+            return
+        try:
+            # Unlike a rename, a link does not replace what another run has put there meanwhile.
+            os.link(temporary, target)
+        except FileExistsError as error:
+            raise UsageError(f"{target} exists by now", "another run wrote it") from error
+        except OSError:
+            # A file system without hard links.
+            temporary.replace(target)
+        else:
+            temporary.unlink()
 
 
 def _copy(reader: Any, writer: Any) -> None:
@@ -327,16 +387,9 @@ def drafted(data: bytes, output: Path, model: Model, force: bool) -> Generator[D
 
 
 def _draft(data: bytes, output: Path, model: Model, force: bool) -> Generator[Draft, None, None]:
-    with Draft(output) as draft:
-        if output.parent.resolve() != model.folder.resolve():
-            for location in model.external_files():
-                target = output.parent / location
-                if target.exists() and not force:
-                    raise UsageError(
-                        f"the weight file {target} exists",
-                        "choose an empty folder, or pass --force",
-                    )
-                draft.copy_data(model.folder / location, target)
+    with Draft(output, force) as draft:
+        for source, target in copied_data(model, output).items():
+            draft.copy_data(source, target)
         draft.write(data)
         yield draft
 

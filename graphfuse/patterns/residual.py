@@ -65,7 +65,8 @@ def sources(view: GraphView, name: str, reach: int = 8) -> list[Source]:
             pending.append((node.input(0), left - 1, obstacle, reason))
         elif node.op_type == "Cast":
             to = int(node.attributes.get("to", 0))
-            if widens(view.type(node.input(0)).elem_type, to):
+            source = view.type(node.input(0)).elem_type
+            if widens(source, to) or not source:
                 pending.append((node.input(0), left - 1, obstacle, reason))
             elif to in FLOAT_TYPES:
                 pending.append((node.input(0), left - 1, node, Reason.SUM_NARROWED))

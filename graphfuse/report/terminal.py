@@ -42,10 +42,11 @@ def print_scan(console: Console, scan: Scan) -> None:
     if scan.sites:
         console.print(table)
     print_left(console, scan.near_misses)
+    sites = f"{len(scan.sites)} site{'' if len(scan.sites) == 1 else 's'}"
+    misses = f"{len(scan.near_misses)} near miss{'' if len(scan.near_misses) == 1 else 'es'}"
     console.print(
-        f"{len(scan.sites)} sites to fuse ({scan.count(LAYER_NORM)} LayerNorm, "
-        f"{scan.count(RMS_NORM)} RMSNorm), {len(scan.near_misses)} near misses, "
-        f"{scan.already_fused} fused already, {scan.nodes} nodes"
+        f"{sites} to fuse ({scan.count(LAYER_NORM)} LayerNorm, {scan.count(RMS_NORM)} RMSNorm), "
+        f"{misses}, {scan.already_fused} fused already, {scan.nodes} nodes"
     )
 
 

@@ -150,7 +150,7 @@ def _unsupported(error: Exception) -> UnsupportedModelError:
     text = " ".join(str(error).split())[:200]
     return UnsupportedModelError(
         f"the model cannot be evaluated in float64 ({type(error).__name__}: {text})",
-        "pass --validate none to write without the check",
+        "`fuse --validate none` writes without the check",
     )
 
 

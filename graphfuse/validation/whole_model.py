@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphfuse.errors import OriginalModelError
-from graphfuse.feeds import random_feeds
+from graphfuse.errors import OriginalModelError, UsageError
+from graphfuse.feeds import check_feeds, random_feeds
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.shapes import type_of
 from graphfuse.graph.tensors import FLOAT_TYPES
@@ -43,6 +43,11 @@ def check_whole_model(
     where = f"{provider}, {drawn}"
     twin = Twin(original)
     reference = twin.run(values)
+    if not any(np.isfinite(array).any() for array in reference.values() if _numeric(array)):
+        raise UsageError(
+            f"no output of the original is finite ({drawn}), so nothing can be compared",
+            "give other feeds with --load-inputs or --input-shapes",
+        )
     checks = meaning(Twin(fused, like=twin), reference, values, where)
     types = {value.name: type_of(value.type).elem_type for value in original.proto.graph.output}
     judge = _Judge(twin, values, before, reference, types)
@@ -51,6 +56,10 @@ def check_whole_model(
         checks += _end_to_end(fused, provider, optimize, values, judge, at)
     meanings_agree = all(check.passed for check in checks if check.gate == "G0")
     return checks, "" if meanings_agree else first_difference(original, fused, values)
+
+
+def _numeric(array: Array) -> bool:
+    return array.dtype.kind in "fiub"
 
 
 def first_difference(original: Model, fused: Model, feeds: Outputs) -> str:
@@ -83,6 +92,7 @@ def _originals(
     """
     attempts: list[tuple[Outputs, str]] = []
     if feeds is not None:
+        check_feeds(original.proto, feeds)
         attempts.append((feeds, "given feeds"))
     else:
         for batch in (2, 1):
@@ -109,7 +119,7 @@ def _run_original(model: Model, provider: str, optimize: bool, feeds: Outputs) -
         raise OriginalModelError(
             f"the original model does not run on {provider}: {text}",
             "run it in onnxruntime alone first; feeds can be given with --load-inputs "
-            "or --input-shapes, and --validate none skips the run",
+            "or --input-shapes, and `fuse --validate none` skips the run",
         ) from error
 
 
