@@ -7,6 +7,7 @@ length is the rank, its constants are extents. Those are added and inference is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,7 +16,7 @@ from onnx import TensorProto, helper
 
 from graphfuse.graph.shapes import UNKNOWN, collect_types, weightless
 from graphfuse.graph.tensors import DEFAULT_DOMAINS
-from graphfuse.records import TensorType
+from graphfuse.records import Dim, TensorType
 
 # fmt: off
 SAME_TYPE = frozenset((
@@ -116,7 +117,7 @@ def _reshaped(
 ) -> Iterator[onnx.ValueInfoProto]:
     """The types of Reshape outputs that inference left unknown, from their target shapes."""
     elements = _element_types(graph, types)
-    targets = _ShapeValues(graph, types)
+    targets = ShapeValues(graph, types)
     for node in graph.node:
         if node.op_type != "Reshape" or len(node.input) < 2:
             continue
@@ -128,7 +129,7 @@ def _reshaped(
         if extents is None or not elem_type:
             continue
         # 0 copies an extent and -1 is what is left: neither is known here.
-        dims = [extent if extent and extent > 0 else None for extent in extents]
+        dims = [extent if isinstance(extent, int) and extent > 0 else None for extent in extents]
         if known is not None and not (dims and dims[-1]):
             continue
         yield helper.make_tensor_value_info(node.output[0], elem_type, dims)
@@ -151,14 +152,14 @@ def _element_types(graph: onnx.GraphProto, types: dict[str, TensorType]) -> dict
     return known
 
 
-Values = list[int | None]
-"""Entries of an integer vector or scalar, None for those not known."""
+Values = list[Dim]
+"""Entries of an integer vector or scalar: numbers, the symbols of extents, None if not known."""
 
 LONGEST = 16
 """The longest vector that can be a shape."""
 
 
-class _ShapeValues:
+class ShapeValues:
     """What is known of the values of integer vectors that are shapes."""
 
     def __init__(self, graph: onnx.GraphProto, types: dict[str, TensorType]) -> None:
@@ -181,14 +182,22 @@ class _ShapeValues:
         return self._unknown(name) if values is None else values
 
     def _computed(self, node: onnx.NodeProto, reach: int) -> Values | None:
-        if node.op_type == "Shape" and not node.attribute:
+        if node.op_type == "Shape":
             shape = self._types.get(node.input[0], UNKNOWN).shape
-            return None if shape is None else [d if isinstance(d, int) else None for d in shape]
+            part = {attribute.name: attribute.i for attribute in node.attribute}
+            return None if shape is None else list(shape[part.get("start", 0) : part.get("end")])
+        if node.op_type == "Size":
+            shape = self._types.get(node.input[0], UNKNOWN).shape
+            numbers = [d for d in shape or () if isinstance(d, int)]
+            return [math.prod(numbers)] if shape and len(numbers) == len(shape) else [None]
         if node.op_type == "Concat":
             parts = [self.of(part, reach) for part in node.input]
             return None if None in parts else [v for part in parts for v in part or []]
-        if node.op_type in ("Squeeze", "Unsqueeze", "Identity", "Cast"):
+        if node.op_type in ("Squeeze", "Unsqueeze", "Identity", "Cast", "Reshape"):
             return self.of(node.input[0], reach)
+        if node.op_type == "ReduceProd":
+            factors = self.of(node.input[0], reach)
+            return factors if factors is not None and len(factors) == 1 else None
         if node.op_type in ("Gather", "Slice"):
             return self._picked(node, reach)
         return None
@@ -197,14 +206,14 @@ class _ShapeValues:
         """Gather(values, i), or Slice(values, start, end) with a step of 1."""
         operands = [self.of(name, reach) for name in node.input]
         values, first = operands[0], operands[1] if len(operands) > 1 else None
-        if values is None or not first or len(first) != 1 or first[0] is None:
+        if values is None or not first or len(first) != 1 or not isinstance(first[0], int):
             return None
         if node.op_type == "Gather":
             inside = -len(values) <= first[0] < len(values)
             return [values[first[0]]] if inside else None
         end = operands[2] if len(operands) > 2 else None
         step = operands[4] if len(operands) > 4 else [1]
-        if not end or end[0] is None or step != [1]:
+        if not end or not isinstance(end[0], int) or step != [1]:
             return None
         return values[first[0] : end[0]]
 

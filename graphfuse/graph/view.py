@@ -6,18 +6,19 @@ ModelProto, because graphsurgeon calls an initializer constant that a graph inpu
 
 from __future__ import annotations
 
+import operator
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 
 from graphfuse import foreign
 from graphfuse.errors import ModelError
-from graphfuse.graph.inference import infer_types
+from graphfuse.graph.inference import ShapeValues, infer_types
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.shapes import UNKNOWN, collect_types
 from graphfuse.graph.tensors import (
@@ -27,13 +28,26 @@ from graphfuse.graph.tensors import (
     default_opset,
     subgraphs,
 )
-from graphfuse.records import NodeRef, TensorType
+from graphfuse.records import Dim, NodeRef, TensorType
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 KEEPS_SCALAR = frozenset(
     ("Identity", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Expand", "Flatten")
 )
 """Operators whose output has the single value of their first input, whatever its shape."""
 
+
+ARITHMETIC: Mapping[str, Callable[[float, float], float]] = {
+    "Add": operator.add,
+    "Sub": operator.sub,
+    "Mul": operator.mul,
+    "Div": lambda left, right: left / right,
+}
+
+EXTENTS = frozenset(("Gather", "Slice", "Shape", "Size", "Concat", "ReduceProd"))
+"""Operators that make shapes, and take extents out of them."""
 
 NOT_NUMBERS = frozenset(
     (
@@ -172,8 +186,8 @@ class GraphView:
             return None
         return _constant_value(self.model.proto.graph.node[node.index])
 
-    def _behind(self, name: str) -> tuple[onnx.TensorProto | None, list[int]]:
-        """The constant behind casts and reshapes, and the types that it is cast to, in order."""
+    def _behind(self, name: str) -> tuple[str, list[int]]:
+        """The tensor behind casts and reshapes of one, and the types that it is cast to."""
         casts: list[int] = []
         node = self.producer(name)
         while node is not None and node.standard and node.op_type in KEEPS_SCALAR:
@@ -181,14 +195,18 @@ class GraphView:
                 casts.insert(0, int(node.attributes.get("to", 0)))
             name = node.input(0)
             node = self.producer(name)
-        return self.constant(name), casts
+        return name, casts
 
-    def scalar(self, name: str) -> float | None:
-        """The number that a constant of one element holds, rounded by the casts on its way."""
-        tensor, casts = self._behind(name)
-        if tensor is None or int(np.prod(tensor.dims)) != 1:
+    def scalar(self, name: str, reach: int = 8) -> float | None:
+        """The number that a tensor of one element is known to hold, rounded by casts on its way.
+
+        Known are constants, extents (Gather(Shape(x), i) where it is a number), and arithmetic of
+        such.
+        """
+        source, casts = self._behind(name)
+        value = self._number(source, reach)
+        if value is None:
             return None
-        value = self.model.read(tensor).reshape(())
         for to in casts:
             if to in NOT_NUMBERS:
                 return None
@@ -196,9 +214,42 @@ class GraphView:
                 value = value.astype(onnx.helper.tensor_dtype_to_np_dtype(to))
         return None if value.dtype.kind in "OSUc" else float(value)
 
+    def _number(self, name: str, reach: int) -> NDArray[Any] | None:
+        tensor = self.constant(name)
+        if tensor is not None:
+            single = int(np.prod(tensor.dims)) == 1
+            return self.model.read(tensor).reshape(()) if single else None
+        node = self.producer(name)
+        shape = self.type(name).shape
+        if node is None or not node.standard or not reach or shape is None:
+            return None
+        if any(extent != 1 for extent in shape):
+            return None
+        if node.op_type in ARITHMETIC:
+            left, right = (self.scalar(operand, reach - 1) for operand in node.inputs)
+            if left is None or right is None or (right == 0 and node.op_type == "Div"):
+                return None
+            if self.type(name).elem_type not in FLOAT_TYPES:
+                return None
+            return np.asarray(ARITHMETIC[node.op_type](left, right))
+        if node.op_type in EXTENTS:
+            values = self._extents.of(name)
+            if values and len(values) == 1 and isinstance(values[0], int):
+                return np.asarray(values[0])
+        return None
+
+    def shape_value(self, name: str) -> tuple[Dim, ...] | None:
+        """The entries of a tensor that is a shape, as far as they are known."""
+        values = self._extents.of(name) if name else None
+        return None if values is None else tuple(values)
+
+    @cached_property
+    def _extents(self) -> ShapeValues:
+        return ShapeValues(self.model.proto.graph, self._inferred)
+
     def integers(self, name: str) -> tuple[int, ...] | None:
         """The values of a small constant integer tensor, flat: axes, shapes."""
-        tensor, _ = self._behind(name)
+        tensor = self.constant(self._behind(name)[0])
         if tensor is None or tensor.data_type not in (6, 7) or int(np.prod(tensor.dims)) > 64:
             return None
         return tuple(int(value) for value in self.model.read(tensor).reshape(-1))

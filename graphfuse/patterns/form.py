@@ -132,6 +132,19 @@ SUBJECT = Subject()
 ZERO = Form({})
 
 
+def has_second_moment(form: Form) -> bool:
+    """Whether a form holds the mean of something squared: the mark of a variance."""
+    return any(
+        isinstance(atom, Mean) and sum(abs(e) for _, e in atom.factors) >= 2
+        for atom in form.atoms()
+    )
+
+
+def is_of_x(form: Form) -> bool:
+    """Whether a form has a term with x itself as a factor."""
+    return any(atom is SUBJECT for term in form.terms for atom, _ in term)
+
+
 def render(form: Form) -> str:
     """The form in one line of algebra, terms and factors in a fixed order."""
     if not form.terms:

@@ -14,7 +14,7 @@ from graphfuse.graph.view import GraphView, Node
 from graphfuse.ops import is_fused_node
 from graphfuse.patterns import norms
 from graphfuse.patterns.algebra import Refusal
-from graphfuse.patterns.form import Form
+from graphfuse.patterns.form import Form, has_second_moment, is_of_x
 from graphfuse.patterns.norms import Norm
 from graphfuse.patterns.residual import ResidualSum, Source, residual_sum, sources
 from graphfuse.patterns.translate import (
@@ -24,8 +24,6 @@ from graphfuse.patterns.translate import (
     Candidate,
     Region,
     evaluate,
-    has_second_moment,
-    is_of_x,
     normalized_axes,
     reduced_axes,
     rule_for,

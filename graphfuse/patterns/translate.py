@@ -18,7 +18,7 @@ from graphfuse.graph.tensors import FLOAT_TYPES
 from graphfuse.graph.view import GraphView, Node
 from graphfuse.patterns import algebra
 from graphfuse.patterns.algebra import Refusal
-from graphfuse.patterns.form import SUBJECT, Form, Mean
+from graphfuse.patterns.form import Form
 from graphfuse.reasons import Reason
 
 HALF = Fraction(1, 2)
@@ -106,8 +106,6 @@ class Context:
 
     def opaque(self, name: str) -> Value | Refusal:
         """A tensor that does not come from x: a number, or a leaf that may be a parameter."""
-        if not self.view.is_weight(name):
-            return Refusal(Reason.PARAMETER_COMPUTED, name)
         shape = self.view.type(name).shape
         rank, axes = self.candidate.rank, self.candidate.axes
         if shape is None:
@@ -119,6 +117,8 @@ class Context:
         fits = all(dim == 1 for dim in shape) or (x_shape and broadcasts_to(shape, x_shape))
         if number is not None and isfinite(number) and fits:
             return Value(algebra.constant(number))
+        if not self.view.is_weight(name):
+            return Refusal(Reason.PARAMETER_COMPUTED, name)
         extents = {position - len(shape): dim for position, dim in enumerate(shape)}
         outer = [dim for axis, dim in extents.items() if axis not in axes]
         if any(dim != 1 for dim in outer):
@@ -302,6 +302,9 @@ def _put_back(context: Context) -> Value | Refusal:
         return operand if same else Refusal(Reason.NOT_THE_DEFINITION, "x is reshaped")
     if shape == kept and None not in shape:
         return Value(operand.form)
+    target = context.view.shape_value(context.node.input(1))
+    if context.node.op_type in ("Reshape", "Expand") and target == kept and None not in kept:
+        return Value(operand.form)
     if shape == x_shape and not operand.dropped and None not in shape:
         return Value(operand.form)
     if shape == dropped and None not in shape:
@@ -353,19 +356,6 @@ def normalize(form: Form, epsilon: float, centred: bool) -> Form | Refusal:
         return under_root
     inverse = algebra.power(under_root, -HALF)
     return inverse if isinstance(inverse, Refusal) else algebra.multiply(deviation, inverse)
-
-
-def has_second_moment(form: Form) -> bool:
-    """Whether a form holds the mean of something squared: the mark of a variance."""
-    return any(
-        isinstance(atom, Mean) and sum(abs(e) for _, e in atom.factors) >= 2
-        for atom in form.atoms()
-    )
-
-
-def is_of_x(form: Form) -> bool:
-    """Whether a form has a term with x itself as a factor."""
-    return any(atom is SUBJECT for term in form.terms for atom, _ in term)
 
 
 OPERATORS: Mapping[str, Rule] = {
