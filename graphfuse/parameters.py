@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from onnx import NodeProto, TensorProto, helper
 
+from graphfuse.graph.tensors import fresh_name
 from graphfuse.records import Expression, Parameter, Site, Vector
 
 MARK = "graphfuse_"
@@ -49,12 +50,7 @@ class Operands:
 
     def fresh(self, base: str) -> str:
         """A name that no tensor has, and none will get."""
-        name, number = base, 1
-        while name in self._taken:
-            number += 1
-            name = f"{base}_{number}"
-        self._taken.add(name)
-        return name
+        return fresh_name(base, self._taken)
 
     def _nodes(self, site: Site, role: str, expression: Expression) -> list[NodeProto]:
         builder = _Builder(lambda step: self.fresh(f"{site.output}/{MARK}{role}/{step}"))

@@ -17,7 +17,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from graphfuse import ops
 from graphfuse.errors import InternalError
-from graphfuse.graph.tensors import read_names, vanished
+from graphfuse.graph.tensors import fresh_name, read_names, vanished
 from graphfuse.plan import added_functions, added_imports
 from graphfuse.proof import EDITED_GRAPH_FIELDS, prove, tensor_name
 from graphfuse.records import Fusion, Plan, Vector
@@ -113,20 +113,11 @@ class _Editor:
             fusion.op_type,
             fusion.inputs,
             outputs,
-            self._fresh_node_name(fusion),
+            fresh_name(f"graphfuse/{site.add.name or site.total}", self.node_names),
             domain=fusion.domain,
         )
         node.attribute.extend(helper.make_attribute(k, v) for k, v in sorted(attributes.items()))
         return node
-
-    def _fresh_node_name(self, fusion: Fusion) -> str:
-        base = f"graphfuse/{fusion.site.add.name or fusion.site.total}"
-        name, number = base, 1
-        while name in self.node_names:
-            number += 1
-            name = f"{base}_{number}"
-        self.node_names.add(name)
-        return name
 
     def nodes(self) -> list[NodeProto]:
         """The new node list, in topological order and otherwise in the original one."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from onnx import helper, numpy_helper
+
+import graphfuse
 
 HIDDEN = 8
 
@@ -82,4 +85,19 @@ def feeds(proto: onnx.ModelProto, seed: int = 0, **sizes: int) -> dict[str, np.n
         shape = [d.dim_value or sizes.get(d.dim_param, 3) for d in tensor.shape.dim]
         dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
         result[value.name] = rng.normal(0, 1, shape).astype(dtype)
+    return result
+
+
+def check(proto: onnx.ModelProto) -> graphfuse.FuseResult:
+    """Fuse, and compare with the original in onnxruntime, optimizations off."""
+    result = graphfuse.fuse(proto)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    before, after = (
+        ort.InferenceSession(p.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        for p in (proto, result.model)
+    )
+    values = feeds(proto)
+    for old, new in zip(before.run(None, values), after.run(None, values), strict=True):
+        np.testing.assert_allclose(new, old, rtol=1e-5, atol=1e-6)
     return result

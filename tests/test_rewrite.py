@@ -88,6 +88,26 @@ def test_decomposed_norms_become_one_node(opset: int, norm: str) -> None:
     same_results(proto, result.model)
 
 
+def test_below_opset_15_one_function_serves_one_type() -> None:
+    half = np.ones(8, np.float16)
+    proto = model(
+        "x = Add(a, b)"
+        + DECOMPOSED_RMS_NORM
+        + """
+        t = Add(c, d) w = Cast<to=1>(t) p = Mul(w, w) u = ReduceMean<axes=[-1]>(p)
+        f = Add(u, eps) g = Sqrt(f) h = Div(w, g) i = Cast<to=10>(h) z = Mul(i, half)
+        """,
+        inputs="float[B,8] a, float[B,8] b, float16[B,8] c, float16[B,8] d",
+        outputs="float[B,8] y, float16[B,8] z",
+        opset=13,
+        constants={"half": half},
+    )
+    result = graphfuse.fuse(proto)
+    assert [fusion.site.output for fusion in result.fused] == ["y"]
+    assert [miss.reason for miss in result.left] == [Reason.MIXED_TYPES]
+    same_results(proto, result.model)
+
+
 def test_the_input_is_not_changed() -> None:
     proto = residual(NORM)
     before = proto.SerializeToString(deterministic=True)

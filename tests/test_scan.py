@@ -149,6 +149,16 @@ def test_float16_norm_in_float32() -> None:
 
 
 NEAR = {
+    "scale that varies": (
+        "y = LayerNormalization(x, scale)",
+        {"constants": {"scale": np.ones((3, 8), np.float32)}},
+        Reason.PARAMETER_VARIES,
+    ),
+    "scale of more axes": (
+        "y = LayerNormalization(x, scale)",
+        {"constants": {"scale": np.ones((1, 1, 1, 8), np.float32)}},
+        Reason.PARAMETER_ENLARGES,
+    ),
     "epsilon outside the root": (
         RMS.replace("e = Add(v, eps)", "").replace("r = Sqrt(e)", "t = Sqrt(v) r = Add(t, eps)"),
         {},

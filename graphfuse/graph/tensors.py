@@ -121,6 +121,16 @@ def all_names(graph: onnx.GraphProto) -> set[str]:
     return names
 
 
+def fresh_name(base: str, taken: set[str]) -> str:
+    """`base`, or `base` with a number, that is not taken; from then on it is."""
+    name, number = base, 1
+    while name in taken:
+        number += 1
+        name = f"{base}_{number}"
+    taken.add(name)
+    return name
+
+
 def default_opset(model: onnx.ModelProto) -> int:
     """The version of the default operator set, 0 when the model imports none."""
     versions = [o.version for o in model.opset_import if o.domain in DEFAULT_DOMAINS]
