@@ -74,7 +74,6 @@ class SessionOptions(Protocol):
 
     graph_optimization_level: Any
     log_severity_level: int
-    intra_op_num_threads: int
 
     def add_session_config_entry(self, key: str, value: str) -> None: ...
 
@@ -95,7 +94,6 @@ class Session(Protocol):
     ) -> list[Array]: ...
     def get_inputs(self) -> list[NodeArg]: ...
     def get_outputs(self) -> list[NodeArg]: ...
-    def get_providers(self) -> list[str]: ...
 
 
 class OnnxRuntime(Protocol):
@@ -107,7 +105,6 @@ class OnnxRuntime(Protocol):
     InferenceSession: Any
 
     def get_available_providers(self) -> list[str]: ...
-    def set_default_logger_severity(self, severity: int) -> None: ...
 
 
 def onnxruntime() -> OnnxRuntime:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -233,17 +233,7 @@ def optimize(
         with drafted(data, target, source, force) as draft:
             check_written(draft.path, data)
             written = draft.commit()
-    return FuseResult(
-        result.model,
-        ep,
-        result.scan,
-        result.fused,
-        result.left,
-        result.nodes_before,
-        result.nodes_after,
-        report,
-        written,
-    )
+    return replace(result, validation=report, written=written)
 
 
 def _failure(report: ValidationReport) -> str:

@@ -91,11 +91,6 @@ class Site:
         assert isinstance(extent, int)
         return extent
 
-    @property
-    def broadcast(self) -> bool:
-        """Whether B has to be broadcast to A."""
-        return self.b_shape != self.shape
-
 
 @dataclass(frozen=True, slots=True)
 class NearMiss:

@@ -1,4 +1,4 @@
-"""The edits: each planned site becomes one node, and a proof that nothing else changed.
+"""The edits: each planned site becomes one node. That nothing else changed, proof.py shows.
 
 Works on a copy of the ModelProto. The fused node takes the place of the norm's last node, or an
 earlier one where something reads the sum before that; producers that would then come too late

@@ -2,7 +2,8 @@
 
 onnx's inference gives up on a Reshape below opset 14 whose target shape is computed, and on
 everything after it. Such a target is mostly a Concat of extents, some of them constant: its
-length is the rank, its constants are extents. Those are added and inference is run once more.
+length is the rank, its constants are extents. Those are added and inference runs again, until
+nothing more becomes known.
 """
 
 from __future__ import annotations

@@ -24,8 +24,7 @@ from graphfuse.graph.shapes import UNKNOWN, collect_types
 from graphfuse.graph.tensors import (
     DEFAULT_DOMAINS,
     FLOAT_TYPES,
-    captured_names,
-    default_opset,
+    read_names,
     subgraphs,
 )
 from graphfuse.records import Dim, NodeRef, TensorType
@@ -92,7 +91,6 @@ class GraphView:
     def __init__(self, model: Model) -> None:
         self.model = model
         proto = model.proto
-        self.opset = default_opset(proto)
         self.nodes = tuple(
             Node(
                 index,
@@ -120,10 +118,7 @@ class GraphView:
         self._declared = collect_types(proto.graph)
 
     def _index(self, node: Node, source: onnx.NodeProto) -> None:
-        read = {name for name in node.inputs if name}
-        for graph in subgraphs(source):
-            read |= captured_names(graph)
-        for name in read:
+        for name in read_names(source):
             self._readers[name].append(node)
         for name in node.outputs:
             if not name:
@@ -173,10 +168,6 @@ class GraphView:
         inferred = self._inferred.get(name, declared)
         return inferred if inferred.shape is not None else declared
 
-    def is_float(self, name: str) -> bool:
-        """Whether a tensor has one of the types that the fused operators take."""
-        return self.type(name).elem_type in FLOAT_TYPES
-
     def constant(self, name: str) -> onnx.TensorProto | None:
         """The value of a tensor that nothing can override: an initializer or a Constant node."""
         if name in self.initializers:
@@ -186,7 +177,7 @@ class GraphView:
             return None
         return _constant_value(self.model.proto.graph.node[node.index])
 
-    def _behind(self, name: str) -> tuple[str, list[int]]:
+    def behind(self, name: str) -> tuple[str, list[int]]:
         """The tensor behind casts and reshapes of one, and the types that it is cast to."""
         casts: list[int] = []
         node = self.producer(name)
@@ -203,7 +194,7 @@ class GraphView:
         Known are constants, extents (Gather(Shape(x), i) where it is a number), and arithmetic of
         such.
         """
-        source, casts = self._behind(name)
+        source, casts = self.behind(name)
         value = self._number(source, reach)
         if value is None:
             return None
@@ -249,7 +240,7 @@ class GraphView:
 
     def integers(self, name: str) -> tuple[int, ...] | None:
         """The values of a small constant integer tensor, flat: axes, shapes."""
-        tensor = self.constant(self._behind(name)[0])
+        tensor = self.constant(self.behind(name)[0])
         if tensor is None or tensor.data_type not in (6, 7) or int(np.prod(tensor.dims)) > 64:
             return None
         return tuple(int(value) for value in self.model.read(tensor).reshape(-1))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from graphfuse.graph.shapes import broadcasts_to
 from graphfuse.graph.tensors import FLOAT_TYPES, widens
-from graphfuse.graph.view import KEEPS_SCALAR, GraphView, Node
+from graphfuse.graph.view import GraphView, Node
 from graphfuse.patterns.algebra import Refusal
 from graphfuse.reasons import Reason
 from graphfuse.records import Dim
@@ -99,7 +99,7 @@ def _may_be_float(view: GraphView, name: str) -> bool:
 def residual_sum(view: GraphView, add: Node) -> ResidualSum | Refusal:
     """What an Add adds, or why it is not a residual."""
     left, right = add.inputs
-    constants = [_is_constant(view, name) for name in (left, right)]
+    constants = [view.constant(view.behind(name)[0]) is not None for name in (left, right)]
     if all(constants):
         return Refusal(Reason.CONSTANT_SUM, f"{left} + {right}")
     for name, is_constant in zip((left, right), constants, strict=True):
@@ -112,14 +112,6 @@ def residual_sum(view: GraphView, add: Node) -> ResidualSum | Refusal:
         if broadcasts_to(left_shape, right_shape):
             return ResidualSum(add, right, left, left_shape, order_proven=True)
     return ResidualSum(add, left, right, right_shape, order_proven=False)
-
-
-def _is_constant(view: GraphView, name: str) -> bool:
-    node = view.producer(name)
-    while node is not None and node.standard and node.op_type in KEEPS_SCALAR:
-        name = node.input(0)
-        node = view.producer(name)
-    return view.constant(name) is not None
 
 
 def _is_vector(view: GraphView, name: str) -> bool:

@@ -164,8 +164,9 @@ def _lifted(model: onnx.ModelProto) -> onnx.ModelProto:
     proto.graph.name = "twin"
     for named in (*proto.graph.node, *proto.opset_import):
         named.domain = "" if named.domain in DEFAULT_DOMAINS else named.domain
+    inputs = {value.name for value in model.graph.input}
     for tensor in model.graph.initializer:
-        if all(value.name != tensor.name for value in model.graph.input):
+        if tensor.name not in inputs:
             value = helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
             proto.graph.input.append(value)
     if proto.functions:

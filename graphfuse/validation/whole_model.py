@@ -48,29 +48,28 @@ def check_whole_model(
             f"no output of the original is finite ({drawn}), so nothing can be compared",
             "give other feeds with --load-inputs or --input-shapes",
         )
-    checks = meaning(Twin(fused, like=twin), reference, values, where)
+    other = Twin(fused, like=twin)
+    checks = meaning(other, reference, values, where)
     types = {value.name: type_of(value.type).elem_type for value in original.proto.graph.output}
     judge = _Judge(twin, values, before, reference, types)
     for optimize in before:
         at = f"{where}, optimizations {'on' if optimize else 'off'}"
         checks += _end_to_end(fused, provider, optimize, values, judge, at)
     meanings_agree = all(check.passed for check in checks if check.gate == "G0")
-    return checks, "" if meanings_agree else first_difference(original, fused, values)
+    return checks, "" if meanings_agree else first_difference(twin, other, values)
 
 
 def _numeric(array: Array) -> bool:
     return array.dtype.kind in "fiub"
 
 
-def first_difference(original: Model, fused: Model, feeds: Outputs) -> str:
+def first_difference(original: Twin, fused: Twin, feeds: Outputs) -> str:
     """The first fused node's output that the float64 twins disagree on; '' when there is none.
 
     A fused node keeps the names of the tensors that it replaces, so both twins have them.
     """
-    before = Twin(original)
-    old = before.run_all(feeds)
-    new = Twin(fused, like=before).run_all(feeds)
-    for node in fused.proto.graph.node:
+    old, new = original.run_all(feeds), fused.run_all(feeds)
+    for node in fused.model.proto.graph.node:
         if node.domain not in FUSED_DOMAINS:
             continue
         for name in reversed([name for name in node.output if name in old and name in new]):
