@@ -1,6 +1,6 @@
-"""The one door to libraries without types: onnx-graphsurgeon and onnxruntime.
+"""The one door to libraries without types: onnxruntime.
 
-Each is imported when it is first needed, so that `import graphfuse` stays light. What graphfuse
+It is imported when it is first needed, so that `import graphfuse` stays light. What graphfuse
 uses of them is written down here as protocols; nothing else in the package imports them.
 """
 
@@ -13,60 +13,12 @@ import importlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from graphfuse.errors import ModelError, ProviderError
+from graphfuse.errors import ProviderError
 
 if TYPE_CHECKING:
-    import numpy as np
-    import onnx
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
-
-
-class SurgeonTensor(Protocol):
-    """onnx_graphsurgeon.Tensor: a Variable or a Constant. An absent input has the name ''."""
-
-    name: str
-    dtype: np.dtype[Any] | type | int | None
-    shape: Sequence[int | str | None] | None
-
-
-class SurgeonNode(Protocol):
-    """onnx_graphsurgeon.Node."""
-
-    op: str
-    name: str
-    domain: str | None
-    attrs: Mapping[str, Any]
-    inputs: Sequence[SurgeonTensor]
-    outputs: Sequence[SurgeonTensor]
-
-
-class SurgeonGraph(Protocol):
-    """onnx_graphsurgeon.Graph."""
-
-    nodes: Sequence[SurgeonNode]
-    inputs: Sequence[SurgeonTensor]
-    outputs: Sequence[SurgeonTensor]
-    opset: int
-
-
-def surgeon_graph(model: onnx.ModelProto) -> SurgeonGraph:
-    """View a model through onnx-graphsurgeon. Constants stay lazy: no weight is read."""
-    surgeon = importlib.import_module("onnx_graphsurgeon")
-    logger = importlib.import_module("onnx_graphsurgeon.logger").G_LOGGER
-    severity, logger.severity = logger.severity, logger.CRITICAL + 1
-    try:
-        return cast(SurgeonGraph, surgeon.import_onnx(model))
-    except Exception as error:
-        # graphsurgeon raises its own classes, and what onnx and numpy raise on bad tensors.
-        text = " ".join(str(error).split())[:200]
-        raise ModelError(
-            f"the model cannot be read ({type(error).__name__}: {text})",
-            "run onnx.checker on the file",
-        ) from error
-    finally:
-        logger.severity = severity
 
 
 class SessionOptions(Protocol):

@@ -2,11 +2,13 @@
 
     AddLayerNormalization(A, B, Scale, Bias) -> Y, Sum     Sum = A + B; Y = LayerNorm(Sum)
     AddRMSNormalization(A, B, Scale)         -> Y, Sum     Sum = A + B; Y = RMSNorm(Sum)
+    AddBiasLayerNormalization(A, B, Scale, Bias, AddBias) -> Y, Sum    Sum = A + (B + AddBias)
+    AddBiasRMSNormalization(A, B, Scale, AddBias)         -> Y, Sum    the same
 
 Attributes: epsilon (float, 1e-5), axis (int, -1: the first normalised axis), stash_type (int, 1:
 the type of the statistics, an onnx.TensorProto number). A and B broadcast by ONNX's rules; the
 rewrite puts the larger one first wherever that can be proven. Scale and Bias have the shape of
-the normalised axes.
+the normalised axes, and the type of A or float32; AddBias has the last axis and the type of A.
 
 Every model carries the functions that it uses, so it runs where no kernel is registered. Bodies
 are written such that onnxruntime folds them to Add + LayerNormalization (or
@@ -15,6 +17,8 @@ SimplifiedLayerNormalization) again; below opset 17 (23 for RMSNormalization) in
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import onnx
 from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, helper
 
@@ -22,13 +26,18 @@ from graphfuse.records import LAYER_NORM, RMS_NORM
 
 DOMAIN = "graphfuse"
 VERSION = 1
-MINIMUM_OPSET = 11
+MINIMUM_OPSET = 7
+"""onnxruntime runs nothing older."""
+NEGATIVE_AXES_OPSET = 11
+"""Below it a reduction's axes are counted from the front, so a body serves one rank."""
 MINIMUM_IR_VERSION = 8
 """The first IR version whose models may hold functions."""
 CASTLIKE_OPSET = 15
 """Below it a body of primitives cannot cast back to its operands' type, so it serves one type."""
 
 OPERATOR = {LAYER_NORM: "AddLayerNormalization", RMS_NORM: "AddRMSNormalization"}
+BIAS_OPERATOR = {LAYER_NORM: "AddBiasLayerNormalization", RMS_NORM: "AddBiasRMSNormalization"}
+OPERATORS = (*OPERATOR.values(), *BIAS_OPERATOR.values())
 CONTRIB_DOMAIN = "com.microsoft"
 CONTRIB_OPERATOR = {
     LAYER_NORM: "SkipLayerNormalization",
@@ -43,13 +52,8 @@ ATTRIBUTES = ("epsilon", "axis", "stash_type")
 def is_fused_node(domain: str, op_type: str) -> bool:
     """Whether a node is one of graphfuse's operators or onnxruntime's."""
     if domain == DOMAIN:
-        return op_type in OPERATOR.values()
+        return op_type in OPERATORS
     return domain == CONTRIB_DOMAIN and op_type in CONTRIB_OPERATOR.values()
-
-
-def inputs(kind: str) -> tuple[str, ...]:
-    """The names of an operator's inputs."""
-    return ("A", "B", "Scale", "Bias") if kind == LAYER_NORM else ("A", "B", "Scale")
 
 
 def stash_type(elem_type: int) -> int:
@@ -57,21 +61,44 @@ def stash_type(elem_type: int) -> int:
     return TensorProto.DOUBLE if elem_type == TensorProto.DOUBLE else TensorProto.FLOAT
 
 
-def function(kind: str, opset: int, elem_type: int) -> FunctionProto:
-    """The model-local function of an operator at an opset.
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """What a function's body may depend on, beside the operator and the opset.
 
-    `elem_type` matters where a body of primitives cannot serve every type alike: below opset 15,
-    and for an RMSNorm in float64.
+    `parameter_type` is that of scale and bias. `axis` and `rank` matter where the axes of a
+    reduction cannot come from an attribute.
     """
-    nodes = [helper.make_node("Add", ["A", "B"], ["Sum"])]
+
+    elem_type: int = TensorProto.FLOAT
+    parameter_type: int = TensorProto.FLOAT
+    axis: int = -1
+    rank: int = 3
+
+    @property
+    def mixed(self) -> bool:
+        """Whether scale and bias have another type than the tensor."""
+        return self.elem_type != self.parameter_type
+
+
+def function(kind: str, opset: int, variant: Variant, biased: bool = False) -> FunctionProto:
+    """The model-local function of an operator at an opset; `biased` for the AddBias forms."""
+    nodes: list[NodeProto] = []
+    addend = "B"
+    if biased:
+        addend = "Biased"
+        nodes.append(helper.make_node("Add", ["B", "AddBias"], [addend]))
+    nodes.append(helper.make_node("Add", ["A", addend], ["Sum"]))
     if opset >= NORM_OPSET[kind]:
-        nodes.append(_norm_operator(kind))
+        nodes += _norm_operator(kind, variant)
     else:
-        nodes += _primitives(kind, opset, elem_type)
+        nodes += _primitives(kind, opset, variant)
+    inputs = ["A", "B", "Scale"]
+    inputs += ["Bias"] if kind == LAYER_NORM else []
+    inputs += ["AddBias"] if biased else []
     return helper.make_function(
         DOMAIN,
-        OPERATOR[kind],
-        list(inputs(kind)),
+        (BIAS_OPERATOR if biased else OPERATOR)[kind],
+        inputs,
         ["Y", "Sum"],
         nodes,
         [helper.make_opsetid("", opset)],
@@ -79,15 +106,23 @@ def function(kind: str, opset: int, elem_type: int) -> FunctionProto:
     )
 
 
-def _norm_operator(kind: str) -> NodeProto:
+def _norm_operator(kind: str, variant: Variant) -> list[NodeProto]:
+    # ONNX's norm has one type: beside a scale in float32 it runs in that.
+    x, y = ("X", "Wide") if variant.mixed else ("Sum", "Y")
     if kind == LAYER_NORM:
-        node = helper.make_node("LayerNormalization", ["Sum", "Scale", "Bias"], ["Y"])
+        node = helper.make_node("LayerNormalization", [x, "Scale", "Bias"], [y])
     else:
-        node = helper.make_node("RMSNormalization", ["Sum", "Scale"], ["Y"])
+        node = helper.make_node("RMSNormalization", [x, "Scale"], [y])
     _refer(node, "epsilon", "epsilon", AttributeProto.FLOAT)
     _refer(node, "axis", "axis", AttributeProto.INT)
     _refer(node, "stash_type", "stash_type", AttributeProto.INT)
-    return node
+    if not variant.mixed:
+        return [node]
+    return [
+        _to_stash_type("Sum", "X"),
+        node,
+        helper.make_node("CastLike", ["Wide", "A"], ["Y"]),
+    ]
 
 
 def _refer(node: NodeProto, name: str, to: str, kind: int) -> NodeProto:
@@ -98,35 +133,45 @@ def _refer(node: NodeProto, name: str, to: str, kind: int) -> NodeProto:
     return node
 
 
-def _primitives(kind: str, opset: int, elem_type: int) -> list[NodeProto]:
+def _primitives(kind: str, opset: int, variant: Variant) -> list[NodeProto]:
     """X = Sum in the stash type; Y = (X - mean) / sqrt(mean of squares + epsilon), cast back."""
+    first = variant.axis if opset >= NEGATIVE_AXES_OPSET else variant.axis + variant.rank
+    axes = list(range(first, first - variant.axis))
     nodes = [_to_stash_type("Sum", "X")]
     nodes += _epsilon(opset)
     nodes += [_number("Two32", 2.0), _to_stash_type("Two32", "Two")]
     if opset >= 18:
-        axes = helper.make_tensor("", TensorProto.INT64, [1], [-1])
-        nodes.append(helper.make_node("Constant", [], ["Axes"], value=axes))
+        tensor = helper.make_tensor("", TensorProto.INT64, [len(axes)], axes)
+        nodes.append(helper.make_node("Constant", [], ["Axes"], value=tensor))
     deviation = "X"
     if kind == LAYER_NORM:
         deviation = "Deviation"
-        nodes.append(_mean("X", "Mean", opset))
+        nodes.append(_mean("X", "Mean", opset, axes))
         nodes.append(helper.make_node("Sub", ["X", "Mean"], [deviation]))
     nodes.append(helper.make_node("Pow", [deviation, "Two"], ["Square"]))
-    nodes.append(_mean("Square", "Variance", opset))
+    nodes.append(_mean("Square", "Variance", opset, axes))
     nodes.append(helper.make_node("Add", ["Variance", "Epsilon"], ["UnderRoot"]))
     nodes.append(helper.make_node("Sqrt", ["UnderRoot"], ["Root"]))
-    if kind == RMS_NORM and elem_type == TensorProto.DOUBLE:
+    if kind == RMS_NORM and variant.elem_type == TensorProto.DOUBLE:
         # onnxruntime 1.31.1 folds the form with Div, and in float64 loses its epsilon.
         nodes.append(helper.make_node("Reciprocal", ["Root"], ["Inverse"]))
         nodes.append(helper.make_node("Mul", [deviation, "Inverse"], ["Normal"]))
     else:
         nodes.append(helper.make_node("Div", [deviation, "Root"], ["Normal"]))
-    nodes.append(_cast_back(opset, elem_type))
+    return nodes + _scaled(kind, opset, variant)
+
+
+def _scaled(kind: str, opset: int, variant: Variant) -> list[NodeProto]:
+    """Y = Normal * Scale + Bias, in the type of Scale; where that is another, cast to A's last."""
+    last = "Wide" if variant.mixed else "Y"
+    nodes = [_cast_back(opset, "Normal", "Typed", "Scale", variant.parameter_type)]
     if kind == LAYER_NORM:
         nodes.append(helper.make_node("Mul", ["Typed", "Scale"], ["Scaled"]))
-        nodes.append(helper.make_node("Add", ["Scaled", "Bias"], ["Y"]))
+        nodes.append(helper.make_node("Add", ["Scaled", "Bias"], [last]))
     else:
-        nodes.append(helper.make_node("Mul", ["Typed", "Scale"], ["Y"]))
+        nodes.append(helper.make_node("Mul", ["Typed", "Scale"], [last]))
+    if variant.mixed:
+        nodes.append(_cast_back(opset, last, "Y", "A", variant.elem_type))
     return nodes
 
 
@@ -135,10 +180,10 @@ def _to_stash_type(source: str, target: str) -> NodeProto:
     return _refer(node, "to", "stash_type", AttributeProto.INT)
 
 
-def _cast_back(opset: int, elem_type: int) -> NodeProto:
+def _cast_back(opset: int, source: str, target: str, like: str, elem_type: int) -> NodeProto:
     if opset >= CASTLIKE_OPSET:
-        return helper.make_node("CastLike", ["Normal", "Scale"], ["Typed"])
-    return helper.make_node("Cast", ["Normal"], ["Typed"], to=elem_type)
+        return helper.make_node("CastLike", [source, like], [target])
+    return helper.make_node("Cast", [source], [target], to=elem_type)
 
 
 def _epsilon(opset: int) -> list[NodeProto]:
@@ -162,15 +207,15 @@ def _number(name: str, value: float) -> NodeProto:
     return helper.make_node("Constant", [], [name], value=tensor)
 
 
-def _mean(source: str, target: str, opset: int) -> NodeProto:
+def _mean(source: str, target: str, opset: int, axes: list[int]) -> NodeProto:
     if opset >= 18:
         return helper.make_node("ReduceMean", [source, "Axes"], [target], keepdims=1)
-    return helper.make_node("ReduceMean", [source], [target], axes=[-1], keepdims=1)
+    return helper.make_node("ReduceMean", [source], [target], axes=axes, keepdims=1)
 
 
-def find_function(model: onnx.ModelProto, kind: str) -> FunctionProto | None:
+def find_function(model: onnx.ModelProto, name: str) -> FunctionProto | None:
     """The function that a model already has under an operator's name."""
     for function in model.functions:
-        if function.domain == DOMAIN and function.name == OPERATOR[kind]:
+        if function.domain == DOMAIN and function.name == name:
             return function
     return None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from onnx import NodeProto, TensorProto, helper
 
 from graphfuse.graph.tensors import fresh_name
-from graphfuse.records import Expression, Parameter, Site, Vector
+from graphfuse.records import Expression, Factor, Parameter, Site, Vector
 
 MARK = "graphfuse_"
 """Part of the name of every tensor that graphfuse adds."""
@@ -24,7 +24,7 @@ class Operands:
     def __init__(self, taken: set[str]) -> None:
         """`taken` are the names of the model's tensors; what is named here is added to it."""
         self._taken = taken
-        self._vectors: dict[tuple[int, int, float], Vector] = {}
+        self._vectors: dict[tuple[int, tuple[int, ...], float], Vector] = {}
 
     @property
     def vectors(self) -> tuple[Vector, ...]:
@@ -35,17 +35,20 @@ class Operands:
         """The tensor that a fused node reads as its scale or bias; adds to `prelude` on the way."""
         if isinstance(parameter, str):
             return parameter
-        if parameter is None:
-            return self._vector(site, 1.0 if role == "scale" else 0.0)
-        nodes = self._nodes(site, role, parameter)
+        absent = 1.0 if role == "scale" else 0.0
+        if parameter is None and site.scope.function is None:
+            return self._vector(site, absent)
+        # A function holds no initializers: there the vector is computed.
+        nodes = self._nodes(site, role, parameter or Expression(((absent, ()),)))
         prelude.extend(nodes)
         return nodes[-1].output[0]
 
     def _vector(self, site: Site, value: float) -> str:
-        key = (site.elem_type, site.hidden, value)
+        key = (site.parameter_type, site.extents, value)
         if key not in self._vectors:
-            name = self.fresh(f"{MARK}{'ones' if value else 'zeros'}_{site.hidden}")
-            self._vectors[key] = Vector(name, site.elem_type, site.hidden, value)
+            size = "x".join(map(str, site.extents))
+            name = self.fresh(f"{MARK}{'ones' if value else 'zeros'}_{size}")
+            self._vectors[key] = Vector(name, site.parameter_type, site.extents, value)
         return self._vectors[key].name
 
     def fresh(self, base: str) -> str:
@@ -54,8 +57,8 @@ class Operands:
 
     def _nodes(self, site: Site, role: str, expression: Expression) -> list[NodeProto]:
         builder = _Builder(lambda step: self.fresh(f"{site.output}/{MARK}{role}/{step}"))
-        last = builder.value(expression, site.elem_type)
-        builder.op("Expand", last, builder.integers("extent", site.hidden))
+        last = builder.value(expression, site.parameter_type)
+        builder.op("Expand", last, builder.integers("extent", *site.extents))
         return builder.nodes
 
 
@@ -88,26 +91,27 @@ class _Builder:
         self.nodes.append(helper.make_node("Constant", [], [name], name, value=tensor))
         return name
 
-    def flat(self, tensor: str) -> str:
-        """A weight as one axis: its other extents are 1."""
-        return self.op("Reshape", tensor, self.integers("flat", -1))
+    def shaped(self, factor: Factor) -> str:
+        """A weight without the axes that are not normalised: they have extent 1."""
+        return self.op("Reshape", factor.tensor, self.integers("shape", *factor.extents))
 
     def value(self, expression: Expression, elem_type: int) -> str:
         """The expression in its type; a weight alone is not computed with."""
         terms = expression.terms
-        if len(terms) == 1 and terms[0][0] == 1 and [e for _, e in terms[0][1]] == [1]:
-            return self.cast(self.flat(terms[0][1][0][0]), elem_type)
+        if len(terms) == 1 and terms[0][0] == 1 and [f.exponent for f in terms[0][1]] == [1]:
+            return self.cast(self.shaped(terms[0][1][0]), elem_type)
         products = [self._product(number, factors) for number, factors in terms]
         total = products[0]
         for product in products[1:]:
             total = self.op("Add", total, product)
         return self.cast(total, elem_type)
 
-    def _product(self, number: float, factors: tuple[tuple[str, float], ...]) -> str:
+    def _product(self, number: float, factors: tuple[Factor, ...]) -> str:
         parts = [self.number(number)] if number != 1 or not factors else []
-        for tensor, exponent in factors:
-            part = self.cast(self.flat(tensor), TensorProto.DOUBLE)
-            parts.append(part if exponent == 1 else self.op("Pow", part, self.number(exponent)))
+        for factor in factors:
+            part = self.cast(self.shaped(factor), TensorProto.DOUBLE)
+            whole = factor.exponent == 1
+            parts.append(part if whole else self.op("Pow", part, self.number(factor.exponent)))
         product = parts[0]
         for part in parts[1:]:
             product = self.op("Mul", product, part)

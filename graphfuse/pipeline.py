@@ -21,6 +21,7 @@ from graphfuse.graph.model_file import (
     load,
     serialize,
 )
+from graphfuse.graph.tensors import count_nodes
 from graphfuse.patterns.scan import scan as scan_model
 from graphfuse.plan import plan as make_plan
 from graphfuse.records import FuseResult, Scan, ValidationReport
@@ -68,24 +69,31 @@ def fuse(
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    fold_bias: bool = False,
     stage: Stage = _silent,
 ) -> FuseResult:
     """Rewrite every site of a model for an execution provider; nothing is written or validated.
 
     `ep` is cpu, cuda or portable; `include` and `exclude` select sites by id or by a pattern of
-    output names. The input is not changed; external data of the result stays where it is.
+    output names; `fold_bias` lets the fused node add a bias vector that stands before the
+    residual. The input is not changed; external data of the result stays where it is.
     Raises ModelError, UsageError, or InternalError when the rewrite cannot be proven.
     """
-    return _fuse(as_model(model), ep, include, exclude, stage)
+    return _fuse(as_model(model), ep, include, exclude, fold_bias, stage)
 
 
 def _fuse(
-    source: Model, ep: str, include: Sequence[str], exclude: Sequence[str], stage: Stage
+    source: Model,
+    ep: str,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    fold_bias: bool,
+    stage: Stage,
 ) -> FuseResult:
     targets.target(ep)
     stage("scanning")
     found = scan_model(source)
-    planned = make_plan(source, found, ep, include, exclude)
+    planned = make_plan(source, found, ep, include, exclude, fold_bias)
     stage("rewriting")
     result = rewrite(source.proto, planned)
     return FuseResult(
@@ -94,8 +102,8 @@ def _fuse(
         scan=found,
         fused=planned.fusions,
         left=(*found.near_misses, *planned.left),
-        nodes_before=len(source.proto.graph.node),
-        nodes_after=len(result.graph.node),
+        nodes_before=found.nodes,
+        nodes_after=count_nodes(result),
     )
 
 
@@ -186,6 +194,7 @@ def optimize(
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    fold_bias: bool = False,
     validation: str = "fast",
     seed: int = 0,
     iterations: int | None = None,
@@ -212,7 +221,7 @@ def optimize(
     target = Path(output)
     if not dry_run:
         check_output(target, source, force)
-    result = _fuse(source, ep, include, exclude, stage)
+    result = _fuse(source, ep, include, exclude, fold_bias, stage)
     if len(result.fused) < min_fused:
         raise GateError(
             f"{len(result.fused)} of {min_fused} sites were fused that --min-fused asks for",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
 import onnx
@@ -10,8 +11,9 @@ from onnx import helper
 
 from graphfuse import ops, targets
 from graphfuse.errors import UsageError
+from graphfuse.graph import scopes
 from graphfuse.graph.model_file import Model
-from graphfuse.graph.tensors import all_names, default_opset, type_name
+from graphfuse.graph.tensors import AnyGraph, default_opset, model_names, type_name
 from graphfuse.parameters import MARK, Operands
 from graphfuse.patterns.algebra import Refusal
 from graphfuse.reasons import Reason
@@ -25,10 +27,12 @@ def plan(
     ep: str,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    fold_bias: bool = False,
 ) -> Plan:
     """Choose the sites to fuse for an execution provider.
 
     `include` and `exclude` hold site ids or patterns of output names ('s3', '*/layer.2/*').
+    `fold_bias` lets the fused node add a bias vector that stands before the residual.
     """
     target = targets.target(ep)
     _check_selection(scan, (*include, *exclude))
@@ -36,33 +40,55 @@ def plan(
     fusions: list[Fusion] = []
     left: list[NearMiss] = []
     bodies = _Bodies(model.proto, opset)
-    operands = Operands(all_names(model.proto.graph))
+    operands = Operands(model_names(model.proto))
     for site in scan.sites:
+        biased = fold_bias and site.bias_add is not None
+        operator = targets.operator(target, site.kind, biased)
         refusal = _refusal(site, target, opset, include, exclude)
         if refusal is None and target.domain == ops.DOMAIN:
-            refusal = bodies.refusal(site)
+            refusal = bodies.refusal(site, operator)
         if refusal is None:
-            fusions.append(_fusion(model.proto.graph, site, target, operands))
+            body = bodies.chosen(operator) if target.domain == ops.DOMAIN else None
+            graph = scopes.find(model.proto, site.scope)
+            fusion = _fusion(graph, site, target.domain, operator, operands, biased)
+            fusions.append(replace(fusion, body=body))
         else:
             left.append(NearMiss(refusal.reason, site.add, site.add, got=refusal.got, site=site.id))
     return Plan(ep, tuple(fusions), tuple(left), operands.vectors)
 
 
-def _fusion(graph: onnx.GraphProto, site: Site, target: Target, operands: Operands) -> Fusion:
+def _fusion(
+    graph: AnyGraph, site: Site, domain: str, operator: str, operands: Operands, biased: bool
+) -> Fusion:
     prelude: list[onnx.NodeProto] = []
-    inputs = [site.a, site.b, operands.name(site, "scale", site.scale, prelude)]
+    inputs = [*_summands(site, biased), operands.name(site, "scale", site.scale, prelude)]
     if site.kind == LAYER_NORM:
         inputs.append(operands.name(site, "bias", site.bias, prelude))
-    output, epilogue = site.output, ()
-    if site.reshape is not None:
-        # What reshapes the sum reshapes its norm: the last axis stays.
-        output = operands.fresh(f"{site.output}/{MARK}y")
-        reshape = onnx.NodeProto()
-        reshape.CopyFrom(graph.node[site.reshape])
-        reshape.input[0], reshape.output[0], reshape.name = output, site.output, f"{output}/reshape"
-        epilogue = (reshape,)
-    operator = target.operator[site.kind]
-    return Fusion(site, target.domain, operator, tuple(inputs), output, tuple(prelude), epilogue)
+    if biased and site.bias_add is not None:
+        inputs.append(site.bias_add.vector)
+    output, epilogue = site.output, list[onnx.NodeProto]()
+    for number, index in enumerate(reversed(site.path)):
+        # What moves the rows of the sum moves those of its norm: each stays whole.
+        step = onnx.NodeProto()
+        step.CopyFrom(graph.node[index])
+        step.output[0] = output
+        output = operands.fresh(f"{site.output}/{MARK}y{number or ''}")
+        step.input[0], step.name = output, f"{output}/{step.op_type.lower()}"
+        del step.output[1:]
+        epilogue.insert(0, step)
+    return Fusion(site, domain, operator, tuple(inputs), output, tuple(prelude), tuple(epilogue))
+
+
+def _summands(site: Site, biased: bool) -> tuple[str, str]:
+    if not biased or site.bias_add is None:
+        return site.a, site.b
+    # Both have the shape of the sum where `a` is the biased one: it can be second.
+    if site.bias_add.result == site.a and site.b_shape == site.shape:
+        return site.b, site.bias_add.operand
+    first, second = (
+        site.bias_add.operand if name == site.bias_add.result else name for name in (site.a, site.b)
+    )
+    return first, second
 
 
 def _check_selection(scan: Scan, patterns: Sequence[str]) -> None:
@@ -87,45 +113,52 @@ def _refusal(
 
 
 class _Bodies:
-    """One function serves all sites of a kind: the first site taken decides on its body."""
+    """One function serves all sites of an operator: the first site taken decides on its body."""
 
     def __init__(self, model: onnx.ModelProto, opset: int) -> None:
         self._opset = opset
-        self._there = {kind: ops.find_function(model, kind) for kind in ops.OPERATOR}
-        self._chosen: dict[str, int] = {}
-        self._wanted: dict[tuple[str, int], onnx.FunctionProto] = {}
+        self._there = {name: ops.find_function(model, name) for name in ops.OPERATORS}
+        self._chosen: dict[str, onnx.FunctionProto] = {}
+        self._variants: dict[tuple[str, ops.Variant], onnx.FunctionProto] = {}
 
-    def refusal(self, site: Site) -> Refusal | None:
+    def refusal(self, site: Site, operator: str) -> Refusal | None:
         """Why the function that is there, or was chosen before, cannot serve a site."""
-        wanted = self._body(site.kind, site.elem_type)
-        there = self._there[site.kind]
+        wanted = self._body(site, operator)
+        there = self._there[operator]
         if there is not None and there != wanted:
             return Refusal(Reason.NAME_TAKEN, there.name)
-        chosen = self._chosen.setdefault(site.kind, site.elem_type)
-        if chosen != site.elem_type and self._body(site.kind, chosen) != wanted:
-            return Refusal(Reason.MIXED_TYPES, type_name(chosen))
+        if self._chosen.setdefault(operator, wanted) != wanted:
+            kind = f"{type_name(site.elem_type)}, axis {site.axis}, rank {len(site.shape)}"
+            return Refusal(Reason.MIXED_TYPES, kind)
         return None
 
-    def _body(self, kind: str, elem_type: int) -> onnx.FunctionProto:
-        key = (kind, elem_type)
-        if key not in self._wanted:
-            self._wanted[key] = ops.function(kind, self._opset, elem_type)
-        return self._wanted[key]
+    def chosen(self, operator: str) -> onnx.FunctionProto:
+        """The function of an operator that `refusal` let pass."""
+        return self._chosen[operator]
+
+    def _body(self, site: Site, operator: str) -> onnx.FunctionProto:
+        variant = ops.Variant(site.elem_type, site.parameter_type, site.axis, len(site.shape))
+        key = (operator, variant)
+        if key not in self._variants:
+            biased = operator == ops.BIAS_OPERATOR[site.kind]
+            self._variants[key] = ops.function(site.kind, self._opset, variant, biased)
+        return self._variants[key]
 
 
 def added_functions(model: onnx.ModelProto, plan: Plan) -> list[onnx.FunctionProto]:
-    """The functions that a plan's operators need and the model lacks, one per kind."""
-    first = {f.site.kind: f.site for f in reversed(plan.fusions) if f.domain == ops.DOMAIN}
-    opset = default_opset(model)
+    """The functions that a plan's operators need and the model lacks, one per operator."""
+    needed = {fusion.op_type: fusion.body for fusion in plan.fusions}
     return [
-        ops.function(kind, opset, first[kind].elem_type)
-        for kind in ops.OPERATOR
-        if kind in first and ops.find_function(model, kind) is None
+        body
+        for name in ops.OPERATORS
+        if (body := needed.get(name)) is not None and ops.find_function(model, name) is None
     ]
 
 
-def added_imports(model: onnx.ModelProto, plan: Plan) -> list[onnx.OperatorSetIdProto]:
-    """The opset import that a plan's operators need, if the model lacks it."""
+def added_imports(
+    holder: onnx.ModelProto | onnx.FunctionProto, plan: Plan
+) -> list[onnx.OperatorSetIdProto]:
+    """The opset import that a plan's operators need, if the model or function lacks it."""
     domain = plan.fusions[0].domain
-    there = any(entry.domain == domain for entry in model.opset_import)
+    there = any(entry.domain == domain for entry in holder.opset_import)
     return [] if there else [helper.make_opsetid(domain, ops.VERSION)]

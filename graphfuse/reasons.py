@@ -84,6 +84,11 @@ class Reason(Enum):
         "an operand beside the norm is computed from activations, so it is no scale or bias",
         "only weights can be scale and bias",
     )
+    FUNCTION_ATTRIBUTE = (
+        "function-attribute",
+        "an attribute of the norm is given by each call of the function that it is in",
+        "inline the function before fusing",
+    )
     TOO_COMPLEX = (
         "too-complex",
         "the expression has more terms than a norm can have",
@@ -138,6 +143,31 @@ class Reason(Enum):
         "the sum is cast to a narrower type before the norm reads it",
         "add in the type of the norm",
     )
+    SUM_SLICED = (
+        "sum-sliced",
+        "only a part of the sum is normalised",
+        "nothing: the fused node would normalise all of it",
+    )
+    SUM_IN_SEQUENCE = (
+        "sum-in-sequence",
+        "the sum goes through a sequence or an optional before the norm reads it",
+        "pass the tensor itself",
+    )
+    SUM_IN_OTHER_SCOPE = (
+        "sum-in-other-scope",
+        "the sum and the norm are in different graphs (a branch, a loop body, a function)",
+        "inline functions, or move the Add to where its norm is",
+    )
+    SUM_OF_MANY = (
+        "sum-of-many",
+        "a Sum of more or fewer than two tensors is not an Add",
+        "write the last addition as an Add",
+    )
+    INTEGER_SUM = (
+        "integer-sum",
+        "the sum is computed in integers",
+        "add in floating point",
+    )
     INSIDE_A_NORM = (
         "inside-a-norm",
         "the Add is itself a part of an earlier norm that is fused",
@@ -154,6 +184,12 @@ class Reason(Enum):
         "statistics-read",
         "a second output of the norm (its mean, inverse deviation, a mask) is read elsewhere",
         "the fused node does not yield it; drop that reader",
+    )
+
+    NORM_IN_FUNCTION = (
+        "norm-in-function",
+        "the norm is a part of a function that does more, so it cannot be taken out of the call",
+        "inline the function before fusing",
     )
 
     # The target.
@@ -174,8 +210,8 @@ class Reason(Enum):
     )
     MIXED_TYPES = (
         "mixed-types",
-        "one function serves one type at this opset, and another site already chose it",
-        "re-export the model at opset 23 or later",
+        "one function serves one type, axis and rank at this opset, and another site chose its own",
+        "re-export the model at opset 23 or later, where one serves all",
     )
     NAME_TAKEN = (
         "name-taken",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -27,26 +28,55 @@ class TensorType:
 
 
 @dataclass(frozen=True, slots=True)
+class ScopeRef:
+    """A graph of the model, by where it is: the main graph, a function, or a body in one of these.
+
+    `function` is an index into the model's functions, None for the main graph; each step is a
+    node's index, the attribute that holds a graph, and which of its graphs. `text` is for people,
+    empty for the main graph.
+    """
+
+    function: int | None = None
+    steps: tuple[tuple[int, str, int], ...] = ()
+    text: str = field(default="", compare=False)
+
+
+MAIN = ScopeRef()
+
+
+@dataclass(frozen=True, slots=True)
 class NodeRef:
-    """A node of the model: its index in the graph, operator and name (which may be empty)."""
+    """A node of the model: its index in its graph, operator and name (which may be empty)."""
 
     index: int
     op_type: str
     name: str
+    scope: ScopeRef = MAIN
 
     def __str__(self) -> str:
-        return f"{self.op_type} {self.name!r}" if self.name else f"{self.op_type} #{self.index}"
+        node = f"{self.op_type} {self.name!r}" if self.name else f"{self.op_type} #{self.index}"
+        return f"{node} in {self.scope.text}" if self.scope.text else node
+
+
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """A weight in an expression: its exponent, and its extents along the normalised axes."""
+
+    tensor: str
+    exponent: float = 1.0
+    extents: tuple[int, ...] = (-1,)
+    """What to reshape it to: its other axes have extent 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expression:
     """A scale or bias that no tensor of the model holds: a sum of products of weights.
 
-    Each term is a number and the weights that it multiplies, each with its exponent. An expression
-    of one term, the number 1 and one weight is that weight in another shape.
+    Each term is a number and the weights that it multiplies. An expression of one term, the number
+    1 and one weight is that weight in another shape.
     """
 
-    terms: tuple[tuple[float, tuple[tuple[str, float], ...]], ...]
+    terms: tuple[tuple[float, tuple[Factor, ...]], ...]
 
 
 Parameter = str | Expression | None
@@ -54,13 +84,27 @@ Parameter = str | Expression | None
 
 
 @dataclass(frozen=True, slots=True)
+class BiasAdd:
+    """A bias vector that an Add gives an operand of the residual: `result` = `operand` + `vector`.
+
+    Nothing but the residual Add reads `result`, so the fused node can add the vector itself.
+    """
+
+    add: NodeRef
+    vector: str
+    operand: str
+    result: str
+
+
+@dataclass(frozen=True, slots=True)
 class Site:
     """A residual Add and the norm that reads it.
 
     `a` and `b` are the operands, `b` the one that broadcasts where `broadcast` is true and that is
-    proven; `total` is the Add's output, `output` the norm's. `scale` and `bias` are tensors of
-    shape (hidden), expressions that give one, or None for 1 and 0. `interior` are the nodes between
-    `total` and `output`.
+    proven; `total` is the Add's output, `output` the norm's. `scale` and `bias` are tensors of the
+    shape of the normalised axes, expressions that give one, or None for 1 and 0. `axis` is the
+    first normalised axis, counted from the end. `interior` are the nodes between `total` and
+    `output`, by index.
     """
 
     id: str
@@ -75,26 +119,51 @@ class Site:
     epsilon: float
     axis: int
     elem_type: int
+    parameter_type: int
+    """The type of scale and bias: `elem_type`, or float32 beside a narrower one."""
     shape: tuple[Dim, ...]
     b_shape: tuple[Dim, ...] | None
     order_proven: bool
     total_is_read: bool
-    reshape: int | None
-    """The index of a Reshape between sum and norm that keeps the last axis, if there is one."""
+    path: tuple[int, ...]
+    """Nodes between sum and norm that move rows about (a Reshape) and keep the last axis."""
     interior: tuple[int, ...]
     spelling: str
+    """The arithmetic from x, the sum, to the output, in one line."""
+    sum_readers: tuple[NodeRef, ...] = ()
+    """What reads the sum beside the norm."""
+    addends: tuple[str, ...] = ()
+    """The activations that are summed: three in a parallel block."""
+    bias_add: BiasAdd | None = None
+    layout: str = ""
+    """Where the norm stands in its block: see patterns/layout.py."""
+    layer: int | None = None
+
+    @property
+    def scope(self) -> ScopeRef:
+        """The graph that the site is in."""
+        return self.add.scope
+
+    @property
+    def extents(self) -> tuple[int, ...]:
+        """The extents of the normalised axes: the shape of scale and bias."""
+        found = tuple(dim for dim in self.shape[self.axis :] if isinstance(dim, int))
+        assert len(found) == -self.axis, "a site's normalised extents are numbers"
+        return found
 
     @property
     def hidden(self) -> int:
-        """The normalised extent."""
-        extent = self.shape[-1]
-        assert isinstance(extent, int)
-        return extent
+        """How many elements a mean is over."""
+        return math.prod(self.extents)
 
 
 @dataclass(frozen=True, slots=True)
 class NearMiss:
-    """An Add that feeds a norm, or something close to one, and why it is not fused."""
+    """An Add that feeds a norm, or something close to one, and why it is not fused.
+
+    `form` is the normal form of what was seen, where there is one; `id` names a near miss of a
+    scan, `site` the site that a plan left.
+    """
 
     reason: Reason
     culprit: NodeRef
@@ -102,6 +171,8 @@ class NearMiss:
     expected: str = ""
     got: str = ""
     site: str = ""
+    form: str = ""
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +194,9 @@ class Fusion:
     """One planned rewrite: the site, the operator that replaces it, and its inputs in order.
 
     `output` is the normalised tensor as the operator yields it. `prelude` are nodes that compute a
-    scale or bias from weights, where an expression asks for it; `epilogue` a Reshape of the output,
-    where the sum was reshaped before the norm.
+    scale or bias from weights, where an expression asks for it; `epilogue` moves the rows of the
+    output as those of the sum were moved before the norm. `body` is the function that the operator
+    needs.
     """
 
     site: Site
@@ -134,6 +206,7 @@ class Fusion:
     output: str
     prelude: tuple[onnx.NodeProto, ...] = ()
     epilogue: tuple[onnx.NodeProto, ...] = ()
+    body: onnx.FunctionProto | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +215,7 @@ class Vector:
 
     name: str
     elem_type: int
-    hidden: int
+    extents: tuple[int, ...]
     value: float
 
 

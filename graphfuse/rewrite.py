@@ -17,10 +17,18 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from graphfuse import ops
 from graphfuse.errors import InternalError
-from graphfuse.graph.tensors import fresh_name, read_names, vanished
+from graphfuse.graph.scopes import find
+from graphfuse.graph.tensors import AnyGraph, fresh_name, read_names, value_names, vanished
 from graphfuse.plan import added_functions, added_imports
-from graphfuse.proof import EDITED_GRAPH_FIELDS, prove, tensor_name
-from graphfuse.records import Fusion, Plan, Vector
+from graphfuse.proof import (
+    LOSING_FIELDS,
+    by_scope,
+    edited_functions,
+    prove,
+    tensor_name,
+    touched,
+)
+from graphfuse.records import Fusion, Plan, ScopeRef, Vector
 
 
 def rewrite(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
@@ -33,25 +41,30 @@ def rewrite(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
     result.CopyFrom(model)
     if not plan.fusions:
         return result
-    editor = _Editor(model.graph)
-    for fusion in plan.fusions:
-        editor.fuse(fusion)
-    _rebuild(result, model, editor, plan)
-    prove(model, result, plan, editor.removed)
+    removed: dict[ScopeRef, set[int]] = {}
+    # Inner graphs first: an edit moves the nodes of its graph, and so the way to graphs inside.
+    for ref, fusions in sorted(by_scope(plan).items(), key=lambda item: -len(item[0].steps)):
+        editor = _Editor(find(result, ref))
+        for fusion in fusions:
+            editor.fuse(fusion)
+        _replace_nodes(editor.graph, editor.nodes())
+        removed[ref] = editor.removed
+    _clean(result, model, plan)
+    prove(model, result, plan, removed)
     return result
 
 
 class _Editor:
     """The node list of one graph, by original index, while sites are being replaced."""
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
+    def __init__(self, graph: AnyGraph) -> None:
         self.graph = graph
         self.removed: set[int] = set()
         self.place: dict[int, list[NodeProto]] = {}
         """Fused nodes, with what they need, by the original index of the norm's last node."""
         self.node_names = {node.name for node in graph.node}
         self.reads = [read_names(node) for node in graph.node]
-        self.outputs = {value.name for value in graph.output}
+        self.outputs = set(value_names(graph.output))
         self.producer = {
             name: index for index, node in enumerate(graph.node) for name in node.output if name
         }
@@ -75,6 +88,7 @@ class _Editor:
         self._remove_unread(self.reads[last])
         total_is_read = bool(self.readers[site.total]) or site.total in self.outputs
         self._remove(site.add.index)
+        self._remove_unread(self.reads[site.add.index])
         fused = self._node(fusion, total_is_read)
         self.place[last] = [*fusion.prelude, fused, *fusion.epilogue]
 
@@ -162,18 +176,24 @@ def _ordered(
     return ordered
 
 
-def _rebuild(result: onnx.ModelProto, model: onnx.ModelProto, editor: _Editor, plan: Plan) -> None:
-    """Put the new nodes into the copy, and drop what only the removed nodes had."""
-    graph = result.graph
-    nodes = editor.nodes()
+def _replace_nodes(graph: AnyGraph, nodes: list[NodeProto]) -> None:
+    copies = onnx.GraphProto(node=nodes).node
     del graph.node[:]
-    graph.node.extend(nodes)
-    gone = vanished(model.graph, graph)
-    for name in EDITED_GRAPH_FIELDS[1:5]:
-        field = getattr(graph, name)
-        _drop(field, [tensor_name(item) in gone for item in field])
-    graph.initializer.extend(_vector(vector) for vector in plan.vectors)
+    graph.node.extend(copies)
+
+
+def _clean(result: onnx.ModelProto, model: onnx.ModelProto, plan: Plan) -> None:
+    """Drop what only the removed nodes had, and add what the fused ones need."""
+    for before, after in touched(model, result, plan):
+        gone = vanished(before, after)
+        for name in LOSING_FIELDS:
+            field = getattr(after, name, ())
+            _drop(field, [tensor_name(item) in gone for item in field])
+    result.graph.initializer.extend(_vector(vector) for vector in plan.vectors)
     functions = added_functions(model, plan)
+    for index in edited_functions(plan):
+        function = result.functions[index]
+        function.opset_import.extend(added_imports(function, plan))
     result.functions.extend(functions)
     result.opset_import.extend(added_imports(model, plan))
     if functions:
@@ -182,7 +202,7 @@ def _rebuild(result: onnx.ModelProto, model: onnx.ModelProto, editor: _Editor, p
 
 def _vector(vector: Vector) -> TensorProto:
     dtype = helper.tensor_dtype_to_np_dtype(vector.elem_type)
-    return numpy_helper.from_array(np.full(vector.hidden, vector.value, dtype), vector.name)
+    return numpy_helper.from_array(np.full(vector.extents, vector.value, dtype), vector.name)
 
 
 def _drop(field: Any, drop: list[bool]) -> None:

@@ -21,7 +21,7 @@ from graphfuse.records import Site
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A row: the operators that a target wants and what they accept.
+    """A row: the domain of the operators that a target wants, and what they accept.
 
     `provider` is onnxruntime's execution provider that runs and validates the result. `ranks` is
     None when any rank will do; `skip_from_right` asks that B has A's shape, or lacks or has 1 for
@@ -31,7 +31,6 @@ class Target:
     name: str
     provider: str
     domain: str
-    operator: Mapping[str, str]
     elem_types: frozenset[int]
     ranks: frozenset[int] | None
     skip_from_right: bool
@@ -43,17 +42,16 @@ _CONTRIB = frozenset((TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT
 TARGETS: Mapping[str, Target] = {
     target.name: target
     for target in (
-        Target("cpu", "CPUExecutionProvider", ops.DOMAIN, ops.OPERATOR, _OWN, None, False),
+        Target("cpu", "CPUExecutionProvider", ops.DOMAIN, _OWN, None, False),
         Target(
             "cuda",
             "CUDAExecutionProvider",
             ops.CONTRIB_DOMAIN,
-            ops.CONTRIB_OPERATOR,
             _CONTRIB,
             frozenset((2, 3)),
             True,
         ),
-        Target("portable", "CPUExecutionProvider", ops.DOMAIN, ops.OPERATOR, _OWN, None, False),
+        Target("portable", "CPUExecutionProvider", ops.DOMAIN, _OWN, None, False),
     )
 }
 
@@ -77,7 +75,19 @@ def refusal(target: Target, site: Site, opset: int) -> Refusal | None:
         return Refusal(Reason.TARGET_BROADCAST, f"{list(site.b_shape or ())} to {list(site.shape)}")
     if target.domain == ops.DOMAIN and opset < ops.MINIMUM_OPSET:
         return Refusal(Reason.OPSET, f"opset {opset}")
+    if target.domain == ops.CONTRIB_DOMAIN:
+        if site.axis != -1:
+            return Refusal(Reason.OTHER_AXES, f"{-site.axis} axes")
+        if site.parameter_type != site.elem_type:
+            return Refusal(Reason.PARAMETER_TYPE, type_name(site.parameter_type))
     return None
+
+
+def operator(target: Target, kind: str, biased: bool) -> str:
+    """The operator that a target wants; onnxruntime's takes a bias as one more input."""
+    if target.domain == ops.CONTRIB_DOMAIN:
+        return ops.CONTRIB_OPERATOR[kind]
+    return (ops.BIAS_OPERATOR if biased else ops.OPERATOR)[kind]
 
 
 def _is_skip(site: Site) -> bool:

@@ -208,6 +208,6 @@ def test_sample_variance_is_a_rescaled_norm() -> None:
     assert isinstance(norm, norms.Norm)
     assert norm.epsilon == pytest.approx(1e-3 * 7 / 8, rel=1e-15)
     assert float(norm.scale.number or 0) == pytest.approx((7 / 8) ** 0.5, rel=1e-15)
-    scale = norms.parameter(norm.scale, absent=1)
+    scale = norms.parameter(norm.scale, 1, {})
     assert isinstance(scale, Expression)
-    assert norms.parameter(norm.bias, absent=0) is None
+    assert norms.parameter(norm.bias, 0, {}) is None

@@ -169,13 +169,13 @@ def tamper_order(proto: onnx.ModelProto) -> None:
 )
 def test_the_proof_notices(tamper: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """A rewrite that touches anything else is stopped as an internal error."""
-    honest = rewrite._rebuild
+    honest = rewrite._clean
 
     def dishonest(result: onnx.ModelProto, *arguments: object) -> None:
         honest(result, *arguments)  # type: ignore[arg-type]
         tamper(result)  # type: ignore[operator]
 
-    monkeypatch.setattr(rewrite, "_rebuild", dishonest)
+    monkeypatch.setattr(rewrite, "_clean", dishonest)
     with pytest.raises(InternalError, match="internal error in graphfuse"):
         graphfuse.fuse(decorated())
 

@@ -6,11 +6,12 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from onnx import TensorProto
 
 import graphfuse
 from graphfuse.graph.model_file import Model
 from graphfuse.reasons import Reason
-from graphfuse.records import Expression
+from graphfuse.records import Expression, Factor
 from tests.graphs import DECOMPOSED_LAYER_NORM, DECOMPOSED_RMS_NORM, kinds, residual
 
 LN, RMS = DECOMPOSED_LAYER_NORM, DECOMPOSED_RMS_NORM
@@ -130,19 +131,27 @@ def test_narrower_weights_are_cast() -> None:
     assert graphfuse.validate(proto, result.model).passed
 
 
-def test_wider_weights_are_refused() -> None:
+def test_float32_weights_beside_a_float16_sum() -> None:
+    """The operator takes a scale and bias in float32: no weight is rounded."""
     proto = residual(
         "c = Cast<to=1>(x) n = LayerNormalization(c, scale, bias) y = Cast<to=10>(n)",
         inputs="float16[B,S,8] a, float16[B,S,8] b",
         outputs="float16[B,S,8] y",
     )
-    assert [m.reason for m in graphfuse.fuse(proto).left] == [Reason.PARAMETER_TYPE]
+    result = graphfuse.fuse(proto)
+    assert [f.site.parameter_type for f in result.fused] == [TensorProto.FLOAT]
+    assert result.fused[0].inputs == ("a", "b", "scale", "bias")
+    report = graphfuse.validate(proto, result.model)
+    assert report.passed, report.failures
+    # onnxruntime's own operators have one type.
+    cuda = graphfuse.fuse(proto, ep="cuda")
+    assert [m.reason for m in cuda.left] == [Reason.PARAMETER_TYPE]
 
 
 def test_expressions_are_records() -> None:
     norm, options = CASES["scale times a number"]
     site = graphfuse.scan(residual(norm, **options)).sites[0]
-    assert site.scale == Expression(((float(np.float32(0.3)), (("scale", 1.0),)),))
+    assert site.scale == Expression(((float(np.float32(0.3)), (Factor("scale"),)),))
 
 
 def test_two_sites_do_not_share_names() -> None:

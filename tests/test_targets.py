@@ -88,8 +88,8 @@ def test_float64_is_not_for_the_contrib_operator() -> None:
     assert graphfuse.validate(residual(NORM, **options), fused.model).passed
 
 
-def test_opset_below_eleven_has_no_function() -> None:
-    proto = residual(DECOMPOSED_RMS_NORM.replace("axes=[-1]", "axes=[2]"), opset=10, ir=5)
+def test_opset_below_seven_has_no_function() -> None:
+    proto = residual(DECOMPOSED_RMS_NORM.replace("axes=[-1]", "axes=[2]"), opset=6, ir=3)
     assert [miss.reason for miss in graphfuse.fuse(proto).left] == [Reason.OPSET]
 
 

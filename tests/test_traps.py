@@ -106,11 +106,21 @@ def test_an_add_inside_a_norm_is_not_another_residual() -> None:
         "x = Add(a, b) n = LayerNormalization(x, scale) z = Add(n, t) y = LayerNormalization(z, scale, bias)",
         constants={"t": np.ones(8, np.float32)},
     )
-    # An input may override t, so it is no constant, and n + t could be a residual.
+    # An input may override t: it is a bias all the same.
     proto.graph.input.append(helper.make_tensor_value_info("t", 1, [8]))
     result = graphfuse.fuse(proto)
     assert [fusion.site.output for fusion in result.fused] == ["z"]
-    assert [miss.reason for miss in result.left] == [Reason.INSIDE_A_NORM]
+    assert not result.left
+    twice = residual(
+        """m = ReduceMean<axes=[-1]>(x) n = Neg(m) d = Add(x, n) q = Mul(d, d)
+           v = ReduceMean<axes=[-1]>(q) u = Add(v, eps) r = Sqrt(u) y = Div(d, r)
+           z = LayerNormalization(d, scale, bias)""",
+        outputs="float[B,S,8] y, float[B,S,8] z",
+    )
+    assert [miss.reason for miss in check(twice).left] == [
+        Reason.SUM_TAKEN,
+        Reason.INSIDE_A_NORM,
+    ]
     deviation = residual(
         """m = ReduceMean<axes=[-1]>(x) n = Neg(m) d = Add(x, n) q = Mul(d, d)
            v = ReduceMean<axes=[-1]>(q) u = Add(v, eps) r = Sqrt(u) y = Div(d, r)"""
@@ -226,8 +236,12 @@ SILENT = {
         Reason.NOT_THE_DEFINITION,
     ),
     "transposed": (
-        "t = Transpose<perm=[1, 0, 2]>(x) y = LayerNormalization(t, scale, bias)",
-        {"outputs": "float[S,B,8] y"},
+        "t = Transpose<perm=[0, 2, 1]>(x) y = LayerNormalization(t, s3, s3)",
+        {
+            "inputs": "float[2,3,8] a, float[2,3,8] b",
+            "outputs": "float[2,8,3] y",
+            "constants": {"s3": np.ones(3, np.float32)},
+        },
         Reason.SUM_RESHAPED,
     ),
     "reshaped across the last axis": (

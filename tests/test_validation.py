@@ -171,7 +171,12 @@ def test_the_rounding_bound_holds_for_a_careful_float32_norm() -> None:
     b = np.zeros_like(a)
     scale, bias = rng.normal(1, 0.2, 256), rng.normal(0, 0.2, 256)
     exact = tolerance.reference_rows(
-        a.astype(float), b.astype(float), scale, bias, 1e-5, True, onnx.TensorProto.FLOAT
+        a.astype(float),
+        b.astype(float),
+        {"Scale": scale, "Bias": bias},
+        1e-5,
+        True,
+        onnx.TensorProto.FLOAT,
     )
     x = a - a.mean(-1, keepdims=True, dtype=np.float64).astype(np.float32)
     x -= x.mean(-1, keepdims=True)

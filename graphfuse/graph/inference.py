@@ -9,14 +9,15 @@ nothing more becomes known.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from graphfuse.graph.scopes import all_bodies
 from graphfuse.graph.shapes import UNKNOWN, collect_types, weightless
-from graphfuse.graph.tensors import DEFAULT_DOMAINS
+from graphfuse.graph.tensors import DEFAULT_DOMAINS, subgraphs
 from graphfuse.records import Dim, TensorType
 
 # fmt: off
@@ -61,18 +62,35 @@ def infer_types(model: onnx.ModelProto) -> dict[str, TensorType]:
 
     What inference cannot do (an unknown operator, an inconsistent annotation) stays unknown.
     """
-    skeleton = weightless(model)
+    return collect_types(inferred(weightless(model)).graph)
+
+
+def inferred(skeleton: onnx.ModelProto) -> onnx.ModelProto:
+    """A model without weights, with the types of its tensors in every graph. It is changed."""
     _simplify(skeleton)
-    types = collect_types(_infer(skeleton).graph)
+    result = _infer(skeleton)
     for _ in range(ROUNDS):
-        added = {value.name: value for value in _reshaped(skeleton.graph, types)}
-        if not added:
+        if not _complete(skeleton.graph, result.graph):
             break
-        there = [value for value in skeleton.graph.value_info if value.name not in added]
-        del skeleton.graph.value_info[:]
-        skeleton.graph.value_info.extend([*there, *added.values()])
-        types = collect_types(_infer(skeleton).graph)
-    return types
+        result = _infer(skeleton)
+    return result
+
+
+def _complete(
+    graph: onnx.GraphProto, result: onnx.GraphProto, outer: ShapeValues | None = None
+) -> bool:
+    """Add the types of reshaped tensors that inference left unknown; whether there were any."""
+    types = {**(outer.types if outer else {}), **collect_types(result)}
+    inputs = (value.name for value in graph.input)
+    targets = ShapeValues(graph.node, graph.initializer, inputs, types, outer)
+    added = {value.name: value for value in _reshaped(graph, types, targets)}
+    if added:
+        there = [value for value in graph.value_info if value.name not in added]
+        del graph.value_info[:]
+        graph.value_info.extend([*there, *added.values()])
+    inside = zip(all_bodies(graph.node), all_bodies(result.node), strict=True)
+    more = [_complete(*pair, targets) for pair in inside]
+    return any(more) or bool(added)
 
 
 def _simplify(skeleton: onnx.ModelProto) -> None:
@@ -82,10 +100,16 @@ def _simplify(skeleton: onnx.ModelProto) -> None:
     """
     for entry in skeleton.opset_import:
         entry.domain = "" if entry.domain in DEFAULT_DOMAINS else entry.domain
+    _pass_types(skeleton.graph)
+
+
+def _pass_types(graph: onnx.GraphProto) -> None:
     nodes: list[onnx.NodeProto] = []
     replaced = False
-    for node in skeleton.graph.node:
+    for node in graph.node:
         node.domain = "" if node.domain in DEFAULT_DOMAINS else node.domain
+        for body in subgraphs(node):
+            _pass_types(body)
         passes = node.op_type in PASSING and node.domain in ("", "com.microsoft")
         if not passes or not node.input:
             nodes.append(node)
@@ -97,8 +121,8 @@ def _simplify(skeleton: onnx.ModelProto) -> None:
                 nodes.append(helper.make_node("Identity", node.input[:1], [output]))
     if replaced:
         copies = onnx.GraphProto(node=nodes).node
-        del skeleton.graph.node[:]
-        skeleton.graph.node.extend(copies)
+        del graph.node[:]
+        graph.node.extend(copies)
 
 
 def _infer(skeleton: onnx.ModelProto) -> onnx.ModelProto:
@@ -114,11 +138,10 @@ def _infer(skeleton: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _reshaped(
-    graph: onnx.GraphProto, types: dict[str, TensorType]
+    graph: onnx.GraphProto, types: dict[str, TensorType], targets: ShapeValues
 ) -> Iterator[onnx.ValueInfoProto]:
     """The types of Reshape outputs that inference left unknown, from their target shapes."""
     elements = _element_types(graph, types)
-    targets = ShapeValues(graph, types)
     for node in graph.node:
         if node.op_type != "Reshape" or len(node.input) < 2:
             continue
@@ -163,11 +186,20 @@ LONGEST = 16
 class ShapeValues:
     """What is known of the values of integer vectors that are shapes."""
 
-    def __init__(self, graph: onnx.GraphProto, types: dict[str, TensorType]) -> None:
-        self._types = types
-        self._producers = {name: node for node in graph.node for name in node.output if name}
-        inputs = {value.name for value in graph.input}
-        self._constants = {t.name: t for t in graph.initializer if t.name not in inputs}
+    def __init__(
+        self,
+        nodes: Iterable[onnx.NodeProto],
+        initializers: Iterable[onnx.TensorProto],
+        inputs: Iterable[str],
+        types: Mapping[str, TensorType],
+        outer: ShapeValues | None = None,
+    ) -> None:
+        """`outer` are the values of the graph around this one: its names are seen here."""
+        self.types = types
+        self._outer = outer
+        self._producers = {name: node for node in nodes for name in node.output if name}
+        self._inputs = frozenset(inputs)
+        self._constants = {t.name: t for t in initializers if t.name not in self._inputs}
 
     def of(self, name: str, reach: int = 12) -> Values | None:
         """The entries of a vector, None for those not known; None when its length is not."""
@@ -179,16 +211,18 @@ class ShapeValues:
             if tensor.data_type != TensorProto.INT64 or int(np.prod(tensor.dims)) > LONGEST:
                 return None
             return [int(v) for v in onnx.numpy_helper.to_array(tensor).reshape(-1)]
+        if node is None and self._outer is not None and name not in self._inputs:
+            return self._outer.of(name, reach)
         values = self._computed(node, reach - 1) if node is not None and reach else None
         return self._unknown(name) if values is None else values
 
     def _computed(self, node: onnx.NodeProto, reach: int) -> Values | None:
         if node.op_type == "Shape":
-            shape = self._types.get(node.input[0], UNKNOWN).shape
+            shape = self.types.get(node.input[0], UNKNOWN).shape
             part = {attribute.name: attribute.i for attribute in node.attribute}
             return None if shape is None else list(shape[part.get("start", 0) : part.get("end")])
         if node.op_type == "Size":
-            shape = self._types.get(node.input[0], UNKNOWN).shape
+            shape = self.types.get(node.input[0], UNKNOWN).shape
             numbers = [d for d in shape or () if isinstance(d, int)]
             return [math.prod(numbers)] if shape and len(numbers) == len(shape) else [None]
         if node.op_type == "Concat":
@@ -219,7 +253,7 @@ class ShapeValues:
         return values[first[0] : end[0]]
 
     def _unknown(self, name: str) -> Values | None:
-        shape = self._types.get(name, UNKNOWN).shape
+        shape = self.types.get(name, UNKNOWN).shape
         if shape is None or len(shape) > 1:
             return None
         length = shape[0] if shape else 1

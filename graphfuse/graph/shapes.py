@@ -11,7 +11,7 @@ from math import prod
 
 import onnx
 
-from graphfuse.graph.tensors import is_external
+from graphfuse.graph.tensors import is_external, subgraphs
 from graphfuse.records import Dim, TensorType
 
 SMALL = 1024
@@ -47,7 +47,36 @@ def weightless(model: onnx.ModelProto) -> onnx.ModelProto:
                 tensor.name, tensor.data_type, list(tensor.dims)
             )
             graph.input.append(value)
+    strip_bodies(graph.node)
     return copy
+
+
+def strip_bodies(nodes: Iterable[onnx.NodeProto]) -> None:
+    """Take the large weights out of the bodies of If, Loop and Scan: they keep their types.
+
+    A body has no inputs of its own to make of them, so each becomes a ConstantOfShape.
+    """
+    for node in nodes:
+        for body in subgraphs(node):
+            large = [t for t in body.initializer if is_external(t) or t.ByteSize() > SMALL]
+            if large:
+                kept = [t for t in body.initializer if not any(t is other for other in large)]
+                made = [made for tensor in large for made in _of_shape(tensor)]
+                copy = onnx.GraphProto(node=[*made, *body.node], initializer=kept)
+                del body.node[:], body.initializer[:]
+                body.node.extend(copy.node)
+                body.initializer.extend(copy.initializer)
+            strip_bodies(body.node)
+
+
+def _of_shape(tensor: onnx.TensorProto) -> tuple[onnx.NodeProto, onnx.NodeProto]:
+    shape = f"{tensor.name}/graphfuse_shape"
+    dims = onnx.helper.make_tensor("", onnx.TensorProto.INT64, [len(tensor.dims)], tensor.dims)
+    zero = onnx.TensorProto(data_type=tensor.data_type, dims=[1], raw_data=bytes(16))
+    return (
+        onnx.helper.make_node("Constant", [], [shape], value=dims),
+        onnx.helper.make_node("ConstantOfShape", [shape], [tensor.name], value=zero),
+    )
 
 
 def type_of(value: onnx.TypeProto) -> TensorType:
@@ -66,8 +95,10 @@ def type_of(value: onnx.TypeProto) -> TensorType:
     return TensorType(tensor.elem_type, tuple(dims))
 
 
-def collect_types(graph: onnx.GraphProto) -> dict[str, TensorType]:
+def collect_types(graph: onnx.GraphProto | onnx.FunctionProto) -> dict[str, TensorType]:
     """The types that a graph declares: inputs, value_info and outputs, initializers."""
+    if isinstance(graph, onnx.FunctionProto):
+        return {value.name: type_of(value.type) for value in graph.value_info}
     values: Iterable[onnx.ValueInfoProto] = (*graph.input, *graph.value_info, *graph.output)
     types = {value.name: type_of(value.type) for value in values}
     for tensor in graph.initializer:

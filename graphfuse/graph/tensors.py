@@ -19,6 +19,14 @@ FLOAT_TYPES: frozenset[int] = frozenset(
 DEFAULT_DOMAINS = ("", "ai.onnx")
 
 
+AnyGraph = onnx.GraphProto | onnx.FunctionProto
+
+
+def value_names(values: Iterable[onnx.ValueInfoProto] | Iterable[str]) -> list[str]:
+    """The names of a graph's inputs or outputs; a function has just the names."""
+    return [value if isinstance(value, str) else value.name for value in values]
+
+
 def type_name(elem_type: int) -> str:
     """`float16` for 10, as numpy and torch spell it; `type 99` for what onnx does not know."""
     names = {1: "float32", 11: "float64"}
@@ -108,6 +116,15 @@ def read_names(node: onnx.NodeProto) -> set[str]:
     return names
 
 
+def model_names(model: onnx.ModelProto) -> set[str]:
+    """The names of a model's tensors, in every graph and function."""
+    names = all_names(model.graph)
+    for function in model.functions:
+        inside = onnx.GraphProto(node=function.node)
+        names |= all_names(inside) | {*function.input, *function.output}
+    return names
+
+
 def all_names(graph: onnx.GraphProto) -> set[str]:
     """The names of a graph's tensors, those in its subgraphs included."""
     names = {value.name for value in (*graph.input, *graph.output, *graph.value_info)}
@@ -119,6 +136,17 @@ def all_names(graph: onnx.GraphProto) -> set[str]:
         for inner in subgraphs(node):
             names |= all_names(inner)
     return names
+
+
+def count_nodes(model: onnx.ModelProto) -> int:
+    """How many nodes a model has, in every graph and function; graphfuse's own are not counted."""
+    functions = [function for function in model.functions if function.domain != "graphfuse"]
+    return sum(map(_count, [model.graph, *functions]))
+
+
+def _count(graph: AnyGraph) -> int:
+    inner = (body for node in graph.node for body in subgraphs(node))
+    return len(graph.node) + sum(map(_count, inner))
 
 
 def fresh_name(base: str, taken: set[str]) -> str:
@@ -148,13 +176,13 @@ def widens(source: int, target: int) -> bool:
     return target in order.get(source, frozenset())
 
 
-def vanished(before: onnx.GraphProto, after: onnx.GraphProto) -> set[str]:
+def vanished(before: AnyGraph, after: AnyGraph) -> set[str]:
     """The tensors that were read or computed before the edits, and are neither now."""
-    kept = {value.name for value in (*after.input, *after.output)} | _live_names(after)
+    kept = {*value_names(after.input), *value_names(after.output)} | _live_names(after)
     return _live_names(before) - kept
 
 
-def _live_names(graph: onnx.GraphProto) -> set[str]:
+def _live_names(graph: AnyGraph) -> set[str]:
     names: set[str] = set()
     for node in graph.node:
         names |= read_names(node)

@@ -53,10 +53,18 @@ MAX_EXPANDED_POWER = 4
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why an expression has no normal form: the catalogue's reason and what was seen."""
+    """Why an expression has no normal form: the catalogue's reason and what was seen.
+
+    `seen` is printed only when someone reads it: most refusals are of no interest.
+    """
 
     reason: Reason
-    got: str = ""
+    seen: object = ""
+
+    @property
+    def got(self) -> str:
+        """What was seen, as text."""
+        return str(self.seen)
 
 
 def constant(value: float | Fraction) -> Form:

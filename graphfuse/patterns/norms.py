@@ -9,13 +9,14 @@ where the difference lies.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from graphfuse.patterns.algebra import Refusal, scale
 from graphfuse.patterns.form import EMPTY, ONE, SUBJECT, Form, Leaf, Mean, Monomial, Root
 from graphfuse.reasons import Reason
-from graphfuse.records import LAYER_NORM, RMS_NORM, Expression, Parameter
+from graphfuse.records import LAYER_NORM, RMS_NORM, Expression, Factor, Parameter
 
 TWO = Fraction(2)
 FIRST = Mean(frozenset({(SUBJECT, ONE)}))
@@ -101,12 +102,12 @@ def _variance(base: Form) -> tuple[str, float] | Refusal:
     if terms:
         parameters = all(_is_parameter(factors) for factors in terms)
         reason = Reason.EPSILON_NOT_CONSTANT if parameters and square else Reason.NOT_THE_DEFINITION
-        return Refusal(reason, str(base))
+        return Refusal(reason, base)
     if square <= 0 or middle not in (0, -square):
-        return Refusal(Reason.NOT_THE_DEFINITION, str(base))
+        return Refusal(Reason.NOT_THE_DEFINITION, base)
     # c * v + eps is c * (v + eps/c): the root's own coefficient is 1 by the normal form.
     if epsilon <= 0:
-        return Refusal(Reason.EPSILON_NOT_POSITIVE, str(base))
+        return Refusal(Reason.EPSILON_NOT_POSITIVE, base)
     return (LAYER_NORM if middle else RMS_NORM), float(epsilon / square)
 
 
@@ -115,19 +116,35 @@ def _is_parameter(factors: Monomial) -> bool:
 
 
 def _differs(form: Form) -> Refusal:
-    return Refusal(Reason.NOT_THE_DEFINITION, str(form))
+    return Refusal(Reason.NOT_THE_DEFINITION, form)
 
 
-def parameter(form: Form, absent: int) -> Parameter:
-    """A scale or bias as a record: a tensor, an expression, or None when it is `absent` (1, 0)."""
+def parameter(form: Form, absent: int, factors: Mapping[str, Factor]) -> Parameter:
+    """A scale or bias as a record: a tensor, an expression, or None when it is `absent` (1, 0).
+
+    `factors` says how each weight stands in an expression.
+    """
     if form.number == absent:
         return None
-    terms = sorted(
-        (float(number), tuple(sorted((str(atom), float(e)) for atom, e in factors)))
-        for factors, number in form.terms.items()
-    )
-    single = len(terms) == 1 and terms[0][0] == 1 and [e for _, e in terms[0][1]] == [1]
-    return terms[0][1][0][0] if single else Expression(tuple(terms))
+    if is_weight(form):
+        return weights(form)[0]
+    terms = [
+        (
+            float(number),
+            tuple(
+                replace(factors[name], exponent=e)
+                for name, e in sorted((str(atom), float(e)) for atom, e in product)
+            ),
+        )
+        for product, number in form.terms.items()
+    ]
+    names = {term: [(f.tensor, f.exponent) for f in term[1]] for term in terms}
+    return Expression(tuple(sorted(terms, key=lambda term: (term[0], names[term]))))
+
+
+def is_weight(form: Form) -> bool:
+    """Whether a form is one tensor, as it is."""
+    return [(number, [e for _, e in term]) for term, number in form.terms.items()] == [(1, [1])]
 
 
 def weights(form: Form) -> list[str]:

@@ -1,15 +1,16 @@
-"""The sum: which Adds are residuals, and which operand broadcasts to which."""
+"""The sum: which Adds are residuals, which operand broadcasts to which, and what lies behind."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from graphfuse.graph.nodes import Node
 from graphfuse.graph.shapes import broadcasts_to
 from graphfuse.graph.tensors import FLOAT_TYPES, widens
-from graphfuse.graph.view import GraphView, Node
+from graphfuse.graph.view import GraphView
 from graphfuse.patterns.algebra import Refusal
 from graphfuse.reasons import Reason
-from graphfuse.records import Dim
+from graphfuse.records import BiasAdd, Dim
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +31,52 @@ class ResidualSum:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An Add that something reduced comes from, and what between forbids to fuse, if anything.
+    """An Add that something reduced comes from, and what forbids to fuse it, if anything.
 
-    `tensor` is what the norm is evaluated from: the sum, or the sum reshaped by `reshape`, which
-    keeps the last axis.
+    `tensor` is what the norm is evaluated from: the sum, or the sum after `path`, nodes that move
+    its rows about and keep its last axis. An `obstacle` stands between sum and norm; a `reason`
+    without one lies in the Add itself.
     """
 
     add: Node
     tensor: str
-    reshape: Node | None = None
+    path: tuple[Node, ...] = ()
     obstacle: Node | None = None
     reason: Reason | None = None
 
+    @property
+    def key(self) -> tuple[object, int]:
+        """What tells Adds apart, those of outer graphs included."""
+        return (self.add.scope, self.add.position)
+
 
 RESHAPING = frozenset(("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Expand"))
+SLICING = frozenset(("Slice", "Gather", "GatherND", "GatherElements", "Split"))
+SEQUENCES = frozenset(
+    (
+        "SequenceAt",
+        "SequenceInsert",
+        "SequenceConstruct",
+        "SplitToSequence",
+        "ConcatFromSequence",
+        "Optional",
+        "OptionalGetElement",
+    )
+)
+OBSTACLES = {
+    **dict.fromkeys(RESHAPING, Reason.SUM_RESHAPED),
+    **dict.fromkeys(SLICING, Reason.SUM_SLICED),
+    **dict.fromkeys(SEQUENCES, Reason.SUM_IN_SEQUENCE),
+}
+PASSING = frozenset(("Identity", "Dropout"))
+LONGEST_PATH = 8
+
+
+def is_sum(node: Node | None) -> bool:
+    """Whether a node adds two tensors: an Add, or a Sum of two."""
+    if node is None or not node.standard or len(node.inputs) != 2 or not node.outputs:
+        return False
+    return node.op_type in ("Add", "Sum") and all(node.inputs)
 
 
 def sources(view: GraphView, name: str, reach: int = 8) -> list[Source]:
@@ -55,55 +88,96 @@ def sources(view: GraphView, name: str, reach: int = 8) -> list[Source]:
     pending: list[tuple[str, int, Node | None, Reason | None]] = [(name, reach, None, None)]
     while pending:
         tensor, left, obstacle, reason = pending.pop()
-        node = view.producer(tensor)
+        home = view.home(tensor)
+        node = home.producer(tensor)
         if node is None or not node.standard or left == 0:
             continue
-        if node.op_type == "Add" and len(node.inputs) == 2 and _may_be_float(view, tensor):
+        if home is not view and obstacle is None:
+            reason = Reason.SUM_IN_OTHER_SCOPE
+        if is_sum(node) or node.op_type == "Sum":
             if tensor not in found or obstacle is None:
-                found[tensor] = Source(node, tensor, None, obstacle, reason)
-        elif node.op_type in ("Identity", "Dropout", "Pow", "Neg"):
-            pending.append((node.input(0), left - 1, obstacle, reason))
-        elif node.op_type == "Cast":
-            to = int(node.attributes.get("to", 0))
-            source = view.type(node.input(0)).elem_type
-            if widens(source, to) or not source:
-                pending.append((node.input(0), left - 1, obstacle, reason))
-            elif to in FLOAT_TYPES:
-                pending.append((node.input(0), left - 1, node, Reason.SUM_NARROWED))
-        elif node.op_type in ("Mul", "Div"):
-            pending.extend((name, left - 1, obstacle, reason) for name in set(node.inputs))
-        elif (add := _reshaped_sum(view, node)) is not None and obstacle is None:
-            found[tensor] = Source(add, tensor, node)
-        elif node.op_type in RESHAPING:
-            pending.append((node.input(0), left - 1, node, Reason.SUM_RESHAPED))
-    return sorted(found.values(), key=lambda source: source.add.index)
+                found[tensor] = _source(view, node, tensor, obstacle, reason)
+        elif obstacle is None and (path := _path(home, node)) is not None:
+            add = home.producer(path[0].input(0))
+            assert add is not None, "a path starts behind a sum"
+            found[tensor] = Source(add, tensor, path, None, reason)
+        else:
+            left -= 1
+            behind = _behind(home, node, obstacle, reason)
+            pending.extend((name, left, between, why) for name, between, why in behind)
+    return sorted(found.values(), key=lambda source: source.add.position)
 
 
-def _reshaped_sum(view: GraphView, node: Node) -> Node | None:
-    """The Add whose sum a Reshape reads, if the last axis stays what it was."""
-    add = view.producer(node.input(0))
-    if node.op_type != "Reshape" or add is None or add.op_type != "Add" or len(add.inputs) != 2:
-        return None
+def _behind(
+    view: GraphView, node: Node, obstacle: Node | None, reason: Reason | None
+) -> list[tuple[str, Node | None, Reason | None]]:
+    """Where to look on behind a node that is no sum, and what it puts in the way."""
+    if node.op_type in (*PASSING, "Pow", "Neg"):
+        return [(node.input(0), obstacle, reason)]
+    if node.op_type in ("Mul", "Div"):
+        return [(name, obstacle, reason) for name in dict.fromkeys(node.inputs)]
+    if node.op_type in ("Cast", "CastLike"):
+        source, to = view.type(node.input(0)).elem_type, view.cast_type(node)
+        if widens(source, to) or source not in FLOAT_TYPES:
+            return [(node.input(0), obstacle, reason)]
+        if to in FLOAT_TYPES:
+            return [(node.input(0), node, Reason.SUM_NARROWED)]
+        return []
+    if node.op_type in OBSTACLES:
+        return [(name, node, OBSTACLES[node.op_type]) for name in node.inputs if name]
+    return []
+
+
+def _source(
+    view: GraphView, node: Node, tensor: str, obstacle: Node | None, reason: Reason | None
+) -> Source:
+    elem_type = view.type(tensor).elem_type
+    if not is_sum(node):
+        reason = reason or Reason.SUM_OF_MANY
+    elif elem_type and elem_type not in FLOAT_TYPES:
+        obstacle, reason = None, Reason.INTEGER_SUM
+    elif node.in_call and obstacle is None:
+        reason = Reason.SUM_IN_OTHER_SCOPE
+    return Source(node, tensor, (), obstacle, reason)
+
+
+def _path(view: GraphView, last: Node) -> tuple[Node, ...] | None:
+    """The nodes from an Add to `last` that only move the rows of its sum, in order."""
+    path: list[Node] = []
+    node: Node | None = last
+    while node is not None and len(path) < LONGEST_PATH and not is_sum(node):
+        if not node.standard or node.in_call or not _keeps_rows(view, node):
+            return None
+        path.insert(0, node)
+        node = view.producer(node.input(0))
+    moved = any(step.op_type not in PASSING for step in path)
+    return tuple(path) if moved and is_sum(node) else None
+
+
+def _keeps_rows(view: GraphView, node: Node) -> bool:
+    """Whether every row of the output, along the last axis, is a row of the input."""
+    if node.op_type in PASSING:
+        return True
     before, after = view.type(node.input(0)), view.type(node.outputs[0])
-    if not before.shape or not after.shape or before.elem_type not in FLOAT_TYPES:
-        return None
+    if node.op_type not in RESHAPING or not before.shape or not after.shape:
+        return False
+    if node.op_type == "Transpose":
+        order = list(node.attributes.get("perm", ()))
+        return bool(order) and order[-1] == len(order) - 1
     kept = isinstance(before.shape[-1], int) and before.shape[-1] == after.shape[-1]
-    return add if kept and add.standard else None
-
-
-def _may_be_float(view: GraphView, name: str) -> bool:
-    elem_type = view.type(name).elem_type
-    return elem_type in FLOAT_TYPES or elem_type == 0
+    return kept and before.elem_type in FLOAT_TYPES
 
 
 def residual_sum(view: GraphView, add: Node) -> ResidualSum | Refusal:
     """What an Add adds, or why it is not a residual."""
+    if not is_sum(add):
+        return Refusal(Reason.SUM_OF_MANY, f"{len(add.inputs)} operands")
     left, right = add.inputs
     constants = [view.constant(view.behind(name)[0]) is not None for name in (left, right)]
     if all(constants):
         return Refusal(Reason.CONSTANT_SUM, f"{left} + {right}")
     for name, is_constant in zip((left, right), constants, strict=True):
-        if is_constant and _is_vector(view, name):
+        if (is_constant or view.is_weight(name)) and _is_vector(view, name):
             return Refusal(Reason.VECTOR_OPERAND, f"{name} of {_shape_text(view, name)}")
     left_shape, right_shape = view.type(left).shape, view.type(right).shape
     if left_shape is not None and right_shape is not None:
@@ -122,3 +196,37 @@ def _is_vector(view: GraphView, name: str) -> bool:
 def _shape_text(view: GraphView, name: str) -> str:
     shape = view.type(name).shape
     return "unknown shape" if shape is None else f"shape {list(shape)}"
+
+
+def bias_add(view: GraphView, residual: ResidualSum) -> BiasAdd | None:
+    """A bias vector that is added to one operand, if the sum is all that reads the result."""
+    shape, elem_type = view.type(residual.total).shape, view.type(residual.total).elem_type
+    for operand in (residual.b, residual.a):
+        add = view.producer(operand)
+        if add is None or add.in_call or not is_sum(add) or operand in view.outputs:
+            continue
+        if len(view.readers(operand)) != 1 or view.type(operand).shape != shape or not shape:
+            continue
+        for vector, other in (add.inputs, add.inputs[::-1]):
+            kind = view.type(vector)
+            fits = kind.shape == shape[-1:] and kind.elem_type == elem_type
+            if fits and view.is_weight(vector) and not view.is_weight(other):
+                return BiasAdd(add.ref, vector, other, operand)
+    return None
+
+
+def addends(view: GraphView, residual: ResidualSum) -> tuple[str, ...]:
+    """The activations that are summed: those of a sum inside the sum, when nothing else reads it.
+
+    A parallel block adds x + attention + feed-forward, in two Adds.
+    """
+    found: list[str] = []
+    for operand in (residual.a, residual.b):
+        add = view.producer(operand)
+        inner = residual_sum(view, add) if add is not None and is_sum(add) else None
+        alone = len(view.readers(operand)) == 1 and operand not in view.outputs
+        if isinstance(inner, ResidualSum) and alone:
+            found.extend((inner.a, inner.b))
+        else:
+            found.append(operand)
+    return tuple(found)

@@ -2,71 +2,86 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-import numpy as np
-from onnx import TensorProto
-
 from graphfuse.graph.model_file import Model
+from graphfuse.graph.nodes import Node
 from graphfuse.graph.shapes import extent_of
-from graphfuse.graph.tensors import widens
-from graphfuse.graph.view import GraphView, Node
+from graphfuse.graph.tensors import DEFAULT_DOMAINS
+from graphfuse.graph.view import GraphView, views
 from graphfuse.ops import is_fused_node
 from graphfuse.patterns import norms
 from graphfuse.patterns.algebra import Refusal
-from graphfuse.patterns.form import Form, has_second_moment, is_of_x
+from graphfuse.patterns.context import Candidate, normalized_axes, reduced_axes
+from graphfuse.patterns.layout import layer_of, layout_of
+from graphfuse.patterns.near_misses import closest
 from graphfuse.patterns.norms import Norm
 from graphfuse.patterns.residual import ResidualSum, Source, residual_sum, sources
+from graphfuse.patterns.site import producer, site
 from graphfuse.patterns.translate import (
     NORMALIZATIONS,
     OPERATORS,
     REDUCTIONS,
-    Candidate,
     Region,
     evaluate,
-    normalized_axes,
-    reduced_axes,
-    rule_for,
 )
 from graphfuse.reasons import Reason
-from graphfuse.records import (
-    RMS_NORM,
-    Expression,
-    NearMiss,
-    NodeRef,
-    Parameter,
-    Scan,
-    Site,
-    TensorType,
-)
+from graphfuse.records import NearMiss, Scan, Site
 
-LAST_AXIS = (-1,)
-MAX_HIDDEN = 2**24
+NORM_DOMAINS = (*DEFAULT_DOMAINS, "com.microsoft")
 
 
 def scan(model: Model) -> Scan:
-    """Find the sites and near misses of a model's main graph, in the order of their Adds."""
-    view = GraphView(model)
-    found: list[Site | NearMiss] = []
-    for candidate in _candidates(view):
-        found.extend(_judge(view, candidate))
-    found.sort(key=lambda item: item.add.index)
-    kept = _without_overlap(found)
+    """Find the sites and near misses of a model, graph by graph, in the order of their Adds."""
+    with _collector_off():
+        return _scan(model)
+
+
+@contextmanager
+def _collector_off() -> Generator[None]:
+    """A scan makes millions of small objects and no cycles; looking for some takes a third."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _scan(model: Model) -> Scan:
+    kept: list[Site | NearMiss] = []
+    fused = nodes = 0
+    for view in views(model):
+        found = [item for candidate in _candidates(view) for item in _judge(view, candidate)]
+        kept.extend(_described(view, item) for item in _without_overlap(found))
+        fused += sum(is_fused_node(node.domain, node.op_type) for node in view.scope.graph.node)
+        nodes += len(view.scope.graph.node)
     sites = [item for item in kept if isinstance(item, Site)]
+    misses = [item for item in kept if isinstance(item, NearMiss)]
     return Scan(
         sites=tuple(replace(site, id=f"s{n}") for n, site in enumerate(sites, 1)),
-        near_misses=tuple(item for item in kept if isinstance(item, NearMiss)),
-        already_fused=sum(is_fused_node(node.domain, node.op_type) for node in view.nodes),
-        nodes=len(view.nodes),
+        near_misses=tuple(replace(miss, id=f"m{n}") for n, miss in enumerate(misses, 1)),
+        already_fused=fused,
+        nodes=nodes,
     )
 
 
-def _without_overlap(found: list[Site | NearMiss]) -> list[Site | NearMiss]:
+def _described(view: GraphView, item: Site | NearMiss) -> Site | NearMiss:
+    if isinstance(item, NearMiss):
+        return item
+    return replace(item, layout=layout_of(view, item), layer=layer_of(view, item))
+
+
+def _without_overlap(found: Iterable[Site | NearMiss]) -> list[Site | NearMiss]:
     """Earlier sites own their interior: an Add in there (a bias, a deviation) is no residual."""
     owned: set[int] = set()
     taken: dict[int, str] = {}
     kept: list[Site | NearMiss] = []
-    for item in found:
+    for item in sorted(found, key=lambda item: item.add.index):
         if isinstance(item, NearMiss):
             if item.add.index not in owned:
                 kept.append(item)
@@ -95,7 +110,7 @@ def _candidates(view: GraphView) -> list[_Candidate]:
     """Each Add with the axes that a reduction takes of it, once."""
     seen: dict[tuple[str, tuple[int, ...] | None], _Candidate] = {}
     for node in view.nodes:
-        is_normalization = node.op_type in NORMALIZATIONS and rule_for(node) is not None
+        is_normalization = node.op_type in NORMALIZATIONS and node.domain in NORM_DOMAINS
         if not is_normalization and not (node.standard and node.op_type in REDUCTIONS):
             continue
         for source in sources(view, node.input(0)):
@@ -106,11 +121,11 @@ def _candidates(view: GraphView) -> list[_Candidate]:
             key = (source.tensor, axes)
             if key not in seen or seen[key].source.obstacle is not None:
                 seen[key] = _Candidate(source, node, axes)
-    direct = {c.source.add.index for c in seen.values() if c.source.obstacle is None}
+    direct = {c.source.key for c in seen.values() if c.source.obstacle is None}
     return [
         candidate
         for candidate in seen.values()
-        if candidate.source.obstacle is None or candidate.source.add.index not in direct
+        if candidate.source.obstacle is None or candidate.source.key not in direct
     ]
 
 
@@ -139,27 +154,29 @@ def _feeds_root(view: GraphView, node: Node, reach: int = 6) -> bool:
 
 def _judge(view: GraphView, candidate: _Candidate) -> list[Site | NearMiss]:
     """What becomes of one Add: a site, near misses, or nothing when no norm reads it."""
-    add, reader, axes = candidate.source.add, candidate.reader, candidate.axes
-    obstacle, reason = candidate.source.obstacle, candidate.source.reason
-    if obstacle is not None and reason is not None:
-        if isinstance(residual_sum(view, add), Refusal):
-            return []
-        return [NearMiss(reason, obstacle.ref, add.ref)]
-    tensor = candidate.source.tensor
+    source, reader, axes = candidate.source, candidate.reader, candidate.axes
+    add, tensor = source.add, source.tensor
+    elsewhere = source.reason is Reason.SUM_IN_OTHER_SCOPE
+    home = view.home(add.outputs[0])
+    residual = residual_sum(home, add)
+    is_residual = not isinstance(residual, Refusal) or residual.reason is Reason.SUM_OF_MANY
+    if source.obstacle is not None and source.reason is not None:
+        return [NearMiss(source.reason, source.obstacle.ref, add.ref)] if is_residual else []
     shape = view.type(tensor).shape
     if axes is None or shape is None:
+        if elsewhere:
+            return []
         return [NearMiss(Reason.UNKNOWN_SHAPE, reader.ref, add.ref, got=f"rank of {tensor}")]
     region = evaluate(view, Candidate(tensor, axes, len(shape), extent_of(shape, axes)))
     matches = _matches(region)
     if not matches:
-        return _diagnose(view, region, add)
-    residual = residual_sum(view, add)
+        miss = closest(view, region, add) if is_residual and source.reason is None else None
+        return [miss] if miss is not None else []
+    if source.reason is not None:
+        return _in_the_way(view, source, matches) if is_residual else []
     if isinstance(residual, Refusal):
         return [NearMiss(residual.reason, add.ref, add.ref, got=residual.got)]
-    if axes != LAST_AXIS:
-        got = f"axes {list(axes)}"
-        return [NearMiss(Reason.OTHER_AXES, reader.ref, add.ref, expected="axes [-1]", got=got)]
-    return _choose(view, region, residual, matches, candidate.source.reshape)
+    return _choose(view, region, source, residual, matches)
 
 
 def _matches(region: Region) -> dict[str, Norm]:
@@ -171,22 +188,35 @@ def _matches(region: Region) -> dict[str, Norm]:
     return found
 
 
+def _in_the_way(view: GraphView, source: Source, matches: dict[str, Norm]) -> list[Site | NearMiss]:
+    """A norm whose sum is no Add that can be fused; a norm in a call is for the function's scan."""
+    real = [
+        node
+        for name in matches
+        if name in view.original(node := producer(view, name)).output
+        and (node.index != source.add.index or not source.add.in_call)
+    ]
+    if not real or source.reason is None:
+        return []
+    return [NearMiss(source.reason, real[-1].ref, source.add.ref)]
+
+
 def _choose(
     view: GraphView,
     region: Region,
+    source: Source,
     residual: ResidualSum,
     matches: dict[str, Norm],
-    reshape: Node | None,
 ) -> list[Site | NearMiss]:
     """Pick the norm's output: the first match that something beyond the norm reads."""
     refused: dict[str, NearMiss] = {}
     valid: dict[str, Site] = {}
     for name, norm in matches.items():
-        site = _site(view, region, residual, name, norm)
-        if isinstance(site, Site):
-            valid[name] = replace(site, reshape=reshape.index if reshape else None)
+        found = site(view, region, source, residual, name, norm)
+        if isinstance(found, Site):
+            valid[name] = found
         else:
-            refused[name] = site
+            refused[name] = replace(found, form=str(region.values[name].form))
     if not valid:
         return [list(refused.values())[-1]]
     final = [name for name in valid if _escapes(view, name, valid)]
@@ -194,9 +224,9 @@ def _choose(
         return []
     first = valid[final[0]]
     others = [
-        NearMiss(Reason.SUM_TAKEN, _producer(view, name).ref, residual.add.ref, got=first.output)
+        NearMiss(Reason.SUM_TAKEN, producer(view, name).ref, residual.add.ref, got=first.output)
         for name in final[1:]
-        if _producer(view, first.output).index not in valid[name].interior
+        if producer(view, first.output).index not in valid[name].interior
     ]
     return [first, *others]
 
@@ -205,184 +235,3 @@ def _escapes(view: GraphView, name: str, valid: dict[str, Site]) -> bool:
     if name in view.outputs:
         return True
     return any(reader.outputs[0] not in valid for reader in view.readers(name))
-
-
-def _producer(view: GraphView, name: str) -> Node:
-    node = view.producer(name)
-    assert node is not None, f"{name} was evaluated, so a node computes it"
-    return node
-
-
-def _site(
-    view: GraphView, region: Region, residual: ResidualSum, output: str, norm: Norm
-) -> Site | NearMiss:
-    """The record of a site, once everything that is legal for no target has been ruled out."""
-    total = residual.total
-    total_type = view.type(total)
-    interior = _interior(view, region, output)
-    culprit = _producer(view, output).ref
-
-    def miss(reason: Reason, expected: str = "", got: str = "") -> NearMiss:
-        return NearMiss(reason, culprit, residual.add.ref, expected, got)
-
-    if total_type.shape is None or not isinstance(total_type.shape[-1], int):
-        return miss(Reason.UNKNOWN_SHAPE, got=f"the last extent of {total}")
-    if norm.kind == RMS_NORM and norm.bias.terms:
-        return miss(Reason.NOT_THE_DEFINITION, "an RMSNorm without a bias", str(norm.bias))
-    if not 0 < total_type.shape[-1] <= MAX_HIDDEN:
-        return miss(Reason.HIDDEN_SIZE, got=str(total_type.shape[-1]))
-    if not _is_attribute(norm.epsilon, exactly=total_type.elem_type == TensorProto.DOUBLE):
-        return miss(Reason.EPSILON_PRECISION, got=repr(norm.epsilon))
-    narrowed = _narrowing_cast(view, interior, total_type.elem_type)
-    if narrowed is not None:
-        return NearMiss(Reason.PRECISION_LOST, narrowed.ref, residual.add.ref)
-    if view.type(output).elem_type != total_type.elem_type:
-        return miss(Reason.OUTPUT_TYPE)
-    statistic = _read_beside(view, interior)
-    if statistic is not None:
-        return NearMiss(Reason.STATISTICS_READ, statistic.ref, residual.add.ref)
-    parameters: list[Parameter] = []
-    for form, absent in ((norm.scale, 1), (norm.bias, 0)):
-        parameter = _parameter(view, form, absent, total_type)
-        if isinstance(parameter, Refusal):
-            return miss(parameter.reason, got=parameter.got)
-        parameters.append(parameter)
-    order = {node.index: node for node in interior}
-    return Site(
-        id="",
-        kind=norm.kind,
-        add=residual.add.ref,
-        a=residual.a,
-        b=residual.b,
-        total=total,
-        output=output,
-        scale=parameters[0],
-        bias=parameters[1],
-        epsilon=norm.epsilon,
-        axis=-1,
-        elem_type=total_type.elem_type,
-        shape=total_type.shape,
-        b_shape=residual.b_shape,
-        order_proven=residual.order_proven,
-        total_is_read=_read_outside(view, total, frozenset(order)),
-        reshape=None,
-        interior=tuple(sorted(order)),
-        spelling=" ".join(order[index].op_type for index in sorted(order)),
-    )
-
-
-def _is_attribute(epsilon: float, exactly: bool) -> bool:
-    """Whether a float32 attribute holds an epsilon: to a rounding, or exactly."""
-    with np.errstate(over="ignore"):
-        held = float(np.float32(epsilon))
-    if not float(np.finfo(np.float32).tiny) <= held < float("inf"):
-        return False
-    return held == epsilon or not exactly
-
-
-def _parameter(view: GraphView, form: Form, absent: int, total: TensorType) -> Parameter | Refusal:
-    """A scale or bias, if its weights can be brought to the type and shape of the norm's."""
-    for name in norms.weights(form):
-        if not widens(view.type(name).elem_type, total.elem_type):
-            return Refusal(Reason.PARAMETER_TYPE, name)
-    parameter = norms.parameter(form, absent)
-    if isinstance(parameter, str) and not _fits(view, parameter, total):
-        return Expression(((1.0, ((parameter, 1.0),)),))
-    return parameter
-
-
-def _fits(view: GraphView, name: str, total: TensorType) -> bool:
-    """Whether a tensor can be passed as it is."""
-    hidden = (total.shape or (None,))[-1]
-    return view.type(name) == TensorType(total.elem_type, (hidden,))
-
-
-def _interior(view: GraphView, region: Region, output: str) -> list[Node]:
-    """The nodes between the sum and a value of the region."""
-    found: dict[int, Node] = {}
-    pending = [output]
-    while pending:
-        name = pending.pop()
-        if name == region.candidate.tensor or name not in region.values:
-            continue
-        node = _producer(view, name)
-        if node.index not in found:
-            found[node.index] = node
-            pending.extend(node.inputs)
-    return [found[index] for index in sorted(found)]
-
-
-def _narrowing_cast(view: GraphView, interior: list[Node], elem_type: int) -> Node | None:
-    for node in interior:
-        if node.op_type == "Cast" and not widens(elem_type, int(node.attributes.get("to", 0))):
-            return node
-    return None
-
-
-def _read_beside(view: GraphView, interior: list[Node]) -> Node | None:
-    """A node of the norm whose second output is read: a mean, an inverse deviation, a mask."""
-    for node in interior:
-        if any(view.is_read(name) for name in node.outputs[1:] if name):
-            return node
-    return None
-
-
-def _read_outside(view: GraphView, name: str, inside: frozenset[int]) -> bool:
-    if name in view.outputs:
-        return True
-    return any(reader.index not in inside for reader in view.readers(name))
-
-
-def _diagnose(view: GraphView, region: Region, add: Node) -> list[Site | NearMiss]:
-    """The near miss of an Add that no norm was found for; none when nothing normalises it."""
-    if isinstance(residual_sum(view, add), Refusal):
-        return []
-    refusal = _closest_form(view, region) or _closest_stop(view, region)
-    if refusal is None:
-        return []
-    culprit, difference = refusal
-    return [NearMiss(difference.reason, culprit, add.ref, got=difference.got)]
-
-
-def _closest_form(view: GraphView, region: Region) -> tuple[NodeRef, Refusal] | None:
-    """The furthest value in which x meets a statistic of second order, and what is off with it."""
-    for name, value in reversed(list(region.values.items())):
-        if name == region.candidate.tensor or not _normalizes(value.form):
-            continue
-        difference = norms.match(value.form)
-        if isinstance(difference, Refusal):
-            return _blame(view, region, name).ref, difference
-    return None
-
-
-def _normalizes(form: Form) -> bool:
-    if not is_of_x(form) or not has_second_moment(form):
-        return False
-    return any(e < 0 for term in form.terms for _, e in term)
-
-
-def _blame(view: GraphView, region: Region, name: str) -> Node:
-    """The node where the statistic is first turned into a factor: a root, a power, a quotient."""
-    interior = _interior(view, region, name)
-    turning = ("Sqrt", "Pow", "Reciprocal", "Div")
-    for node in interior:
-        value = region.values[node.outputs[0]]
-        if node.op_type in turning and not is_of_x(value.form) and has_second_moment(value.form):
-            return node
-    return interior[-1]
-
-
-def _closest_stop(view: GraphView, region: Region) -> tuple[NodeRef, Refusal] | None:
-    """The first place where a statistic of second order left the algebra."""
-    for index, refusal in region.refusals.items():
-        node = view.nodes[index]
-        forms = [region.values[name].form for name in node.inputs if name in region.values]
-        if any(has_second_moment(form) for form in forms):
-            is_epsilon = not any(map(is_of_x, forms))
-            varies = refusal.reason in (Reason.PARAMETER_VARIES, Reason.PARAMETER_COMPUTED)
-            if varies and is_epsilon:
-                return node.ref, Refusal(Reason.EPSILON_NOT_CONSTANT, refusal.got)
-            return node.ref, refusal
-        if refusal.reason is Reason.AXIS_NOT_PUT_BACK or node.op_type in NORMALIZATIONS:
-            return node.ref, refusal
-    return None

@@ -13,11 +13,19 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import isfinite
 
-from graphfuse.graph.shapes import broadcasts_to
+from graphfuse.graph.nodes import Node
 from graphfuse.graph.tensors import FLOAT_TYPES
-from graphfuse.graph.view import GraphView, Node
+from graphfuse.graph.view import GraphView
 from graphfuse.patterns import algebra
 from graphfuse.patterns.algebra import Refusal
+from graphfuse.patterns.context import (
+    Candidate,
+    Context,
+    Value,
+    join,
+    normalized_axes,
+    to_value,
+)
 from graphfuse.patterns.form import Form
 from graphfuse.reasons import Reason
 
@@ -28,25 +36,6 @@ MAX_REGION = 256
 
 DEFAULT_EPSILON = 9.999999747378752e-06
 """1e-5 in float32: what a norm operator without the attribute uses."""
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A tensor that something reduces: `axes` as indices from the end (-1 is the last axis)."""
-
-    tensor: str
-    axes: tuple[int, ...]
-    rank: int
-    extent: int | None
-    """How many elements a mean is over; None when an extent is not a known number."""
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """What a tensor is in terms of x. `dropped`: the reduced axes are missing from its shape."""
-
-    form: Form
-    dropped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +52,7 @@ def evaluate(view: GraphView, candidate: Candidate) -> Region:
     values = {candidate.tensor: Value(algebra.subject())}
     refusals: dict[int, Refusal] = {}
     left = MAX_REGION
-    pending = sorted({node.index for node in view.readers(candidate.tensor)})
+    pending = sorted({node.position for node in view.readers(candidate.tensor)})
     seen = set(pending)
     while pending and left:
         left -= 1
@@ -72,102 +61,24 @@ def evaluate(view: GraphView, candidate: Candidate) -> Region:
         if not node.outputs or not node.outputs[0]:
             continue
         if rule is None:
-            refusals[node.index] = Refusal(Reason.NOT_THE_DEFINITION, f"operator {node.op_type}")
+            refusals[node.position] = _outside(node)
             continue
         result = rule(Context(view, candidate, values, node))
         if isinstance(result, Refusal):
-            refusals[node.index] = result
+            refusals[node.position] = result
             continue
         values[node.outputs[0]] = result
         for reader in view.readers(node.outputs[0]):
-            if reader.index not in seen:
-                seen.add(reader.index)
-                heapq.heappush(pending, reader.index)
+            if reader.position not in seen:
+                seen.add(reader.position)
+                heapq.heappush(pending, reader.position)
     return Region(candidate, values, refusals)
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What a rule sees: the node, and the values of its operands."""
-
-    view: GraphView
-    candidate: Candidate
-    values: Mapping[str, Value]
-    node: Node
-
-    def operand(self, position: int) -> Value | Refusal:
-        """The value of an input: known in terms of x, a number, or a leaf."""
-        name = self.node.input(position)
-        if name in self.values:
-            return self.values[name]
-        if not name:
-            return Refusal(Reason.NOT_THE_DEFINITION, f"input {position} is absent")
-        return self.opaque(name)
-
-    def opaque(self, name: str) -> Value | Refusal:
-        """A tensor that does not come from x: a number, or a leaf that may be a parameter."""
-        shape = self.view.type(name).shape
-        rank, axes = self.candidate.rank, self.candidate.axes
-        if shape is None:
-            return Refusal(Reason.UNKNOWN_SHAPE, f"{name} has no known shape")
-        if len(shape) > rank:
-            return Refusal(Reason.PARAMETER_ENLARGES, f"{name} has {len(shape)} axes, x has {rank}")
-        x_shape = self.view.type(self.candidate.tensor).shape
-        number = self.view.scalar(name)
-        fits = all(dim == 1 for dim in shape) or (x_shape and broadcasts_to(shape, x_shape))
-        if number is not None and isfinite(number) and fits:
-            return Value(algebra.constant(number))
-        if not self.view.is_weight(name):
-            return Refusal(Reason.PARAMETER_COMPUTED, name)
-        extents = {position - len(shape): dim for position, dim in enumerate(shape)}
-        outer = [dim for axis, dim in extents.items() if axis not in axes]
-        if any(dim != 1 for dim in outer):
-            return Refusal(Reason.PARAMETER_VARIES, f"{name} has shape {list(shape)}")
-        for axis in axes:
-            dim = extents.get(axis, 1)
-            if dim == 1:
-                continue
-            if x_shape is None or not isinstance(x_shape[axis], int):
-                return Refusal(Reason.UNKNOWN_SHAPE, f"the extent of axis {axis} of the sum")
-            if x_shape[axis] != dim:
-                return Refusal(Reason.PARAMETER_ENLARGES, f"{name} has shape {list(shape)}")
-        inner = any(extents.get(axis, 1) != 1 for axis in axes)
-        return Value(algebra.leaf(name, inner))
-
-    def binary(self, operation: Callable[[Form, Form], Form | Refusal]) -> Value | Refusal:
-        """An elementwise operation of two operands that broadcast."""
-        left, right = self.operand(0), self.operand(1)
-        if isinstance(left, Refusal):
-            return left
-        if isinstance(right, Refusal):
-            return right
-        if left.dropped != right.dropped and None in (left.form.number, right.form.number):
-            other = right if left.dropped else left
-            if other.form.number is None:
-                return Refusal(Reason.AXIS_NOT_PUT_BACK, f"{left.form} meets {right.form}")
-        return _value(operation(left.form, right.form), left.dropped or right.dropped)
-
-    def unary(self, operation: Callable[[Form], Form | Refusal]) -> Value | Refusal:
-        """An elementwise operation of one operand."""
-        operand = self.operand(0)
-        if isinstance(operand, Refusal):
-            return operand
-        return _value(operation(operand.form), operand.dropped)
-
-    def flag(self, name: str, default: int) -> int:
-        """An integer attribute."""
-        return int(self.node.attributes.get(name, default))
-
-    def axes(self) -> tuple[int, ...] | None:
-        """The axes of a reduction, from its attribute or its constant input, counted from the end.
-
-        None when they are computed, or empty with noop_with_empty_axes.
-        """
-        return reduced_axes(self.view, self.node, self.candidate.rank)
-
-
-def _value(form: Form | Refusal, dropped: bool) -> Value | Refusal:
-    return form if isinstance(form, Refusal) else Value(form, dropped)
+def _outside(node: Node) -> Refusal:
+    if not node.known:
+        return Refusal(Reason.FUNCTION_ATTRIBUTE, str(node.ref))
+    return Refusal(Reason.NOT_THE_DEFINITION, f"operator {node.op_type}")
 
 
 Rule = Callable[[Context], Value | Refusal]
@@ -180,27 +91,6 @@ def rule_for(node: Node) -> Rule | None:
     if node.domain == "com.microsoft" and node.op_type == "SimplifiedLayerNormalization":
         return OPERATORS[node.op_type]
     return None
-
-
-def reduced_axes(view: GraphView, node: Node, rank: int) -> tuple[int, ...] | None:
-    """The axes that a reduction reduces, counted from the end; None when they are not known."""
-    if node.input(1):
-        axes = view.integers(node.input(1))
-        if axes is None:
-            return None
-    else:
-        axes = tuple(int(axis) for axis in node.attributes.get("axes", ()))
-    if not axes:
-        return None if node.attributes.get("noop_with_empty_axes") else tuple(range(-rank, 0))
-    if any(not -rank <= axis < rank for axis in axes):
-        return None
-    return tuple(sorted(axis - rank if axis >= 0 else axis for axis in axes))
-
-
-def normalized_axes(node: Node, rank: int) -> tuple[int, ...] | None:
-    """The axes of a normalization operator: from `axis` to the last, counted from the end."""
-    axis = int(node.attributes.get("axis", -1))
-    return tuple(range(axis - rank if axis >= 0 else axis, 0)) if -rank <= axis < rank else None
 
 
 def _divide(left: Form, right: Form) -> Form | Refusal:
@@ -234,7 +124,7 @@ def _reduce(finish: Callable[[Form, int | None], Form | Refusal]) -> Rule:
         if operand.dropped or axes != context.candidate.axes:
             return Refusal(Reason.OTHER_AXES, f"axes {list(axes) if axes else 'unknown'}")
         form = finish(operand.form, context.candidate.extent)
-        return _value(form, dropped=not context.flag("keepdims", 1))
+        return to_value(form, dropped=not context.flag("keepdims", 1))
 
     return rule
 
@@ -269,9 +159,26 @@ def _same(context: Context) -> Value | Refusal:
     return context.unary(lambda form: form)
 
 
+def _sum_of_several(context: Context) -> Value | Refusal:
+    """a + b + ..."""
+    value = context.operand(0)
+    for position in range(1, len(context.node.inputs)):
+        value = join(value, context.operand(position), algebra.add)
+    return value
+
+
+def _mean_of_several(context: Context) -> Value | Refusal:
+    """(a + b + ...) / n: not over axes, but over operands."""
+    value = _sum_of_several(context)
+    if isinstance(value, Refusal):
+        return value
+    share = Fraction(1, len(context.node.inputs))
+    return to_value(algebra.scale(value.form, share), value.dropped)
+
+
 def _cast(context: Context) -> Value | Refusal:
     """a, for a cast from one float type to another."""
-    if context.flag("to", 0) not in FLOAT_TYPES:
+    if context.view.cast_type(context.node) not in FLOAT_TYPES:
         return Refusal(Reason.NOT_THE_DEFINITION, "a cast to integers")
     return _same(context)
 
@@ -332,7 +239,7 @@ def _normalize(centred: bool) -> Rule:
                 return parameter
             if isinstance(normal, Form):
                 normal = operation(normal, parameter.form)
-        return _value(normal, dropped=False)
+        return to_value(normal, dropped=False)
 
     return rule
 
@@ -363,6 +270,8 @@ OPERATORS: Mapping[str, Rule] = {
     "Sub": lambda c: c.binary(algebra.subtract),
     "Mul": lambda c: c.binary(algebra.multiply),
     "Div": lambda c: c.binary(_divide),
+    "Sum": _sum_of_several,
+    "Mean": _mean_of_several,
     "Neg": lambda c: c.unary(lambda a: algebra.scale(a, Fraction(-1))),
     "Reciprocal": lambda c: c.unary(lambda a: algebra.power(a, Fraction(-1))),
     "Sqrt": lambda c: c.unary(lambda a: algebra.power(a, HALF)),
@@ -373,6 +282,7 @@ OPERATORS: Mapping[str, Rule] = {
     "ReduceL2": _reduce(_length),
     "Identity": _same,
     "Cast": _cast,
+    "CastLike": _cast,
     "Dropout": _dropout,
     "Unsqueeze": _put_back,
     "Squeeze": _put_back,

@@ -65,7 +65,12 @@ def _head(command: str) -> Document:
 
 
 def _node(node: NodeRef) -> Document:
-    return {"index": node.index, "op_type": node.op_type, "name": node.name}
+    return {
+        "index": node.index,
+        "op_type": node.op_type,
+        "name": node.name,
+        "scope": node.scope.text,
+    }
 
 
 def _site(site: Site) -> Document:
@@ -77,12 +82,18 @@ def _site(site: Site) -> Document:
         "b": site.b,
         "sum": site.total,
         "sum_is_read": site.total_is_read,
+        "sum_readers": [_node(node) for node in site.sum_readers],
+        "addends": list(site.addends),
+        "bias_add": site.bias_add.vector if site.bias_add else None,
+        "layout": site.layout,
+        "layer": site.layer,
         "output": site.output,
         "scale": _parameter(site.scale),
         "bias": _parameter(site.bias),
         "epsilon": site.epsilon,
         "axis": site.axis,
         "type": type_name(site.elem_type),
+        "parameter_type": type_name(site.parameter_type),
         "shape": list(site.shape),
         "b_shape": None if site.b_shape is None else list(site.b_shape),
         "spelling": site.spelling,
@@ -93,11 +104,15 @@ def _parameter(parameter: Parameter) -> str | list[Any] | None:
     """A tensor's name, null, or an expression as [[number, [[tensor, exponent], ...]], ...]."""
     if not isinstance(parameter, Expression):
         return parameter
-    return [[number, [list(factor) for factor in factors]] for number, factors in parameter.terms]
+    return [
+        [number, [[factor.tensor, factor.exponent] for factor in factors]]
+        for number, factors in parameter.terms
+    ]
 
 
 def _near_miss(miss: NearMiss) -> Document:
     return {
+        "id": miss.id or None,
         "reason": miss.reason.value,
         "sentence": miss.reason.sentence,
         "remedy": miss.reason.remedy,
@@ -106,6 +121,7 @@ def _near_miss(miss: NearMiss) -> Document:
         "culprit": _node(miss.culprit),
         "expected": miss.expected,
         "got": miss.got,
+        "form": miss.form,
     }
 
 

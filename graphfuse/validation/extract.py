@@ -6,24 +6,62 @@ import onnx
 from onnx import helper
 
 from graphfuse.graph.model_file import Model
+from graphfuse.graph.scopes import Scope, scopes
 from graphfuse.graph.tensors import subgraphs
+from graphfuse.records import ScopeRef
+from graphfuse.validation.fused_nodes import ScopeKey, scope_keys
 
 MAX_NODES = 200
 """A norm, however it is spelt, is smaller than this."""
 
 
-class Parts:
-    """A model, indexed so that the part behind each fused node can be cut out."""
+def parts_by_scope(model: Model) -> dict[ScopeKey, Parts]:
+    """Every graph of a model, by what names it before and after an edit."""
+    found = scopes(model.proto)
+    keys = scope_keys(found)
+    parts: dict[ScopeRef, Parts] = {}
+    for scope in found:
+        outer = parts[scope.parent.ref] if scope.parent is not None else None
+        parts[scope.ref] = Parts(model, scope, outer)
+    return {keys[ref]: part for ref, part in parts.items()}
 
-    def __init__(self, model: Model) -> None:
+
+class Parts:
+    """A graph, indexed so that the part behind each fused node can be cut out."""
+
+    def __init__(self, model: Model, scope: Scope, outer: Parts | None) -> None:
         self.model = model
-        graph = model.proto.graph
+        self._graph, self._outer = scope.graph, outer
+        self._depth = 0 if outer is None else outer._depth + 1
         self._producers = {
-            name: index for index, node in enumerate(graph.node) for name in node.output if name
+            name: index
+            for index, node in enumerate(scope.graph.node)
+            for name in node.output
+            if name
         }
-        self._initializers = {tensor.name: tensor for tensor in graph.initializer}
-        inputs = (value.name for value in graph.input)
-        self.computed = {*self._producers, *inputs} - self._initializers.keys()
+        weights = scope.graph.initializer if isinstance(scope.graph, onnx.GraphProto) else ()
+        self._initializers = {tensor.name: tensor for tensor in weights}
+        self._inputs = set(scope.inputs)
+
+    def node(self, output: str) -> onnx.NodeProto | None:
+        """The node that computes a tensor."""
+        index = self._producers.get(output)
+        return None if index is None else self._graph.node[index]
+
+    def computes(self, name: str) -> bool:
+        """Whether a tensor is an activation here: no initializer, of this graph or one around."""
+        return self._known(name) and self._initializer(name) is None
+
+    def _known(self, name: str) -> bool:
+        own = name in self._producers or name in self._inputs or name in self._initializers
+        return own or (self._outer is not None and self._outer._known(name))
+
+    def _initializer(self, name: str) -> onnx.TensorProto | None:
+        if name in self._initializers:
+            return self._initializers[name]
+        if name in self._producers or name in self._inputs or self._outer is None:
+            return None
+        return self._outer._initializer(name)
 
     def behind(self, fused_node: onnx.NodeProto, shared: set[str]) -> Model | None:
         """The part between a fused node's inputs and its outputs, as a model.
@@ -38,8 +76,10 @@ class Parts:
         found = self._slice(outputs, shared)
         return None if found is None else self._part(*found, sorted(shared), outputs)
 
-    def _slice(self, outputs: list[str], cuts: set[str]) -> tuple[set[int], set[str]] | None:
-        nodes: set[int] = set()
+    def _slice(
+        self, outputs: list[str], cuts: set[str]
+    ) -> tuple[list[onnx.NodeProto], set[str]] | None:
+        nodes: dict[tuple[int, int], onnx.NodeProto] = {}
         read: set[str] = set()
         pending = list(outputs)
         while pending:
@@ -47,28 +87,34 @@ class Parts:
             if name in cuts or name in read:
                 continue
             read.add(name)
-            if name in self._initializers:
+            if self._initializer(name) is not None:
                 continue
-            index = self._producers.get(name)
+            home = self._home(name)
+            index = home._producers.get(name)
             if index is None or len(nodes) > MAX_NODES:
                 return None
-            node = self.model.proto.graph.node[index]
+            node = home._graph.node[index]
             if any(subgraphs(node)):
                 return None
-            nodes.add(index)
+            nodes[home._depth, index] = node
             pending.extend(name for name in node.input if name)
-        return nodes, read
+        return [nodes[place] for place in sorted(nodes)], read
+
+    def _home(self, name: str) -> Parts:
+        """The graph that a tensor is of: this one, or one around it."""
+        mine = name in self._producers or name in self._inputs or self._outer is None
+        return self if mine or self._outer is None else self._outer._home(name)
 
     def _part(
-        self, nodes: set[int], read: set[str], inputs: list[str], outputs: list[str]
+        self, nodes: list[onnx.NodeProto], read: set[str], inputs: list[str], outputs: list[str]
     ) -> Model:
         proto = self.model.proto
         part = onnx.ModelProto(ir_version=proto.ir_version)
         part.opset_import.extend(proto.opset_import)
         part.functions.extend(proto.functions)
         part.graph.name = "part"
-        part.graph.node.extend(proto.graph.node[index] for index in sorted(nodes))
-        weights = (tensor for name, tensor in self._initializers.items() if name in read)
+        part.graph.node.extend(nodes)
+        weights = (t for name in sorted(read) if (t := self._initializer(name)) is not None)
         part.graph.initializer.extend(weights)
         for name in inputs:
             part.graph.input.append(helper.make_tensor_value_info(name, 0, None))

@@ -91,6 +91,25 @@ class GatherElements(OpRun):
         return (np.take_along_axis(data[tuple(extents)], indices % data.shape[axis], axis),)
 
 
+class BatchNormalization(OpRun):
+    """scale * (x - mean) / sqrt(variance + epsilon) + bias, at inference, channels on axis 1.
+
+    onnx.reference mixes batch statistics into the given ones at opsets 9 to 13.
+    """
+
+    op_domain = ""
+
+    def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, *operands: Array, epsilon: float = EPSILON, training_mode: int = 0, **_: object
+    ) -> tuple[Array]:
+        if training_mode:
+            raise NotImplementedError("BatchNormalization in training mode")
+        x = operands[0]
+        shape = (-1, *(1,) * (x.ndim - 2))
+        scale, bias, mean, variance = (operand.reshape(shape) for operand in operands[1:5])
+        return (scale * (x - mean) / np.sqrt(variance + epsilon) + bias,)
+
+
 class LayerNormalization(OpRun):
     """ONNX's LayerNormalization in float64, its optional outputs included."""
 
@@ -170,6 +189,44 @@ class AddRMSNormalization(OpRun):
         return norm_of_sum((a, b), scale, None, False, axis, float(epsilon) * (1 + float(nudge)))
 
 
+class AddBiasLayerNormalization(OpRun):
+    """The same with a bias vector before the residual: Sum = A + B + AddBias."""
+
+    op_domain = "graphfuse"
+
+    def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        *operands: Array,
+        axis: int = -1,
+        epsilon: float = EPSILON,
+        stash_type: int = 1,
+        nudge: float = 0.0,
+    ) -> tuple[Array, ...]:
+        a, b, scale, bias, add_bias = operands
+        nudged = float(epsilon) * (1 + float(nudge))
+        return norm_of_sum((a, b, add_bias), scale, bias, True, axis, nudged)
+
+
+class AddBiasRMSNormalization(OpRun):
+    """The same with a bias vector before the residual: Sum = A + B + AddBias."""
+
+    op_domain = "graphfuse"
+
+    def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        a: Array,
+        b: Array,
+        scale: Array,
+        add_bias: Array,
+        axis: int = -1,
+        epsilon: float = EPSILON,
+        stash_type: int = 1,
+        nudge: float = 0.0,
+    ) -> tuple[Array, ...]:
+        nudged = float(epsilon) * (1 + float(nudge))
+        return norm_of_sum((a, b, add_bias), scale, None, False, axis, nudged)
+
+
 def _contrib_outputs(node: onnx.NodeProto, y: Array, total: Array) -> tuple[Array, ...]:
     """Outputs 1 and 2 (mean, inverse deviation) are not computed at inference."""
     return (y, total[:0], total[:0], total)[: max(1, len(node.output))]
@@ -220,11 +277,14 @@ OWN_OPERATORS: list[type[OpRun]] = [
     Erf,
     Gelu,
     GatherElements,
+    BatchNormalization,
     LayerNormalization,
     RMSNormalization,
     SimplifiedLayerNormalization,
     AddLayerNormalization,
     AddRMSNormalization,
+    AddBiasLayerNormalization,
+    AddBiasRMSNormalization,
     SkipLayerNormalization,
     SkipSimplifiedLayerNormalization,
 ]

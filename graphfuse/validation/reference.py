@@ -51,7 +51,7 @@ class Twin:
     def __init__(self, model: Model, like: Twin | None = None) -> None:
         """Lift a model. Weights that `like` has under the same name and value are shared."""
         self.model = model
-        self.proto = _lifted(model.proto)
+        self.proto = _lifted(model)
         self.tensors = {tensor.name: tensor for tensor in model.proto.graph.initializer}
         self.weights: dict[str, Array] = {}
         for name, tensor in self.tensors.items():
@@ -154,8 +154,9 @@ def _unsupported(error: Exception) -> UnsupportedModelError:
     )
 
 
-def _lifted(model: onnx.ModelProto) -> onnx.ModelProto:
+def _lifted(source: Model) -> onnx.ModelProto:
     """The graph in float64, without its initializers; functions inlined, fused ones aside."""
+    model = source.proto
     proto = onnx.ModelProto(ir_version=max(model.ir_version, 10))
     proto.opset_import.extend(model.opset_import)
     proto.functions.extend(f for f in model.functions if f.domain not in FUSED_DOMAINS)
@@ -180,7 +181,7 @@ def _lifted(model: onnx.ModelProto) -> onnx.ModelProto:
             if value.type.tensor_type.elem_type in FLOAT_TYPES:
                 value.type.tensor_type.elem_type = TensorProto.DOUBLE
     _round_constants(proto.graph, model.graph)
-    _lift_nodes(proto.graph.node)
+    _lift_nodes(proto.graph.node, source)
     return proto
 
 
@@ -214,24 +215,24 @@ def _round_constants(graph: onnx.GraphProto, original: onnx.GraphProto) -> None:
         known[node.output[0]] = array
 
 
-def _lift_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
+def _lift_nodes(nodes: Iterable[onnx.NodeProto], source: Model) -> None:
     for node in nodes:
         lift = LIFTED.get(node.op_type)
         if lift is not None:
             lift(node)
         for attribute in node.attribute:
             if attribute.HasField("t"):
-                _lift_tensor(attribute.t)
+                _lift_tensor(attribute.t, source)
         for graph in subgraphs(node):
             for tensor in graph.initializer:
-                _lift_tensor(tensor)
-            _lift_nodes(graph.node)
+                _lift_tensor(tensor, source)
+            _lift_nodes(graph.node, source)
 
 
-def _lift_tensor(tensor: TensorProto) -> None:
-    if tensor.data_type in FLOAT_TYPES and tensor.data_type != TensorProto.DOUBLE:
-        array = upcast(numpy_helper.to_array(tensor))
-        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+def _lift_tensor(tensor: TensorProto, source: Model) -> None:
+    is_float = tensor.data_type in FLOAT_TYPES and tensor.data_type != TensorProto.DOUBLE
+    if is_float or is_external(tensor):
+        tensor.CopyFrom(numpy_helper.from_array(upcast(source.read(tensor)), tensor.name))
 
 
 def _lift_type_attribute(name: str, default: int) -> Callable[[onnx.NodeProto], None]:

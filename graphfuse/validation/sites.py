@@ -7,8 +7,6 @@ node on the provider, on hard rows, every element against its rounding bound.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +14,17 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from graphfuse.graph.inference import infer_types
 from graphfuse.graph.model_file import Model
-from graphfuse.graph.shapes import UNKNOWN
-from graphfuse.records import Check, Dim
+from graphfuse.records import Check
 from graphfuse.runtime import run, session
-from graphfuse.validation.extract import Parts
-from graphfuse.validation.operators import CONTRIB_EPSILON, EPSILON
-from graphfuse.validation.reference import FUSED_DOMAINS, Twin, UnsupportedModelError, upcast
+from graphfuse.validation.extract import Parts, parts_by_scope
+from graphfuse.validation.fused_nodes import ROLES, FusedNode, fused_nodes
+from graphfuse.validation.hard_inputs import hard_inputs, operands
+from graphfuse.validation.reference import Twin, UnsupportedModelError, upcast
 from graphfuse.validation.tolerance import (
-    FLOAT,
     MEANING_BOUND,
     OTHER_KERNEL,
+    RowReference,
     distance,
     least_factor,
     reference_rows,
@@ -38,104 +35,22 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-CENTRED = {
-    "AddLayerNormalization": True,
-    "SkipLayerNormalization": True,
-    "AddRMSNormalization": False,
-    "SkipSimplifiedLayerNormalization": False,
-}
-DEFAULT_EPSILON = {"graphfuse": EPSILON, "com.microsoft": CONTRIB_EPSILON}
-
-
-@dataclass(frozen=True, slots=True)
-class FusedNode:
-    """A fused node as a model holds it, with what is known of its operands."""
-
-    node: onnx.NodeProto
-    elem_type: int
-    a_shape: tuple[Dim, ...]
-    b_shape: tuple[Dim, ...]
-    scale: Array
-    bias: Array
-    epsilon: float
-
-    @property
-    def name(self) -> str:
-        """The node's name, or its output's."""
-        return self.node.name or self.node.output[0]
-
-    @property
-    def centred(self) -> bool:
-        """Whether it is a LayerNorm."""
-        return CENTRED[self.node.op_type]
-
-
-def fused_nodes(model: Model, rng: np.random.Generator) -> Iterator[FusedNode]:
-    """The fused nodes of a model's main graph. Parameters that are computed are drawn instead."""
-    graph = model.proto.graph
-    mine = [n for n in graph.node if n.domain in FUSED_DOMAINS and n.op_type in CENTRED]
-    if not mine:
-        return
-    initializers = {tensor.name: tensor for tensor in graph.initializer}
-    types = infer_types(model.proto)
-    for node in mine:
-        scale_type = types.get(node.input[2], UNKNOWN)
-        hidden = scale_type.shape[0] if scale_type.shape else None
-        if not isinstance(hidden, int):
-            continue
-        unknown: tuple[Dim, ...] = (None, None, hidden)
-        a_shape = types.get(node.input[0], UNKNOWN).shape or unknown
-        b_shape = types.get(node.input[1], UNKNOWN).shape or a_shape
-        epsilon = {a.name: a.f for a in node.attribute}.get("epsilon", DEFAULT_EPSILON[node.domain])
-        centred = CENTRED[node.op_type]
-        yield FusedNode(
-            node,
-            scale_type.elem_type,
-            _with_extent(a_shape, hidden),
-            _with_extent(b_shape, hidden),
-            _vector(model, initializers, node, 2, 1.0, hidden, rng),
-            _vector(model, initializers, node, 3, 0.0, hidden, rng)
-            if centred
-            else np.zeros(hidden),
-            float(epsilon),
-        )
-
-
-def _vector(
-    model: Model,
-    initializers: dict[str, onnx.TensorProto],
-    node: onnx.NodeProto,
-    position: int,
-    default: float,
-    hidden: int,
-    rng: np.random.Generator,
-) -> Array:
-    """A scale or bias in float64: as the model holds it, absent, or drawn where it is computed."""
-    if len(node.input) <= position or not node.input[position]:
-        return np.full(hidden, default)
-    tensor = initializers.get(node.input[position])
-    if tensor is None:
-        return upcast(rng.normal(default, 0.2, hidden).astype(np.float16))
-    return upcast(model.read(tensor))
-
-
-def _with_extent(shape: tuple[Dim, ...], hidden: int) -> tuple[Dim, ...]:
-    return shape if shape and shape[-1] == 1 else (*shape[:-1], hidden)
-
 
 def check_sites(original: Model, fused: Model, provider: str, seed: int) -> tuple[list[Check], str]:
     """Check every fused node that only the second model has, alone.
 
     Gives the checks and the output of the first node whose meaning differs.
     """
-    there = {node.output[0]: node for node in original.proto.graph.node if node.output}
     checks: list[Check] = []
     differs = ""
-    before, after = Parts(original), Parts(fused)
+    before, after = parts_by_scope(original), parts_by_scope(fused)
     for site in fused_nodes(fused, np.random.default_rng(seed)):
-        if there.get(site.node.output[0]) == site.node:
+        there = before.get(site.scope)
+        if there is not None and there.node(site.node.output[0]) == site.node:
             continue
-        meaning = _check_meaning(before, after, site, seed)
+        meaning = None
+        if there is not None:
+            meaning = _check_meaning(there, after[site.scope], site, seed)
         if meaning is not None:
             checks.append(meaning)
             differs = differs or ("" if meaning.passed else site.node.output[0])
@@ -148,16 +63,15 @@ def _check_meaning(before: Parts, after: Parts, site: FusedNode, seed: int) -> C
 
     What cannot be paired, or does not run on rows of another number, is left to the whole model.
     """
-    shared = {
-        name for name in site.node.input if name in before.computed and name in after.computed
-    }
+    names = set(site.roles.values())
+    shared = {name for name in names if before.computes(name) and after.computes(name)}
     part, replacement = before.behind(site.node, shared), after.behind(site.node, shared)
     if part is None or replacement is None:
         return None
     rng = np.random.default_rng(seed)
-    a, b = _operands(site, _rows_around_epsilon(site, rng), rng)
-    known = dict(zip(site.node.input, (a, b, site.scale, site.bias), strict=False))
-    known[site.node.input[0]], known[site.node.input[1]] = a, b
+    a, b = operands(site, _rows_around_epsilon(site, rng), rng)
+    values = {**site.vectors, "A": a, "B": b}
+    known = {name: values[role] for role, name in reversed(site.roles.items())}
     feeds = {value.name: known[value.name] for value in part.proto.graph.input}
     feeds |= {value.name: known[value.name] for value in replacement.proto.graph.input}
     try:
@@ -165,13 +79,13 @@ def _check_meaning(before: Parts, after: Parts, site: FusedNode, seed: int) -> C
     except UnsupportedModelError:
         return None
     twin, name = Twin(replacement), site.node.output[0]
-    got = _rows(twin.run(feeds)[name])
+    got = _rows(site, twin.run(feeds)[name])
     # Row by row: in one norm over all, large rows would hide the small ones.
-    values = [distance(*pair) for pair in zip(got, _rows(meant[name]), strict=True)]
+    values = [distance(*pair) for pair in zip(got, _rows(site, meant[name]), strict=True)]
     bounds = [MEANING_BOUND] * len(values)
     if max(values) > MEANING_BOUND:
         # What float32 does to an epsilon is no difference in meaning.
-        nudged = _rows(twin.run_nudged(feeds)[name])
+        nudged = _rows(site, twin.run_nudged(feeds)[name])
         slack = [distance(*pair) for pair in zip(nudged, got, strict=True)]
         bounds = [
             bound + more if value > bound else bound
@@ -185,9 +99,8 @@ def _check_meaning(before: Parts, after: Parts, site: FusedNode, seed: int) -> C
 
 def _rows_around_epsilon(site: FusedNode, rng: np.random.Generator) -> Array:
     root = float(np.sqrt(site.epsilon))
-    hidden: int = site.scale.shape[0]
     rows = [
-        rng.standard_normal(hidden) * sigma + ratio * sigma
+        rng.standard_normal(site.hidden) * sigma + ratio * sigma
         for sigma in (root / 10, root, 10 * root, 1.0)
         for ratio in (0.0, 1.0)
     ]
@@ -197,8 +110,9 @@ def _rows_around_epsilon(site: FusedNode, rng: np.random.Generator) -> Array:
 def _check_kernel(model: Model, site: FusedNode, provider: str, seed: int) -> Check:
     a, b, labels = hard_inputs(site, seed)
     where = f"{provider}, seed {seed}"
+    vectors = {role: _held(site, role) for role in site.vectors}
     try:
-        alone = session(_alone(model, site, a, b), Path(), provider)
+        alone = session(_alone(model, site, a, b, vectors), Path(), provider)
         outputs = run(alone, {"A": a, "B": b})
     except Exception as error:
         # onnxruntime raises its own classes; whatever it is, this site does not run.
@@ -208,8 +122,7 @@ def _check_kernel(model: Model, site: FusedNode, provider: str, seed: int) -> Ch
         reference = reference_rows(
             upcast(a),
             upcast(b),
-            site.scale,
-            site.bias,
+            {role: upcast(vector) for role, vector in vectors.items()},
             site.epsilon,
             site.centred,
             site.elem_type,
@@ -217,94 +130,50 @@ def _check_kernel(model: Model, site: FusedNode, provider: str, seed: int) -> Ch
         factors = [
             least_factor(row, exact, bound)
             for row, exact, bound in zip(
-                _rows(outputs["Y"]), _rows(reference.output), _rows(reference.bound), strict=True
+                _rows(site, outputs["Y"]),
+                _rows(site, reference.output),
+                _rows(site, reference.bound),
+                strict=True,
             )
         ]
-        total = _total_factor(site, outputs, reference.total)
+        total = _total_factor(outputs, reference)
     worst = int(np.argmax(factors))
     value = max(factors[worst], total)
     label = labels[worst % len(labels)] if factors[worst] >= total else "the sum"
     return Check("G1", site.name, value, OTHER_KERNEL, f"{where}, {label}", value <= OTHER_KERNEL)
 
 
-def _total_factor(site: FusedNode, outputs: dict[str, Array], total: Array) -> float:
-    """The sum is an output too: it must be a + b, rounded once."""
+def _held(site: FusedNode, role: str) -> Array:
+    """A vector in the type in which the node reads it."""
+    elem_type = site.elem_type if role == "AddBias" else site.parameter_type
+    return site.vectors[role].astype(helper.tensor_dtype_to_np_dtype(elem_type))
+
+
+def _total_factor(outputs: dict[str, Array], reference: RowReference) -> float:
+    """The sum is an output too: it must be right to its rounding."""
     if "Sum" not in outputs:
         return 0.0
-    number = FLOAT[site.elem_type]
-    return least_factor(outputs["Sum"], total, number.eta + number.roundoff * np.abs(total))
+    return least_factor(outputs["Sum"], reference.total, reference.total_bound)
 
 
-def _rows(array: Array) -> Array:
-    return array.reshape(-1, array.shape[-1])
+def _rows(site: FusedNode, array: Array) -> Array:
+    return array.reshape(-1, site.hidden)
 
 
-def hard_inputs(site: FusedNode, seed: int) -> tuple[Array, Array, list[str]]:
-    """Operands whose rows go through the distributions that norms get wrong.
-
-    Deviations from far below sqrt(epsilon) to 1000, means up to 10,000 deviations, an outlier, a
-    constant row, a zero row, subnormals, large magnitudes. Rows of A follow the axis before the
-    last, so a B that broadcasts over the leading axes keeps its rows.
-    """
-    rng = np.random.default_rng(seed)
-    hidden: int = site.scale.shape[0]
-    dtype = helper.tensor_dtype_to_np_dtype(site.elem_type)
-    number = FLOAT[site.elem_type]
-    # Squares are summed in float32 (float64 for float64): beyond this no kernel stays finite.
-    accumulated = np.sqrt(1e308 if site.elem_type == 11 else 3e38) / np.sqrt(hidden) / 4
-    limit = min(number.largest / 4, accumulated)
-    root = float(np.sqrt(site.epsilon))
-    rows: list[Array] = []
-    labels: list[str] = []
-    for sigma in (0.0, root / 10, root, 10 * root, 1.0, 1e3):
-        for ratio in (0.0, 1.0, 1e2, 1e3, 1e4):
-            rows.append(rng.standard_normal(hidden) * sigma + ratio * (sigma or 1.0))
-            labels.append(f"sigma {sigma:.3g}, mean {ratio * (sigma or 1.0):.3g}")
-    outlier: Array = rng.standard_normal(hidden)
-    outlier[int(rng.integers(hidden))] *= 3000
-    tiny: Array = rng.standard_normal(hidden) * (number.eta or 1e-308) * 64
-    large: Array = np.sign(rng.standard_normal(hidden)) * limit * rng.uniform(0.5, 1, hidden)
-    rows += [outlier, np.zeros(hidden), tiny, large, outlier, outlier]
-    labels += ["a 3000x outlier", "a zero row", "subnormals", "large magnitudes"]
-    labels += ["a NaN", "an infinity"]
-    a, b = _operands(site, np.clip(np.stack(rows), -limit, limit), rng)
-    a[..., -2, 0], a[..., -1, 0] = np.nan, np.inf
-    return a.astype(dtype), b.astype(dtype), labels
-
-
-def _operands(site: FusedNode, rows: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Split rows into two operands of the site's ranks; B broadcasts as it does in the model."""
-    b = _broadcast_rows(site, rows * rng.uniform(0, 1, rows.shape))
-    a = rows - b
-    lead = (1,) * (max(len(site.a_shape), len(site.b_shape)) - 2)
-    a = a.reshape(*lead, *a.shape)
-    return a, b.reshape(*lead, *b.shape) if len(site.b_shape) >= 2 else b.reshape(-1)
-
-
-def _broadcast_rows(site: FusedNode, matrix: Array) -> Array:
-    """B's rows: one for all where B has no such axis, one number where its last extent is 1."""
-    shape = site.b_shape
-    if len(shape) < 2 or (shape[-2] == 1 and site.a_shape[-2:-1] != (1,)):
-        middle = len(matrix) // 2
-        matrix = matrix[middle : middle + 1]
-    return matrix[..., :1] if shape and shape[-1] == 1 and site.scale.shape[0] != 1 else matrix
-
-
-def _alone(model: Model, site: FusedNode, a: Array, b: Array) -> onnx.ModelProto:
+def _alone(
+    model: Model, site: FusedNode, a: Array, b: Array, vectors: dict[str, Array]
+) -> onnx.ModelProto:
     """A model of one node: the fused one, its attributes and functions as they are."""
     node = onnx.NodeProto()
     node.CopyFrom(site.node)
-    names = ["A", "B", "Scale", "Bias"]
-    for position, name in enumerate(names[: len(node.input)]):
+    for position, role in enumerate(ROLES[node.domain, node.op_type][: len(node.input)]):
         if node.input[position]:
-            node.input[position] = name
+            node.input[position] = role
     node.output[0] = "Y"
     outputs = ["Y"]
     if node.output[-1] and len(node.output) > 1:
         node.output[len(node.output) - 1] = "Sum"
         outputs.append("Sum")
-    dtype = helper.tensor_dtype_to_np_dtype(site.elem_type)
-    vectors = {"Scale": site.scale, "Bias": site.bias}
     graph = helper.make_graph(
         [node],
         "site",
@@ -313,11 +182,7 @@ def _alone(model: Model, site: FusedNode, a: Array, b: Array) -> onnx.ModelProto
             for k, v in (("A", a), ("B", b))
         ],
         [helper.make_tensor_value_info(name, site.elem_type, None) for name in outputs],
-        [
-            numpy_helper.from_array(v.astype(dtype), k)
-            for k, v in vectors.items()
-            if k in node.input
-        ],
+        [numpy_helper.from_array(v, k) for k, v in vectors.items() if k in node.input],
     )
     return helper.make_model(
         graph,

@@ -8,7 +8,8 @@ kappa = rms(h)/s, r = scale * z + bias. An element passes when
 
 u is the unit roundoff of the type, u_a that of the accumulation, eta half the least subnormal, n
 the normalised extent. The third term is there because the sum is rounded to its type, each element
-by u*|h| + eta at most, and so is its mean; the norm divides both by s.
+by u*|h| + eta at most, and so is its mean; the norm divides both by s. A sum of three, a + (b +
+bias), is rounded twice: there |h| is |h| + |b + bias|.
 """
 
 from __future__ import annotations
@@ -78,28 +79,42 @@ class RowReference:
     """The float64 result of a norm and the bound of each element at K = 1."""
 
     total: Array
+    total_bound: Array
     output: Array
     bound: Array
 
 
 def reference_rows(
-    a: Array, b: Array, scale: Array, bias: Array, epsilon: float, centred: bool, elem_type: int
+    a: Array,
+    b: Array,
+    vectors: Mapping[str, Array],
+    epsilon: float,
+    centred: bool,
+    elem_type: int,
 ) -> RowReference:
-    """Evaluate the norm of a + b over the last axis in float64, with its rounding bound."""
+    """Evaluate the norm of a + b over the last axes in float64, with its rounding bound.
+
+    `vectors` are Scale, which has the shape of the normalised axes, and where there are such Bias
+    and AddBias.
+    """
     number = FLOAT[elem_type]
-    h, gain = a + b, np.abs(scale)
-    mu = h.mean(-1, keepdims=True) if centred else np.zeros(())
-    s = np.sqrt(((h - mu) ** 2).mean(-1, keepdims=True) + epsilon)
+    scale, bias = vectors["Scale"], vectors.get("Bias", np.zeros(()))
+    second = b + vectors["AddBias"] if "AddBias" in vectors else b
+    axes = tuple(range(-scale.ndim, 0))
+    h, gain = a + second, np.abs(scale)
+    rounded = np.abs(h) + (np.abs(second) if "AddBias" in vectors else 0.0)
+    mu = h.mean(axes, keepdims=True) if centred else np.zeros(())
+    s = np.sqrt(((h - mu) ** 2).mean(axes, keepdims=True) + epsilon)
     z = (h - mu) / s
-    kappa = np.sqrt((h * h).mean(-1, keepdims=True)) / s
+    kappa = np.sqrt((rounded**2).mean(axes, keepdims=True)) / s
     r = scale * z + bias
     bound = (
         number.eta
         + number.roundoff * (np.abs(r) + np.abs(bias))
-        + gain * (number.roundoff * (np.abs(h) / s + kappa) + 2 * number.eta / s)
-        + number.accumulation * gain * (8 + np.sqrt(h.shape[-1])) * (np.abs(z) + kappa)
+        + gain * (number.roundoff * (rounded / s + kappa) + 2 * number.eta / s)
+        + number.accumulation * gain * (8 + np.sqrt(scale.size)) * (np.abs(z) + kappa)
     )
-    return RowReference(h, r, bound)
+    return RowReference(h, number.eta + number.roundoff * rounded, r, bound)
 
 
 def least_factor(result: Array, reference: Array, bound: Array) -> float:

@@ -1,0 +1,105 @@
+"""Nodes as the patterns see them: values that compare by identity of place, not by structure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from graphfuse.graph.scopes import Scope
+from graphfuse.graph.tensors import DEFAULT_DOMAINS
+from graphfuse.records import MAIN, NodeRef, ScopeRef
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node as the patterns see it. An absent input or output has the name ''.
+
+    `position` is its place among the nodes of the view. `index` is the node of the graph that it
+    is, or the call that it is a part of (`in_call`).
+    """
+
+    position: int
+    index: int
+    op_type: str
+    domain: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    source: onnx.NodeProto
+    scope: ScopeRef = MAIN
+    in_call: bool = False
+    known: bool = True
+    """False when what it does is not certain: an attribute that a function's caller gives."""
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The attributes, without those that a function's caller gives."""
+        return {
+            attribute.name: onnx.helper.get_attribute_value(attribute)
+            for attribute in self.source.attribute
+            if not attribute.ref_attr_name
+        }
+
+    @property
+    def ref(self) -> NodeRef:
+        """What records keep of the node."""
+        return NodeRef(self.index, self.op_type, self.name, self.scope)
+
+    @property
+    def standard(self) -> bool:
+        """Whether the operator is of the default domain, and means what ONNX says."""
+        return self.known and self.domain in DEFAULT_DOMAINS
+
+    def input(self, position: int) -> str:
+        """The name of an input, '' when it is absent."""
+        return self.inputs[position] if position < len(self.inputs) else ""
+
+
+def nodes_of(model: onnx.ModelProto, scope: Scope) -> Iterator[Node]:
+    """The nodes of a scope, calls expanded."""
+    called = {call.owner for call in scope.calls}
+    overridden = {f.name for f in model.functions if f.domain in DEFAULT_DOMAINS}
+    # Empty for nearly every model, so nodes need not be asked one by one.
+    in_function = scope.ref.function is not None
+    for position, (source, owner) in enumerate(zip(scope.nodes, scope.owners, strict=True)):
+        given = in_function and any(a.ref_attr_name for a in source.attribute)
+        in_call = owner in called
+        yield Node(
+            position,
+            owner,
+            source.op_type,
+            source.domain,
+            # A part of a call is known by the call's name.
+            scope.graph.node[owner].name if in_call else source.name,
+            tuple(source.input),
+            tuple(source.output),
+            source,
+            scope.ref,
+            in_call,
+            not given and source.op_type not in overridden,
+        )
+
+
+def constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """What a Constant node yields; None for a string, or what a function's caller gives."""
+    for attribute in node.attribute:
+        if attribute.ref_attr_name:
+            return None
+        match attribute.name:
+            case "value":
+                return attribute.t
+            case "value_float":
+                return onnx.numpy_helper.from_array(np.array(attribute.f, np.float32))
+            case "value_int":
+                return onnx.numpy_helper.from_array(np.array(attribute.i, np.int64))
+            case "value_floats":
+                return onnx.numpy_helper.from_array(np.array(attribute.floats, np.float32))
+            case "value_ints":
+                return onnx.numpy_helper.from_array(np.array(attribute.ints, np.int64))
+            case _:
+                return None
+    return None

@@ -1,0 +1,156 @@
+"""What a rule of the algebra sees: a node, and the values of its operands in terms of x."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import isfinite
+
+from graphfuse.graph.nodes import Node
+from graphfuse.graph.shapes import broadcasts_to
+from graphfuse.graph.view import GraphView
+from graphfuse.patterns import algebra
+from graphfuse.patterns.algebra import Refusal
+from graphfuse.patterns.form import Form
+from graphfuse.reasons import Reason
+from graphfuse.records import Dim
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A tensor that something reduces: `axes` as indices from the end (-1 is the last axis)."""
+
+    tensor: str
+    axes: tuple[int, ...]
+    rank: int
+    extent: int | None
+    """How many elements a mean is over; None when an extent is not a known number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """What a tensor is in terms of x. `dropped`: the reduced axes are missing from its shape."""
+
+    form: Form
+    dropped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a rule sees: the node, and the values of its operands."""
+
+    view: GraphView
+    candidate: Candidate
+    values: Mapping[str, Value]
+    node: Node
+
+    def operand(self, position: int) -> Value | Refusal:
+        """The value of an input: known in terms of x, a number, or a leaf."""
+        name = self.node.input(position)
+        if name in self.values:
+            return self.values[name]
+        if not name:
+            return Refusal(Reason.NOT_THE_DEFINITION, f"input {position} is absent")
+        return self.opaque(name)
+
+    def opaque(self, name: str) -> Value | Refusal:
+        """A tensor that does not come from x: a number, or a leaf that may be a parameter."""
+        shape = self.view.type(name).shape
+        rank, axes = self.candidate.rank, self.candidate.axes
+        if shape is None:
+            return Refusal(Reason.UNKNOWN_SHAPE, f"{name} has no known shape")
+        if len(shape) > rank:
+            return Refusal(Reason.PARAMETER_ENLARGES, f"{name} has {len(shape)} axes, x has {rank}")
+        x_shape = self.view.type(self.candidate.tensor).shape
+        number = self.view.scalar(name)
+        fits = all(dim == 1 for dim in shape) or (x_shape and broadcasts_to(shape, x_shape))
+        if number is not None and isfinite(number) and fits:
+            return Value(algebra.constant(number))
+        if not self.view.is_weight(name) and not self._is_given_vector(name, shape):
+            return Refusal(Reason.PARAMETER_COMPUTED, name)
+        extents = {position - len(shape): dim for position, dim in enumerate(shape)}
+        outer = [dim for axis, dim in extents.items() if axis not in axes]
+        if any(dim != 1 for dim in outer):
+            return Refusal(Reason.PARAMETER_VARIES, f"{name} has shape {list(shape)}")
+        for axis in axes:
+            dim = extents.get(axis, 1)
+            if dim == 1:
+                continue
+            if x_shape is None or not isinstance(x_shape[axis], int):
+                return Refusal(Reason.UNKNOWN_SHAPE, f"the extent of axis {axis} of the sum")
+            if x_shape[axis] != dim:
+                return Refusal(Reason.PARAMETER_ENLARGES, f"{name} has shape {list(shape)}")
+        inner = any(extents.get(axis, 1) != 1 for axis in axes)
+        return Value(algebra.leaf(name, inner))
+
+    def _is_given_vector(self, name: str, shape: tuple[Dim, ...]) -> bool:
+        """Whether a graph input of one axis can be a parameter: it depends on no sum.
+
+        A model may be handed its weights. Beside an x of one axis it may be a residual, though.
+        """
+        return len(shape) <= 1 < self.candidate.rank and name in self.view.home(name).inputs
+
+    def binary(self, operation: Callable[[Form, Form], Form | Refusal]) -> Value | Refusal:
+        """An elementwise operation of two operands that broadcast."""
+        return join(self.operand(0), self.operand(1), operation)
+
+    def unary(self, operation: Callable[[Form], Form | Refusal]) -> Value | Refusal:
+        """An elementwise operation of one operand."""
+        operand = self.operand(0)
+        if isinstance(operand, Refusal):
+            return operand
+        return to_value(operation(operand.form), operand.dropped)
+
+    def flag(self, name: str, default: int) -> int:
+        """An integer attribute."""
+        return int(self.node.attributes.get(name, default))
+
+    def axes(self) -> tuple[int, ...] | None:
+        """The axes of a reduction, from its attribute or its constant input, counted from the end.
+
+        None when they are computed, or empty with noop_with_empty_axes.
+        """
+        return reduced_axes(self.view, self.node, self.candidate.rank)
+
+
+def join(
+    left: Value | Refusal,
+    right: Value | Refusal,
+    operation: Callable[[Form, Form], Form | Refusal],
+) -> Value | Refusal:
+    """An elementwise operation of two operands that broadcast."""
+    if isinstance(left, Refusal):
+        return left
+    if isinstance(right, Refusal):
+        return right
+    if left.dropped != right.dropped and None in (left.form.number, right.form.number):
+        other = right if left.dropped else left
+        if other.form.number is None:
+            return Refusal(Reason.AXIS_NOT_PUT_BACK, f"{left.form} meets {right.form}")
+    return to_value(operation(left.form, right.form), left.dropped or right.dropped)
+
+
+def to_value(form: Form | Refusal, dropped: bool) -> Value | Refusal:
+    """A form as a value; `dropped` when the reduced axes are missing from its shape."""
+    return form if isinstance(form, Refusal) else Value(form, dropped)
+
+
+def reduced_axes(view: GraphView, node: Node, rank: int) -> tuple[int, ...] | None:
+    """The axes that a reduction reduces, counted from the end; None when they are not known."""
+    if node.input(1):
+        axes = view.integers(node.input(1))
+        if axes is None:
+            return None
+    else:
+        axes = tuple(int(axis) for axis in node.attributes.get("axes", ()))
+    if not axes:
+        return None if node.attributes.get("noop_with_empty_axes") else tuple(range(-rank, 0))
+    if any(not -rank <= axis < rank for axis in axes):
+        return None
+    return tuple(sorted(axis - rank if axis >= 0 else axis for axis in axes))
+
+
+def normalized_axes(node: Node, rank: int) -> tuple[int, ...] | None:
+    """The axes of a normalization operator: from `axis` to the last, counted from the end."""
+    axis = int(node.attributes.get("axis", -1))
+    return tuple(range(axis - rank if axis >= 0 else axis, 0)) if -rank <= axis < rank else None

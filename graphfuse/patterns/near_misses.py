@@ -1,0 +1,68 @@
+"""What comes closest to a norm where none was found, and the node to blame."""
+
+from __future__ import annotations
+
+from graphfuse.graph.nodes import Node
+from graphfuse.graph.view import GraphView
+from graphfuse.patterns import norms
+from graphfuse.patterns.algebra import Refusal
+from graphfuse.patterns.form import Form, has_second_moment, is_of_x
+from graphfuse.patterns.site import interior_of
+from graphfuse.patterns.translate import NORMALIZATIONS, Region
+from graphfuse.reasons import Reason
+from graphfuse.records import NearMiss
+
+TURNING = ("Sqrt", "Pow", "Reciprocal", "Div")
+"""Operators that turn a statistic into a factor."""
+
+
+def closest(view: GraphView, region: Region, add: Node) -> NearMiss | None:
+    """The near miss of an Add that no norm was found for; None when nothing normalises it."""
+    return _closest_form(view, region, add) or _closest_stop(view, region, add)
+
+
+def _closest_form(view: GraphView, region: Region, add: Node) -> NearMiss | None:
+    """The furthest value in which x meets a statistic of second order, and what is off with it."""
+    for name, value in reversed(list(region.values.items())):
+        if name == region.candidate.tensor or not _normalizes(value.form):
+            continue
+        difference = norms.match(value.form)
+        if isinstance(difference, Refusal):
+            culprit = _blame(view, region, name).ref
+            form = str(value.form)
+            return NearMiss(difference.reason, culprit, add.ref, got=difference.got, form=form)
+    return None
+
+
+def _normalizes(form: Form) -> bool:
+    if not is_of_x(form) or not has_second_moment(form):
+        return False
+    return any(e < 0 for term in form.terms for _, e in term)
+
+
+def _blame(view: GraphView, region: Region, name: str) -> Node:
+    """The node where the statistic is first turned into a factor: a root, a power, a quotient."""
+    interior = interior_of(view, region, name)
+    for node in interior:
+        value = region.values[node.outputs[0]]
+        if node.op_type in TURNING and not is_of_x(value.form) and has_second_moment(value.form):
+            return node
+    return interior[-1]
+
+
+def _closest_stop(view: GraphView, region: Region, add: Node) -> NearMiss | None:
+    """The first place where a statistic of second order left the algebra."""
+    for position, refusal in region.refusals.items():
+        node = view.nodes[position]
+        forms = [region.values[name].form for name in node.inputs if name in region.values]
+        second = [form for form in forms if has_second_moment(form)]
+        is_norm = refusal.reason is Reason.AXIS_NOT_PUT_BACK or node.op_type in NORMALIZATIONS
+        if not second and not is_norm:
+            continue
+        reason = refusal.reason
+        varies = reason in (Reason.PARAMETER_VARIES, Reason.PARAMETER_COMPUTED)
+        if second and varies and not any(map(is_of_x, forms)):
+            reason = Reason.EPSILON_NOT_CONSTANT
+        form = str((second or forms)[0]) if forms else ""
+        return NearMiss(reason, node.ref, add.ref, got=refusal.got, form=form)
+    return None

@@ -1,0 +1,202 @@
+"""The record of a site, once everything that is legal for no target has been ruled out."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import TensorProto
+
+from graphfuse.graph.nodes import Node
+from graphfuse.graph.tensors import widens
+from graphfuse.graph.view import GraphView
+from graphfuse.patterns import norms
+from graphfuse.patterns.algebra import Refusal
+from graphfuse.patterns.form import Form
+from graphfuse.patterns.norms import Norm
+from graphfuse.patterns.residual import ResidualSum, Source, addends, bias_add
+from graphfuse.patterns.spelling import spelling
+from graphfuse.patterns.translate import Region
+from graphfuse.reasons import Reason
+from graphfuse.records import (
+    RMS_NORM,
+    Expression,
+    Factor,
+    NearMiss,
+    NodeRef,
+    Parameter,
+    Site,
+    TensorType,
+)
+
+MAX_HIDDEN = 2**24
+HALF_TYPES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+
+
+def site(
+    view: GraphView, region: Region, source: Source, residual: ResidualSum, output: str, norm: Norm
+) -> Site | NearMiss:
+    """What a norm of a sum is as a record, or why it cannot be one fused node."""
+    total = view.type(residual.total)
+    interior = interior_of(view, region, output)
+    refusal = _of_the_norm(view, region, source, total, norm, output)
+    if refusal is None:
+        refusal = _of_the_interior(view, interior, total.elem_type, output)
+    parameter_type = _parameter_type(view, region, norm, total.elem_type)
+    parameters: list[Parameter] = []
+    for form, absent in ((norm.scale, 1), (norm.bias, 0)):
+        if refusal is not None:
+            break
+        parameter = _parameter(view, form, absent, parameter_type, total, region)
+        if isinstance(parameter, Refusal):
+            refusal = parameter
+        else:
+            parameters.append(parameter)
+    if refusal is not None:
+        culprit = producer(view, output)
+        return NearMiss(refusal.reason, culprit.ref, residual.add.ref, got=refusal.got)
+    assert total.shape is not None, "ruled out by _of_the_norm"
+    indices = tuple(sorted({node.index for node in interior}))
+    passed = {step.index for step in source.path}
+    return Site(
+        id="",
+        kind=norm.kind,
+        add=residual.add.ref,
+        a=residual.a,
+        b=residual.b,
+        total=residual.total,
+        output=output,
+        scale=parameters[0],
+        bias=parameters[1],
+        epsilon=norm.epsilon,
+        axis=region.candidate.axes[0],
+        elem_type=total.elem_type,
+        parameter_type=parameter_type,
+        shape=total.shape,
+        b_shape=residual.b_shape,
+        order_proven=residual.order_proven,
+        total_is_read=_read_outside(view, residual.total, passed | set(indices)),
+        path=tuple(step.index for step in source.path),
+        interior=indices,
+        spelling=spelling(view, region, output),
+        sum_readers=_other_readers(view, source, residual.total, indices),
+        addends=addends(view, residual),
+        bias_add=bias_add(view, residual),
+    )
+
+
+def producer(view: GraphView, name: str) -> Node:
+    """The node that computes a tensor that was evaluated."""
+    node = view.producer(name)
+    assert node is not None, f"{name} was evaluated, so a node computes it"
+    return node
+
+
+def interior_of(view: GraphView, region: Region, output: str) -> list[Node]:
+    """The nodes between the sum and a value of the region, in order."""
+    found: dict[int, Node] = {}
+    pending = [output]
+    while pending:
+        name = pending.pop()
+        if name == region.candidate.tensor or name not in region.values:
+            continue
+        node = producer(view, name)
+        if node.position not in found:
+            found[node.position] = node
+            pending.extend(node.inputs)
+    return [found[position] for position in sorted(found)]
+
+
+def _of_the_norm(
+    view: GraphView, region: Region, source: Source, total: TensorType, norm: Norm, output: str
+) -> Refusal | None:
+    """What is wrong with shape, type or epsilon."""
+    axes = region.candidate.axes
+    if axes != tuple(range(-len(axes), 0)):
+        return Refusal(Reason.OTHER_AXES, f"axes {list(axes)}")
+    if source.path and len(axes) > 1:
+        return Refusal(Reason.SUM_RESHAPED, f"by {source.path[0].ref}, over {len(axes)} axes")
+    if total.shape is None or not all(isinstance(dim, int) for dim in total.shape[-len(axes) :]):
+        return Refusal(Reason.UNKNOWN_SHAPE, "the normalised extents of the sum")
+    if norm.kind == RMS_NORM and norm.bias.terms:
+        return Refusal(Reason.NOT_THE_DEFINITION, f"an RMSNorm with the bias {norm.bias}")
+    extent = region.candidate.extent
+    if extent is None or not 0 < extent <= MAX_HIDDEN:
+        return Refusal(Reason.HIDDEN_SIZE, str(extent))
+    if not _is_attribute(norm.epsilon, exactly=total.elem_type == TensorProto.DOUBLE):
+        return Refusal(Reason.EPSILON_PRECISION, repr(norm.epsilon))
+    if view.type(output).elem_type != total.elem_type:
+        return Refusal(Reason.OUTPUT_TYPE, output)
+    return None
+
+
+def _is_attribute(epsilon: float, exactly: bool) -> bool:
+    """Whether a float32 attribute holds an epsilon: to a rounding, or exactly."""
+    with np.errstate(over="ignore"):
+        held = float(np.float32(epsilon))
+    if not float(np.finfo(np.float32).tiny) <= held < float("inf"):
+        return False
+    return held == epsilon or not exactly
+
+
+def _of_the_interior(
+    view: GraphView, interior: list[Node], elem_type: int, output: str
+) -> Refusal | None:
+    """What is wrong with the nodes between: a type that loses digits, results read elsewhere."""
+    for node in interior:
+        if node.op_type in ("Cast", "CastLike") and not widens(elem_type, view.cast_type(node)):
+            return Refusal(Reason.PRECISION_LOST, str(node.ref))
+        if not node.in_call and any(view.is_read(name) for name in node.outputs[1:] if name):
+            return Refusal(Reason.STATISTICS_READ, str(node.ref))
+    last = producer(view, output)
+    others = [name for name in view.original(last).output if name and name != output]
+    if output not in view.original(last).output:
+        return Refusal(Reason.NORM_IN_FUNCTION, str(last.ref))
+    if last.in_call and any(view.is_read(name) for name in others):
+        return Refusal(Reason.STATISTICS_READ, str(last.ref))
+    return None
+
+
+def _parameter_type(view: GraphView, region: Region, norm: Norm, elem_type: int) -> int:
+    """The type of scale and bias: float32 beside a narrower sum, where the model has it so."""
+    if elem_type not in HALF_TYPES:
+        return elem_type
+    forms = (norm.scale, norm.bias)
+    names = [name for form in forms for name in norms.weights(form)]
+    wide = any(not widens(view.type(name).elem_type, elem_type) for name in names)
+    # 1 + w, say, is no number of the narrow type where w is one.
+    computed = any(norms.weights(form) and not norms.is_weight(form) for form in forms)
+    in_float = any(view.type(name).elem_type == TensorProto.FLOAT for name in region.values)
+    return TensorProto.FLOAT if wide or (computed and in_float) else elem_type
+
+
+def _parameter(
+    view: GraphView, form: Form, absent: int, to: int, total: TensorType, region: Region
+) -> Parameter | Refusal:
+    """A scale or bias, if its weights can be brought to the type and shape of the norm's."""
+    axes = len(region.candidate.axes)
+    factors: dict[str, Factor] = {}
+    for name in norms.weights(form):
+        kind = view.type(name)
+        if not widens(kind.elem_type, to):
+            return Refusal(Reason.PARAMETER_TYPE, name)
+        shape = kind.shape or ()
+        extents = tuple(dim for dim in shape[-axes:] if isinstance(dim, int))
+        factors[name] = Factor(name, 1.0, extents if axes > 1 else (-1,))
+    parameter = norms.parameter(form, absent, factors)
+    if isinstance(parameter, str):
+        wanted = TensorType(to, (total.shape or ())[-axes:])
+        if view.type(parameter) != wanted:
+            return Expression(((1.0, (factors[parameter],)),))
+    return parameter
+
+
+def _read_outside(view: GraphView, name: str, inside: set[int]) -> bool:
+    if name in view.outputs:
+        return True
+    return any(reader.index not in inside for reader in view.readers(name))
+
+
+def _other_readers(
+    view: GraphView, source: Source, total: str, interior: tuple[int, ...]
+) -> tuple[NodeRef, ...]:
+    inside = {*interior, *(step.index for step in source.path)}
+    return tuple(reader.ref for reader in view.readers(total) if reader.index not in inside)

@@ -1,0 +1,180 @@
+"""The fused nodes of a model, in every graph of it, with what is known of their operands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from graphfuse.graph.model_file import Model
+from graphfuse.graph.scope_types import infer_scopes
+from graphfuse.graph.scopes import Scope, scopes
+from graphfuse.graph.shapes import UNKNOWN
+from graphfuse.records import Dim, ScopeRef, TensorType
+from graphfuse.validation.operators import CONTRIB_EPSILON, EPSILON
+from graphfuse.validation.reference import FUSED_DOMAINS, upcast
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+ROLES: Mapping[tuple[str, str], tuple[str, ...]] = {
+    ("graphfuse", "AddLayerNormalization"): ("A", "B", "Scale", "Bias"),
+    ("graphfuse", "AddRMSNormalization"): ("A", "B", "Scale"),
+    ("graphfuse", "AddBiasLayerNormalization"): ("A", "B", "Scale", "Bias", "AddBias"),
+    ("graphfuse", "AddBiasRMSNormalization"): ("A", "B", "Scale", "AddBias"),
+    ("com.microsoft", "SkipLayerNormalization"): ("A", "B", "Scale", "Bias", "AddBias"),
+    ("com.microsoft", "SkipSimplifiedLayerNormalization"): ("A", "B", "Scale", "AddBias"),
+}
+"""What each input of a fused operator is."""
+
+DEFAULT_EPSILON = {"graphfuse": EPSILON, "com.microsoft": CONTRIB_EPSILON}
+ABSENT = {"Scale": 1.0, "Bias": 0.0, "AddBias": 0.0}
+
+ScopeKey = tuple[object, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FusedNode:
+    """A fused node as a model holds it, with what is known of its operands.
+
+    `extents` are those of the normalised axes; `vectors` the operands Scale, Bias and AddBias in
+    float64, drawn where the model computes them.
+    """
+
+    node: onnx.NodeProto
+    scope: ScopeKey
+    elem_type: int
+    parameter_type: int
+    a_shape: tuple[Dim, ...]
+    b_shape: tuple[Dim, ...]
+    extents: tuple[int, ...]
+    vectors: Mapping[str, Array]
+    epsilon: float
+
+    @property
+    def name(self) -> str:
+        """The node's name, or its output's."""
+        return self.node.name or self.node.output[0]
+
+    @property
+    def centred(self) -> bool:
+        """Whether it is a LayerNorm."""
+        return "Bias" in self.roles
+
+    @property
+    def hidden(self) -> int:
+        """How many elements a mean is over."""
+        return prod(self.extents)
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """The inputs that the node has, by what they are."""
+        known = ROLES[self.node.domain, self.node.op_type]
+        return {role: name for role, name in zip(known, self.node.input, strict=False) if name}
+
+
+def scope_keys(found: list[Scope]) -> dict[ScopeRef, ScopeKey]:
+    """A name for each graph that an edit does not change: by what the node around it computes."""
+    keys: dict[ScopeRef, ScopeKey] = {}
+    for scope in found:
+        function = scope.ref.function
+        if scope.parent is None and function is not None:
+            definition = scope.functions[function]
+            keys[scope.ref] = ("function", definition.domain, definition.name, definition.overload)
+        elif scope.parent is None:
+            keys[scope.ref] = ("main",)
+        else:
+            index, name, number = scope.ref.steps[-1]
+            outputs = tuple(scope.parent.graph.node[index].output)
+            keys[scope.ref] = (*keys[scope.parent.ref], outputs, name, number)
+    return keys
+
+
+def fused_nodes(model: Model, rng: np.random.Generator) -> Iterator[FusedNode]:
+    """The fused nodes of a model whose normalised extents are known."""
+    found = scopes(model.proto)
+    holders = [scope for scope in found if any(map(_is_fused, scope.graph.node))]
+    if not holders:
+        return
+    types = infer_scopes(model.proto, found)
+    keys = scope_keys(found)
+    for scope in holders:
+        for node in filter(_is_fused, scope.graph.node):
+            reader = _Reader(model, scope, types, rng)
+            fused = reader.fused_node(node, keys[scope.ref])
+            if fused is not None:
+                yield fused
+
+
+def _is_fused(node: onnx.NodeProto) -> bool:
+    return node.domain in FUSED_DOMAINS and (node.domain, node.op_type) in ROLES
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Looks up what a scope knows of a tensor, itself or by the graphs around it."""
+
+    model: Model
+    scope: Scope
+    types: Mapping[ScopeRef, Mapping[str, TensorType]]
+    rng: np.random.Generator
+
+    def fused_node(self, node: onnx.NodeProto, key: ScopeKey) -> FusedNode | None:
+        roles = dict(zip(ROLES[node.domain, node.op_type], node.input, strict=False))
+        scale = self._type(roles["Scale"])
+        if not scale.shape or not all(isinstance(extent, int) for extent in scale.shape):
+            return None
+        extents = tuple(extent for extent in scale.shape if isinstance(extent, int))
+        unknown: tuple[Dim, ...] = (None, None, *extents)
+        a_type = self._type(roles["A"])
+        a_shape = a_type.shape or unknown
+        attributes = {attribute.name: attribute.f for attribute in node.attribute}
+        return FusedNode(
+            node,
+            key,
+            a_type.elem_type or scale.elem_type,
+            scale.elem_type,
+            a_shape,
+            self._type(roles["B"]).shape or a_shape,
+            extents,
+            {
+                role: self._vector(roles.get(role, ""), role, extents)
+                for role in ABSENT
+                if role in ROLES[node.domain, node.op_type]
+            },
+            float(attributes.get("epsilon", DEFAULT_EPSILON[node.domain])),
+        )
+
+    def _type(self, name: str) -> TensorType:
+        scope: Scope | None = self.scope
+        while scope is not None:
+            if name in self.types[scope.ref]:
+                return self.types[scope.ref][name]
+            scope = scope.parent
+        return UNKNOWN
+
+    def _vector(self, name: str, role: str, extents: tuple[int, ...]) -> Array:
+        """An operand in float64: as the model holds it, absent, or drawn where it is computed."""
+        if not name:
+            return np.full(extents, ABSENT[role])
+        tensor = self._initializer(name)
+        if tensor is None:
+            return upcast(self.rng.normal(ABSENT[role], 0.2, extents).astype(np.float16))
+        return upcast(self.model.read(tensor))
+
+    def _initializer(self, name: str) -> onnx.TensorProto | None:
+        scope: Scope | None = self.scope
+        while scope is not None and isinstance(scope.graph, onnx.GraphProto):
+            for tensor in scope.graph.initializer:
+                if tensor.name == name:
+                    return tensor
+            if any(name in node.output for node in scope.graph.node) or name in scope.inputs:
+                return None
+            scope = scope.parent
+        return None

@@ -1,0 +1,73 @@
+"""Operands that norms get wrong, in the shapes that a fused node has them in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from onnx import helper
+
+from graphfuse.validation.fused_nodes import FusedNode
+from graphfuse.validation.tolerance import FLOAT
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+
+def hard_inputs(site: FusedNode, seed: int) -> tuple[Array, Array, list[str]]:
+    """Operands whose rows go through the distributions that norms get wrong.
+
+    Deviations from far below sqrt(epsilon) to 1000, means up to 10,000 deviations, an outlier, a
+    constant row, a zero row, subnormals, large magnitudes, a NaN, an infinity.
+    """
+    rng = np.random.default_rng(seed)
+    hidden = site.hidden
+    dtype = helper.tensor_dtype_to_np_dtype(site.elem_type)
+    number = FLOAT[site.elem_type]
+    # Squares are summed in float32 (float64 for float64): beyond this no kernel stays finite.
+    accumulated = np.sqrt(1e308 if site.elem_type == 11 else 3e38) / np.sqrt(hidden) / 4
+    limit = min(number.largest / 4, accumulated)
+    root = float(np.sqrt(site.epsilon))
+    rows: list[Array] = []
+    labels: list[str] = []
+    for sigma in (0.0, root / 10, root, 10 * root, 1.0, 1e3):
+        for ratio in (0.0, 1.0, 1e2, 1e3, 1e4):
+            rows.append(rng.standard_normal(hidden) * sigma + ratio * (sigma or 1.0))
+            labels.append(f"sigma {sigma:.3g}, mean {ratio * (sigma or 1.0):.3g}")
+    outlier: Array = rng.standard_normal(hidden)
+    outlier[int(rng.integers(hidden))] *= 3000
+    tiny: Array = rng.standard_normal(hidden) * (number.eta or 1e-308) * 64
+    large: Array = np.sign(rng.standard_normal(hidden)) * limit * rng.uniform(0.5, 1, hidden)
+    rows += [outlier, np.zeros(hidden), tiny, large, outlier, outlier]
+    labels += ["a 3000x outlier", "a zero row", "subnormals", "large magnitudes"]
+    labels += ["a NaN", "an infinity"]
+    a, b = operands(site, np.clip(np.stack(rows), -limit, limit), rng)
+    flat = a.reshape(-1, hidden)
+    flat[-2, 0], flat[-1, 0] = np.nan, np.inf
+    return a.astype(dtype), b.astype(dtype), labels
+
+
+def operands(site: FusedNode, rows: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Split rows (number, hidden) into two operands of the site's ranks.
+
+    The rows stand along the last axis that is not normalised, and B broadcasts as it does in the
+    model: where it has one row or one number for all, it is taken from the middle.
+    """
+    vector = site.vectors.get("AddBias", np.zeros(site.extents))
+    rank = max(len(site.a_shape), len(site.b_shape), len(site.extents) + 1)
+    layout = (len(rows), *site.extents)
+    layout = (1,) * (rank - len(layout)) + layout
+    total = rows.reshape(layout)
+    b = (rows * rng.uniform(0, 1, rows.shape)).reshape(layout)
+    a_shape = (None,) * (rank - len(site.a_shape)) + site.a_shape
+    for axis in range(-rank, 0):
+        missing = axis < -len(site.b_shape)
+        one = not missing and site.b_shape[axis] == 1 and a_shape[axis] != 1
+        if missing or one:
+            middle = b.shape[axis] // 2
+            b = np.take(b, [middle], axis=axis)
+    a = total - b - vector
+    dropped = rank - len(site.b_shape)
+    return a, b.reshape(b.shape[dropped:])
