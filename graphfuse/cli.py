@@ -78,6 +78,28 @@ def scan(model: ModelArgument, as_json: JsonOption = False) -> None:
 
 
 @app.command()
+def explain(
+    model: ModelArgument,
+    site: Annotated[
+        str, typer.Argument(metavar="SITE", help="An id (s1, m1) or an output, as scan shows them.")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Show why a site is or is not fused: what was seen, beside the definition."""
+    from graphfuse import pipeline
+
+    found = pipeline.explain(model, site)
+    if as_json:
+        from graphfuse.report.document import explain_document
+
+        _print_json(explain_document(model, found))
+    else:
+        from graphfuse.report.explain import print_explanation
+
+        print_explanation(_console(), found)
+
+
+@app.command()
 def fuse(
     model: ModelArgument,
     output: Annotated[str | None, typer.Option("--output", "-o", help="The fused model.")] = None,
@@ -88,6 +110,9 @@ def fuse(
     exclude: Annotated[
         list[str] | None, typer.Option(help="Not this site: an id or a pattern of outputs.")
     ] = None,
+    fold_bias: Annotated[
+        bool, typer.Option(help="Let the fused node add a bias vector before the residual.")
+    ] = False,
     validation: Annotated[str, typer.Option("--validate", help="fast, full or none.")] = "fast",
     input_shapes: ShapesOption = None,
     load_inputs: InputsOption = None,
@@ -113,6 +138,7 @@ def fuse(
             ep,
             include=include or (),
             exclude=exclude or (),
+            fold_bias=fold_bias,
             validation=validation,
             seed=seed,
             iterations=iterations,

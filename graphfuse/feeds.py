@@ -50,11 +50,12 @@ def random_feeds(
     seed: int = 0,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     batch: int = 2,
+    later: int = LATER_EXTENT,
 ) -> dict[str, Array]:
     """One feed for each input of a model, drawn from a seeded generator.
 
     `shapes` fixes whole inputs by name. What it does not fix is small: an unknown first extent is
-    `batch`, later ones are 7.
+    `batch`, later ones are `later`.
     """
     graph = model.graph
     initialized = {tensor.name for tensor in graph.initializer}
@@ -72,8 +73,9 @@ def random_feeds(
             _bind(value, given[value.name], symbols)
     rows = _table_rows(graph)
     rng = np.random.default_rng(seed)
+    sizes = (batch, later)
     return {
-        value.name: _draw(value, _shape(value, given, symbols, batch), rows.get(value.name), rng)
+        value.name: _draw(value, _shape(value, given, symbols, sizes), rows.get(value.name), rng)
         for value in inputs
     }
 
@@ -106,7 +108,7 @@ def _shape(
     value: onnx.ValueInfoProto,
     given: Mapping[str, tuple[int, ...]],
     symbols: dict[str, int],
-    batch: int,
+    sizes: tuple[int, int],
 ) -> tuple[int, ...]:
     if value.name in given:
         return given[value.name]
@@ -116,8 +118,7 @@ def _shape(
             f"input {value.name!r} has no declared shape", "give one with --input-shapes"
         )
     return tuple(
-        _size(dim, LATER_EXTENT if position else batch, symbols)
-        for position, dim in enumerate(declared)
+        _size(dim, sizes[min(position, 1)], symbols) for position, dim in enumerate(declared)
     )
 
 

@@ -24,7 +24,7 @@ from graphfuse.graph.model_file import (
 from graphfuse.graph.tensors import count_nodes
 from graphfuse.patterns.scan import scan as scan_model
 from graphfuse.plan import plan as make_plan
-from graphfuse.records import FuseResult, Scan, ValidationReport
+from graphfuse.records import Explanation, FuseResult, Scan, ValidationReport
 from graphfuse.rewrite import rewrite
 
 if TYPE_CHECKING:
@@ -61,6 +61,17 @@ def scan(model: ModelLike) -> Scan:
     fused and the near misses, each with its reason. Raises ModelError for an unreadable file.
     """
     return scan_model(as_model(model))
+
+
+def explain(model: ModelLike, site: str) -> Explanation:
+    """Say why a site is or is not fused: what was seen, beside the definition.
+
+    `site` is an id of the scan (s1, m1), or the name of an output or an Add. Raises UsageError when
+    there is none, and ModelError for an unreadable file.
+    """
+    from graphfuse.patterns.explain import explain as explain_item
+
+    return explain_item(scan(model), site)
 
 
 def fuse(

@@ -128,13 +128,15 @@ class Site:
     path: tuple[int, ...]
     """Nodes between sum and norm that move rows about (a Reshape) and keep the last axis."""
     interior: tuple[int, ...]
-    spelling: str
+    spelling: str = ""
     """The arithmetic from x, the sum, to the output, in one line."""
     sum_readers: tuple[NodeRef, ...] = ()
     """What reads the sum beside the norm."""
     addends: tuple[str, ...] = ()
     """The activations that are summed: three in a parallel block."""
     bias_add: BiasAdd | None = None
+    form: object = ""
+    """The normal form of what was seen; it prints."""
     layout: str = ""
     """Where the norm stands in its block: see patterns/layout.py."""
     layer: int | None = None
@@ -171,8 +173,24 @@ class NearMiss:
     expected: str = ""
     got: str = ""
     site: str = ""
-    form: str = ""
+    form: object = ""
     id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What was seen at a site or near miss, beside the definition that is nearest to it.
+
+    Both are normal forms, as text; `extra` are the terms that only the first has, `missing` those
+    that only the second has. All are empty when no arithmetic was seen.
+    """
+
+    item: Site | NearMiss
+    kind: str = ""
+    seen: str = ""
+    definition: str = ""
+    extra: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,8 @@ class Context:
         fits = all(dim == 1 for dim in shape) or (x_shape and broadcasts_to(shape, x_shape))
         if number is not None and isfinite(number) and fits:
             return Value(algebra.constant(number))
+        if not self.view.is_weight(name) and (reshaped := self._reshaped_weight(name, shape)):
+            return self.opaque(reshaped)
         if not self.view.is_weight(name) and not self._is_given_vector(name, shape):
             return Refusal(Reason.PARAMETER_COMPUTED, name)
         extents = {position - len(shape): dim for position, dim in enumerate(shape)}
@@ -82,6 +84,16 @@ class Context:
                 return Refusal(Reason.PARAMETER_ENLARGES, f"{name} has shape {list(shape)}")
         inner = any(extents.get(axis, 1) != 1 for axis in axes)
         return Value(algebra.leaf(name, inner))
+
+    def _reshaped_weight(self, name: str, shape: tuple[Dim, ...]) -> str:
+        """The weight that is reshaped to the shape that it has: to an extent taken from x, say."""
+        node = self.view.producer(name)
+        if node is None or not node.standard or node.op_type not in ("Reshape", "Expand"):
+            return ""
+        before = self.view.type(node.input(0)).shape
+        known = before is not None and all(isinstance(dim, int) for dim in before)
+        same = before is not None and _without_ones(before) == _without_ones(shape)
+        return node.input(0) if known and same and self.view.is_weight(node.input(0)) else ""
 
     def _is_given_vector(self, name: str, shape: tuple[Dim, ...]) -> bool:
         """Whether a graph input of one axis can be a parameter: it depends on no sum.
@@ -128,6 +140,12 @@ def join(
         if other.form.number is None:
             return Refusal(Reason.AXIS_NOT_PUT_BACK, f"{left.form} meets {right.form}")
     return to_value(operation(left.form, right.form), left.dropped or right.dropped)
+
+
+def _without_ones(shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
+    """A shape without leading axes of extent 1."""
+    first = next((at for at, dim in enumerate(shape) if dim != 1), len(shape))
+    return shape[first:]
 
 
 def to_value(form: Form | Refusal, dropped: bool) -> Value | Refusal:

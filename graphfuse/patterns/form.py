@@ -151,15 +151,17 @@ def render(form: Form) -> str:
         return "0"
     parts: list[str] = []
     for factors in sorted(form.terms, key=render_product):
-        number = form.terms[factors]
-        sign = "-" if number < 0 else "+"
-        size = abs(number)
-        body = render_product(factors)
-        if size != 1 or not factors:
-            body = f"{float(size):.6g}" + (f"*{body}" if factors else "")
-        parts.append(f"{sign} {body}")
+        parts.append(render_term(factors, form.terms[factors]))
     text = " ".join(parts)
     return text[2:] if text.startswith("+ ") else "-" + text[2:]
+
+
+def render_term(factors: Monomial, number: Fraction) -> str:
+    """A term with its sign."""
+    body = render_product(factors)
+    if abs(number) != 1 or not factors:
+        body = f"{float(abs(number)):.6g}" + (f"*{body}" if factors else "")
+    return f"{'-' if number < 0 else '+'} {body}"
 
 
 def render_product(factors: Monomial) -> str:

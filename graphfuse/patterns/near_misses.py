@@ -29,8 +29,8 @@ def _closest_form(view: GraphView, region: Region, add: Node) -> NearMiss | None
         difference = norms.match(value.form)
         if isinstance(difference, Refusal):
             culprit = _blame(view, region, name).ref
-            form = str(value.form)
-            return NearMiss(difference.reason, culprit, add.ref, got=difference.got, form=form)
+            got = difference.got
+            return NearMiss(difference.reason, culprit, add.ref, got=got, form=value.form)
     return None
 
 
@@ -63,6 +63,6 @@ def _closest_stop(view: GraphView, region: Region, add: Node) -> NearMiss | None
         varies = reason in (Reason.PARAMETER_VARIES, Reason.PARAMETER_COMPUTED)
         if second and varies and not any(map(is_of_x, forms)):
             reason = Reason.EPSILON_NOT_CONSTANT
-        form = str((second or forms)[0]) if forms else ""
+        form = (second or forms)[0] if forms else ""
         return NearMiss(reason, node.ref, add.ref, got=refusal.got, form=form)
     return None

@@ -16,11 +16,10 @@ from graphfuse.ops import is_fused_node
 from graphfuse.patterns import norms
 from graphfuse.patterns.algebra import Refusal
 from graphfuse.patterns.context import Candidate, normalized_axes, reduced_axes
-from graphfuse.patterns.layout import layer_of, layout_of
 from graphfuse.patterns.near_misses import closest
 from graphfuse.patterns.norms import Norm
 from graphfuse.patterns.residual import ResidualSum, Source, residual_sum, sources
-from graphfuse.patterns.site import producer, site
+from graphfuse.patterns.site import described, producer, site
 from graphfuse.patterns.translate import (
     NORMALIZATIONS,
     OPERATORS,
@@ -57,7 +56,7 @@ def _scan(model: Model) -> Scan:
     fused = nodes = 0
     for view in views(model):
         found = [item for candidate in _candidates(view) for item in _judge(view, candidate)]
-        kept.extend(_described(view, item) for item in _without_overlap(found))
+        kept.extend(_without_overlap(found))
         fused += sum(is_fused_node(node.domain, node.op_type) for node in view.scope.graph.node)
         nodes += len(view.scope.graph.node)
     sites = [item for item in kept if isinstance(item, Site)]
@@ -68,12 +67,6 @@ def _scan(model: Model) -> Scan:
         already_fused=fused,
         nodes=nodes,
     )
-
-
-def _described(view: GraphView, item: Site | NearMiss) -> Site | NearMiss:
-    if isinstance(item, NearMiss):
-        return item
-    return replace(item, layout=layout_of(view, item), layer=layer_of(view, item))
 
 
 def _without_overlap(found: Iterable[Site | NearMiss]) -> list[Site | NearMiss]:
@@ -216,13 +209,13 @@ def _choose(
         if isinstance(found, Site):
             valid[name] = found
         else:
-            refused[name] = replace(found, form=str(region.values[name].form))
+            refused[name] = replace(found, form=region.values[name].form)
     if not valid:
         return [list(refused.values())[-1]]
     final = [name for name in valid if _escapes(view, name, valid)]
     if not final:
         return []
-    first = valid[final[0]]
+    first = described(view, region, source, residual, valid[final[0]], matches[final[0]])
     others = [
         NearMiss(Reason.SUM_TAKEN, producer(view, name).ref, residual.add.ref, got=first.output)
         for name in final[1:]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from onnx import TensorProto
 
@@ -11,8 +13,9 @@ from graphfuse.graph.view import GraphView
 from graphfuse.patterns import norms
 from graphfuse.patterns.algebra import Refusal
 from graphfuse.patterns.form import Form
+from graphfuse.patterns.layout import layer_of, layout_of
 from graphfuse.patterns.norms import Norm
-from graphfuse.patterns.residual import ResidualSum, Source, addends, bias_add
+from graphfuse.patterns.residual import PASSING, ResidualSum, Source, addends, bias_add
 from graphfuse.patterns.spelling import spelling
 from graphfuse.patterns.translate import Region
 from graphfuse.reasons import Reason
@@ -21,7 +24,6 @@ from graphfuse.records import (
     Expression,
     Factor,
     NearMiss,
-    NodeRef,
     Parameter,
     Site,
     TensorType,
@@ -55,7 +57,6 @@ def site(
         return NearMiss(refusal.reason, culprit.ref, residual.add.ref, got=refusal.got)
     assert total.shape is not None, "ruled out by _of_the_norm"
     indices = tuple(sorted({node.index for node in interior}))
-    passed = {step.index for step in source.path}
     return Site(
         id="",
         kind=norm.kind,
@@ -73,14 +74,31 @@ def site(
         shape=total.shape,
         b_shape=residual.b_shape,
         order_proven=residual.order_proven,
-        total_is_read=_read_outside(view, residual.total, passed | set(indices)),
+        total_is_read=False,
         path=tuple(step.index for step in source.path),
         interior=indices,
-        spelling=spelling(view, region, output),
-        sum_readers=_other_readers(view, source, residual.total, indices),
+    )
+
+
+def described(
+    view: GraphView, region: Region, source: Source, residual: ResidualSum, found: Site, norm: Norm
+) -> Site:
+    """The site with what only the one that is chosen needs: readers, spelling, place."""
+    interior = interior_of(view, region, found.output)
+    aliases = _aliases(residual.total, interior)
+    inside = {*found.interior, *found.path}
+    reading = [reader for name in aliases for reader in view.readers(name)]
+    readers = tuple(reader.ref for reader in reading if reader.index not in inside)
+    full = replace(
+        found,
+        total_is_read=bool(readers) or any(name in view.outputs for name in aliases),
+        spelling=spelling(view, region, found.output, _roles(norm)),
+        form=region.values[found.output].form,
+        sum_readers=readers,
         addends=addends(view, residual),
         bias_add=bias_add(view, residual),
     )
+    return replace(full, layout=layout_of(view, full), layer=layer_of(view, full))
 
 
 def producer(view: GraphView, name: str) -> Node:
@@ -189,14 +207,16 @@ def _parameter(
     return parameter
 
 
-def _read_outside(view: GraphView, name: str, inside: set[int]) -> bool:
-    if name in view.outputs:
-        return True
-    return any(reader.index not in inside for reader in view.readers(name))
+def _aliases(total: str, interior: list[Node]) -> list[str]:
+    """The sum's names: its own, and those that an Identity of the norm gives it."""
+    names = [total]
+    for node in interior:
+        if node.op_type in PASSING and node.input(0) in names:
+            names.append(node.outputs[0])
+    return names
 
 
-def _other_readers(
-    view: GraphView, source: Source, total: str, interior: tuple[int, ...]
-) -> tuple[NodeRef, ...]:
-    inside = {*interior, *(step.index for step in source.path)}
-    return tuple(reader.ref for reader in view.readers(total) if reader.index not in inside)
+def _roles(norm: Norm) -> dict[str, str]:
+    """The weights that are scale and bias by themselves, by name."""
+    pairs = (("scale", norm.scale), ("bias", norm.bias))
+    return {names[0]: role for role, form in pairs if len(names := norms.weights(form)) == 1}

@@ -17,9 +17,13 @@ SUM, PRODUCT, POWER, ATOM = range(4)
 Text = tuple[str, int]
 
 
-def spelling(view: GraphView, region: Region, output: str) -> str:
-    """The arithmetic from x to an output; casts and reshapes are left out."""
-    texts: dict[str, Text] = {region.candidate.tensor: ("x", ATOM)}
+def spelling(view: GraphView, region: Region, output: str, names: Mapping[str, str]) -> str:
+    """The arithmetic from x to an output; casts and reshapes are left out.
+
+    `names` says what to call a weight: scale, bias.
+    """
+    texts: dict[str, Text] = {name: (text, ATOM) for name, text in names.items()}
+    texts[region.candidate.tensor] = ("x", ATOM)
     for name in region.values:
         node = view.producer(name)
         if name not in texts and node is not None:

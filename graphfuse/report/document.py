@@ -9,6 +9,7 @@ from graphfuse import __version__
 from graphfuse.graph.tensors import type_name
 from graphfuse.records import (
     Check,
+    Explanation,
     Expression,
     FuseResult,
     NearMiss,
@@ -33,6 +34,22 @@ def scan_document(model: str, scan: Scan) -> Document:
         "already_fused": scan.already_fused,
         "sites": [_site(site) for site in scan.sites],
         "near_misses": [_near_miss(miss) for miss in scan.near_misses],
+    }
+
+
+def explain_document(model: str, found: Explanation) -> Document:
+    """What `graphfuse explain` says of a site or near miss."""
+    item = found.item
+    return {
+        **_head("explain"),
+        "model": model,
+        "site": _site(item) if isinstance(item, Site) else None,
+        "near_miss": _near_miss(item) if isinstance(item, NearMiss) else None,
+        "kind": found.kind,
+        "seen": found.seen,
+        "definition": found.definition,
+        "extra": list(found.extra),
+        "missing": list(found.missing),
     }
 
 
@@ -97,6 +114,7 @@ def _site(site: Site) -> Document:
         "shape": list(site.shape),
         "b_shape": None if site.b_shape is None else list(site.b_shape),
         "spelling": site.spelling,
+        "form": str(site.form),
     }
 
 
@@ -121,7 +139,7 @@ def _near_miss(miss: NearMiss) -> Document:
         "culprit": _node(miss.culprit),
         "expected": miss.expected,
         "got": miss.got,
-        "form": miss.form,
+        "form": str(miss.form),
     }
 
 

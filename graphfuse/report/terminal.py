@@ -13,9 +13,11 @@ from graphfuse.records import (
     LAYER_NORM,
     RMS_NORM,
     Check,
+    Dim,
     FuseResult,
     NearMiss,
     Scan,
+    Site,
     ValidationReport,
 )
 
@@ -28,19 +30,22 @@ GATES = {
 
 def print_scan(console: Console, scan: Scan) -> None:
     """Every site and every near miss, one row each."""
-    table = _table("site", "norm", "type", "hidden", "sum read", "epsilon", "output")
+    columns = ("site", "layer", "norm", "layout", "type", "shape", "sum also read by", "output")
+    table = _table(*columns)
     for site in scan.sites:
         table.add_row(
             site.id,
+            "-" if site.layer is None else str(site.layer),
             site.kind,
+            site.layout,
             type_name(site.elem_type),
-            str(site.hidden),
-            "yes" if site.total_is_read else "no",
-            f"{site.epsilon:.3g}",
-            site.output,
+            shapes(site),
+            sum_readers(site),
+            site.output if not site.scope.text else f"{site.output} in {site.scope.text}",
         )
     if scan.sites:
         console.print(table)
+        print_spellings(console, scan)
     print_left(console, scan.near_misses)
     sites = f"{len(scan.sites)} site{'' if len(scan.sites) == 1 else 's'}"
     misses = f"{len(scan.near_misses)} near miss{'' if len(scan.near_misses) == 1 else 'es'}"
@@ -48,6 +53,39 @@ def print_scan(console: Console, scan: Scan) -> None:
         f"{sites} to fuse ({scan.count(LAYER_NORM)} LayerNorm, {scan.count(RMS_NORM)} RMSNorm), "
         f"{misses}, {scan.already_fused} fused already, {scan.nodes} nodes"
     )
+
+
+def shapes(site: Site) -> str:
+    """The shape of the sum, and that of the operand that broadcasts to it."""
+    text = _extents(site.shape)
+    if not site.order_proven:
+        return f"{text}, broadcast unknown"
+    if site.b_shape is None or site.b_shape == site.shape:
+        return text
+    return f"{text} + {_extents(site.b_shape)}"
+
+
+def _extents(shape: tuple[Dim, ...]) -> str:
+    """`2xSx64`; what inference named itself is as good as unknown."""
+    return "x".join("?" if str(dim).startswith(("unk__", "None")) else str(dim) for dim in shape)
+
+
+def sum_readers(site: Site) -> str:
+    """Who reads the sum beside the norm, in short."""
+    names = [str(reader) for reader in site.sum_readers[:2]]
+    more = len(site.sum_readers) - len(names)
+    text = ", ".join(names) + (f" and {more} more" if more else "")
+    return text or ("an output" if site.total_is_read else "-")
+
+
+def print_spellings(console: Console, scan: Scan) -> None:
+    """How the norms are written, one line for all that are written alike."""
+    alike: dict[tuple[str, float], list[str]] = {}
+    for site in scan.sites:
+        alike.setdefault((site.spelling, site.epsilon), []).append(site.id)
+    for (spelling, epsilon), ids in alike.items():
+        shown = ", ".join(ids[:6]) + (f" and {len(ids) - 6} more" if len(ids) > 6 else "")
+        console.print(f"{shown}: {spelling} (epsilon {epsilon:.6g})")
 
 
 def print_left(console: Console, misses: Iterable[NearMiss]) -> None:
@@ -59,7 +97,7 @@ def print_left(console: Console, misses: Iterable[NearMiss]) -> None:
     for miss in rows:
         seen = miss.got if len(miss.got) <= 60 else miss.got[:57] + "..."
         table.add_row(
-            miss.site or str(miss.add),
+            miss.site or f"{miss.id} {miss.add}",
             miss.reason.sentence,
             str(miss.culprit),
             seen,

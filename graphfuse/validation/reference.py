@@ -77,9 +77,7 @@ class Twin:
         """
         proto = onnx.ModelProto()
         proto.CopyFrom(self.proto)
-        for node in proto.graph.node:
-            if node.domain in FUSED_DOMAINS:
-                node.attribute.append(helper.make_attribute("nudge", HALF_UNIT))
+        _nudge(proto.graph.node)
         return _run(_evaluator(proto), proto, self.weights, feeds)
 
     def run_all(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -93,6 +91,14 @@ class Twin:
         """The same, but every value of the main graph is rounded to its declared float type."""
         rounded = _with_rounding(self.proto, self.model.proto)
         return _run(_evaluator(rounded), rounded, self.weights, feeds)
+
+
+def _nudge(nodes: Iterable[onnx.NodeProto]) -> None:
+    for node in nodes:
+        if node.domain in FUSED_DOMAINS:
+            node.attribute.append(helper.make_attribute("nudge", HALF_UNIT))
+        for graph in subgraphs(node):
+            _nudge(graph.node)
 
 
 def _dense(sparse: onnx.SparseTensorProto) -> Array:

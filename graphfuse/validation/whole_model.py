@@ -87,16 +87,17 @@ def _originals(
 ) -> tuple[Outputs, dict[bool, Outputs], str]:
     """Feeds on which the original runs, and its outputs with optimizations off and on.
 
-    Drawn feeds have batches of 2, or of 1 where the model only runs so.
+    Drawn feeds have batches of 2, or of 1 where the model only runs so, or larger extents where
+    nothing is left of small ones (images).
     """
     attempts: list[tuple[Outputs, str]] = []
     if feeds is not None:
         check_feeds(original.proto, feeds)
         attempts.append((feeds, "given feeds"))
     else:
-        for batch in (2, 1):
-            drawn = random_feeds(original.proto, seed, shapes, batch)
-            attempts.append((drawn, f"seed {seed}, batch {batch}"))
+        for batch, later in ((2, 7), (1, 7), (1, 64)):
+            drawn = random_feeds(original.proto, seed, shapes, batch, later)
+            attempts.append((drawn, f"seed {seed}, batch {batch}, extents {later}"))
     failures: list[OriginalModelError] = []
     for values, label in attempts:
         try:
@@ -104,7 +105,15 @@ def _originals(
         except OriginalModelError as error:
             failures.append(error)
         else:
-            return values, runs, label
+            drawn = feeds is None and not shapes
+            if not drawn or any(array.size for array in runs[False].values()):
+                return values, runs, label
+            failures.append(
+                OriginalModelError(
+                    f"every output of the original is empty ({label})",
+                    "give larger feeds with --input-shapes or --load-inputs",
+                )
+            )
     raise failures[0]
 
 

@@ -1,0 +1,47 @@
+"""The terminal view of an explanation."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from graphfuse.graph.tensors import type_name
+from graphfuse.records import Explanation, NearMiss, Site
+from graphfuse.report.terminal import shapes, sum_readers
+
+
+def print_explanation(console: Console, found: Explanation) -> None:
+    """Facts, the normal form that was seen beside the definition, and where they differ."""
+    item = found.item
+    lines = _of_a_miss(item) if isinstance(item, NearMiss) else _of_a_site(item)
+    if found.seen:
+        lines.append((found.kind, found.definition))
+        lines.append(("seen", found.seen))
+    if isinstance(item, NearMiss) and (found.extra or found.missing):
+        extra = found.extra[0] if found.extra else "nothing"
+        missing = found.missing[0] if found.missing else "nothing"
+        lines.append(("differs", f"first in {extra}, where the definition has {missing}"))
+    if isinstance(item, NearMiss):
+        lines.append(("would help", item.reason.remedy))
+    for name, text in lines:
+        console.print(f"{name:<12}{text}", soft_wrap=True)
+
+
+def _of_a_miss(item: NearMiss) -> list[tuple[str, str]]:
+    return [
+        (item.id, f"not fused: {item.reason.sentence} ({item.reason.value})"),
+        ("add", str(item.add)),
+        ("at", str(item.culprit)),
+        ("saw", item.got or "-"),
+    ]
+
+
+def _of_a_site(item: Site) -> list[tuple[str, str]]:
+    layer = "" if item.layer is None else f", layer {item.layer}"
+    return [
+        (item.id, f"{item.kind}, {item.layout}{layer}: can be fused"),
+        ("add", f"{item.add}: x = {' + '.join(item.addends)}"),
+        ("type", f"{type_name(item.elem_type)}, {shapes(item)}, axis {item.axis}"),
+        ("sum read by", sum_readers(item)),
+        ("epsilon", f"{item.epsilon:.9g}"),
+        ("written as", item.spelling),
+    ]
