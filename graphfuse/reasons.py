@@ -84,6 +84,11 @@ class Reason(Enum):
         "an operand beside the norm is computed from activations, so it is no scale or bias",
         "only weights can be scale and bias",
     )
+    PARAMETER_OF_SUM = (
+        "parameter-of-sum",
+        "scale or bias is computed from the sum, so the fused node would read its own result",
+        "only weights can be scale and bias",
+    )
     FUNCTION_ATTRIBUTE = (
         "function-attribute",
         "an attribute of the norm is given by each call of the function that it is in",

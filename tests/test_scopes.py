@@ -11,6 +11,7 @@ from onnx.reference import ReferenceEvaluator
 
 import graphfuse
 from graphfuse.reasons import Reason
+from tests.conftest import MODELS
 from tests.graphs import DECOMPOSED_LAYER_NORM, DECOMPOSED_RMS_NORM, feeds
 
 LN = "y = LayerNormalization(x, scale, bias)"
@@ -351,3 +352,42 @@ def test_many_functions_deep() -> None:
     found = graphfuse.scan(proto)
     assert len(found.sites) == 1
     assert found.sites[0].elem_type == TensorProto.FLOAT
+
+
+def test_a_merged_decoder() -> None:
+    """Two decoders in the branches of one If, their weights shared in the main graph."""
+    source = onnx.load(MODELS / "llama.onnx")
+    merged = onnx.ModelProto()
+    merged.CopyFrom(source)
+    graph = merged.graph
+    nodes, values = list(source.graph.node), list(source.graph.value_info)
+    del graph.node[:], graph.value_info[:], graph.output[:]
+    branches = {}
+    for name in ("then_branch", "else_branch"):
+        body = onnx.GraphProto(name=name, node=nodes, value_info=values)
+        for node in body.node:
+            for names in (node.input, node.output):
+                for at, tensor in enumerate(names):
+                    computed = any(tensor in other.output for other in nodes)
+                    names[at] = f"{name}/{tensor}" if tensor and computed else tensor
+        for value in body.value_info:
+            value.name = f"{name}/{value.name}"
+        for value in source.graph.output:
+            output = body.output.add()
+            output.CopyFrom(value)
+            output.name = f"{name}/{value.name}"
+        branches[name] = body
+    outputs = [f"{value.name}" for value in source.graph.output]
+    graph.node.append(helper.make_node("If", ["use_cache"], outputs, **branches))
+    graph.output.extend(source.graph.output)
+    graph.input.append(helper.make_tensor_value_info("use_cache", TensorProto.BOOL, []))
+    onnx.checker.check_model(merged)
+    result = graphfuse.fuse(merged)
+    assert len(result.fused) == 2 * len(graphfuse.scan(source).sites) == 8
+    assert {f.site.scope.text.split("/")[-1] for f in result.fused} == {
+        "then_branch",
+        "else_branch",
+    }
+    report = graphfuse.validate(merged, result.model)
+    assert report.passed, report.failures
+    assert len([check for check in report.checks if check.gate == "G1"]) == 8

@@ -220,6 +220,16 @@ def test_long_chains_end() -> None:
 
 
 SILENT = {
+    "a scale made of the sum": (
+        "g = ReduceMean<axes=[0, 1], keepdims=0>(x) y = LayerNormalization(x, g, bias)",
+        {},
+        Reason.PARAMETER_OF_SUM,
+    ),
+    "a scale made of an activation": (
+        "g = ReduceMean<axes=[0, 1], keepdims=0>(a) y = LayerNormalization(x, g, bias)",
+        {},
+        Reason.PARAMETER_COMPUTED,
+    ),
     "rank unknown": (
         DECOMPOSED_RMS_NORM,
         {"inputs": "float a, float b", "outputs": "float y"},

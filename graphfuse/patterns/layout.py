@@ -34,7 +34,8 @@ def layout_of(view: GraphView, site: Site) -> str:
     if site.total_is_read:
         return PRE_NORM
     # The last norm of a pre-norm model: the stream that it ends is a sum itself.
-    stream = (view.producer(name) for name in (site.a, site.b))
+    read_twice = [name for name in (site.a, site.b) if len(view.readers(name)) > 1]
+    stream = [view.producer(name) for name in read_twice]
     ends = any(node is not None and _is_residual(view, node) for node in stream)
     return PRE_NORM if ends and not normed else POST_NORM
 

@@ -63,6 +63,24 @@ def _closest_stop(view: GraphView, region: Region, add: Node) -> NearMiss | None
         varies = reason in (Reason.PARAMETER_VARIES, Reason.PARAMETER_COMPUTED)
         if second and varies and not any(map(is_of_x, forms)):
             reason = Reason.EPSILON_NOT_CONSTANT
+        elif reason is Reason.PARAMETER_COMPUTED and _comes_from(view, refusal.got, add):
+            reason = Reason.PARAMETER_OF_SUM
         form = (second or forms)[0] if forms else ""
         return NearMiss(reason, node.ref, add.ref, got=refusal.got, form=form)
     return None
+
+
+def _comes_from(view: GraphView, name: str, add: Node, reach: int = 64) -> bool:
+    """Whether a tensor is computed from an Add's sum, in a few steps."""
+    pending, seen = [name], {name}
+    while pending and reach:
+        reach -= 1
+        node = view.producer(pending.pop())
+        if node is None:
+            continue
+        if node.position == add.position:
+            return True
+        more = [operand for operand in node.inputs if operand and operand not in seen]
+        seen.update(more)
+        pending.extend(more)
+    return False
