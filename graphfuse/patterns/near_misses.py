@@ -56,7 +56,10 @@ def _closest_stop(view: GraphView, region: Region, add: Node) -> NearMiss | None
         node = view.nodes[position]
         forms = [region.values[name].form for name in node.inputs if name in region.values]
         second = [form for form in forms if has_second_moment(form)]
-        is_norm = refusal.reason is Reason.AXIS_NOT_PUT_BACK or node.op_type in NORMALIZATIONS
+        # A norm over other axes is a candidate of its own.
+        other = refusal.reason is Reason.OTHER_AXES
+        is_norm = node.op_type in NORMALIZATIONS and not other
+        is_norm = is_norm or refusal.reason is Reason.AXIS_NOT_PUT_BACK
         if not second and not is_norm:
             continue
         reason = refusal.reason
