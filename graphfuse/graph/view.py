@@ -6,10 +6,11 @@ memory, and calls an initializer constant that a graph input can override.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,11 +39,15 @@ KEEPS_SCALAR = frozenset(
 """Operators whose output has the single value of their first input, whatever its shape."""
 
 
-ARITHMETIC: Mapping[str, Callable[[float, float], float]] = {
+ARITHMETIC: Mapping[str, Callable[..., float]] = {
     "Add": operator.add,
     "Sub": operator.sub,
     "Mul": operator.mul,
-    "Div": lambda left, right: left / right,
+    "Div": operator.truediv,
+    "Pow": math.pow,
+    "Neg": operator.neg,
+    "Reciprocal": partial(operator.truediv, 1.0),
+    "Sqrt": math.sqrt,
 }
 
 EXTENTS = frozenset(("Gather", "Slice", "Shape", "Size", "Concat", "ReduceProd"))
@@ -250,12 +255,14 @@ class GraphView:
         if any(extent != 1 for extent in shape):
             return None
         if node.op_type in ARITHMETIC:
-            left, right = (self.scalar(operand, reach - 1) for operand in node.inputs)
-            if left is None or right is None or (right == 0 and node.op_type == "Div"):
-                return None
             if self.type(name).elem_type not in FLOAT_TYPES:
                 return None
-            return np.asarray(ARITHMETIC[node.op_type](left, right))
+            operands = [self.scalar(operand, reach - 1) for operand in node.inputs]
+            try:
+                return None if None in operands else np.asarray(ARITHMETIC[node.op_type](*operands))
+            except (ArithmeticError, ValueError):
+                # 1 / 0, the root of -1: a number that no norm has.
+                return None
         if node.op_type in EXTENTS:
             values = self._extents.of(name)
             if values and len(values) == 1 and isinstance(values[0], int):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 
 from graphfuse.graph.nodes import Node
 from graphfuse.graph.shapes import broadcasts_to
+from graphfuse.graph.tensors import widens
 from graphfuse.graph.view import GraphView
 from graphfuse.patterns import algebra
 from graphfuse.patterns.algebra import Refusal
@@ -35,6 +36,11 @@ class Value:
     dropped: bool = False
 
 
+SPLIT_WEIGHTS = frozenset(("Add", "Sub", "Mul", "Neg", "Identity"))
+MAX_WEIGHT_DEPTH = 4
+MAX_WEIGHT_TERMS = 4
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What a rule sees: the node, and the values of its operands."""
@@ -43,6 +49,10 @@ class Context:
     candidate: Candidate
     values: Mapping[str, Value]
     node: Node
+    rules: Mapping[str, Callable[[Context], Value | Refusal]]
+    named: dict[Form, str]
+    """Tensors that the model computes from weights, by their form: gains what is taken apart."""
+    depth: int = 0
 
     def operand(self, position: int) -> Value | Refusal:
         """The value of an input: known in terms of x, a number, or a leaf."""
@@ -83,7 +93,27 @@ class Context:
             if x_shape[axis] != dim:
                 return Refusal(Reason.PARAMETER_ENLARGES, f"{name} has shape {list(shape)}")
         inner = any(extents.get(axis, 1) != 1 for axis in axes)
-        return Value(algebra.leaf(name, inner))
+        apart = self._taken_apart(name)
+        if apart is None:
+            return Value(algebra.leaf(name, inner))
+        self.named.setdefault(apart, name)
+        return Value(apart)
+
+    def _taken_apart(self, name: str) -> Form | None:
+        """A weight that is a sum or product of others: however it is split, it is the same."""
+        node = self.view.producer(name)
+        if node is None or not node.standard or self.depth == MAX_WEIGHT_DEPTH:
+            return None
+        exact = node.op_type in SPLIT_WEIGHTS
+        if node.op_type == "Cast":
+            exact = widens(self.view.type(node.input(0)).elem_type, self.view.cast_type(node))
+        if not exact:
+            return None
+        inside = replace(self, node=node, values={}, depth=self.depth + 1)
+        value = self.rules[node.op_type](inside)
+        if isinstance(value, Refusal) or len(value.form.terms) > MAX_WEIGHT_TERMS:
+            return None
+        return value.form
 
     def _reshaped_weight(self, name: str, shape: tuple[Dim, ...]) -> str:
         """The weight that is reshaped to the shape that it has: to an extent taken from x, say."""

@@ -140,6 +140,22 @@ def has_second_moment(form: Form) -> bool:
     )
 
 
+def has_square(form: Form) -> bool:
+    """Whether a form has a term of second degree in what varies along the normalised axes."""
+    return any(sum(abs(e) for atom, e in term if atom.inner) >= 2 for term in form.terms)
+
+
+def exponents(form: Form) -> Iterable[Fraction]:
+    """Every exponent of a form, those inside roots included."""
+    pending = [form]
+    while pending:
+        for term in pending.pop().terms:
+            for atom, exponent in term:
+                yield exponent
+                if isinstance(atom, Root):
+                    pending.append(atom.base)
+
+
 def is_of_x(form: Form) -> bool:
     """Whether a form has a term with x itself as a factor."""
     return any(atom is SUBJECT for term in form.terms for atom, _ in term)

@@ -6,9 +6,9 @@ from graphfuse.graph.nodes import Node
 from graphfuse.graph.view import GraphView
 from graphfuse.patterns import norms
 from graphfuse.patterns.algebra import Refusal
-from graphfuse.patterns.form import Form, has_second_moment, is_of_x
+from graphfuse.patterns.form import Form, exponents, has_second_moment, has_square, is_of_x
 from graphfuse.patterns.site import interior_of
-from graphfuse.patterns.translate import NORMALIZATIONS, Region
+from graphfuse.patterns.translate import NORMALIZATIONS, OPERATORS, REDUCTIONS, Region
 from graphfuse.reasons import Reason
 from graphfuse.records import NearMiss
 
@@ -37,7 +37,7 @@ def _closest_form(view: GraphView, region: Region, add: Node) -> NearMiss | None
 def _normalizes(form: Form) -> bool:
     if not is_of_x(form) or not has_second_moment(form):
         return False
-    return any(e < 0 for term in form.terms for _, e in term)
+    return any(e < 0 for e in exponents(form))
 
 
 def _blame(view: GraphView, region: Region, name: str) -> Node:
@@ -56,6 +56,9 @@ def _closest_stop(view: GraphView, region: Region, add: Node) -> NearMiss | None
         node = view.nodes[position]
         forms = [region.values[name].form for name in node.inputs if name in region.values]
         second = [form for form in forms if has_second_moment(form)]
+        if refusal.reason is Reason.OTHER_AXES and node.op_type in REDUCTIONS:
+            # The variance is taken over other axes than the mean was.
+            second = [form for form in forms if has_square(form) and feeds_root(view, node)]
         # A norm over other axes is a candidate of its own.
         other = refusal.reason is Reason.OTHER_AXES
         is_norm = node.op_type in NORMALIZATIONS and not other
@@ -71,6 +74,23 @@ def _closest_stop(view: GraphView, region: Region, add: Node) -> NearMiss | None
         form = (second or forms)[0] if forms else ""
         return NearMiss(reason, node.ref, add.ref, got=refusal.got, form=form)
     return None
+
+
+def feeds_root(view: GraphView, node: Node, reach: int = 6) -> bool:
+    """Whether a root is taken of something near behind a reduction: the mark of a norm."""
+    names = [node.outputs[0]]
+    for _ in range(reach):
+        readers = [reader for name in names for reader in view.readers(name)[:8]]
+        if any(reader.op_type == "Sqrt" or _is_fractional(view, reader) for reader in readers):
+            return True
+        near = [r for r in readers if r.op_type in OPERATORS or r.op_type in REDUCTIONS]
+        names = [reader.outputs[0] for reader in near[:16] if reader.outputs]
+    return False
+
+
+def _is_fractional(view: GraphView, node: Node) -> bool:
+    exponent = view.scalar(node.input(1)) if node.op_type == "Pow" else None
+    return exponent is not None and exponent != int(exponent)
 
 
 def _comes_from(view: GraphView, name: str, add: Node, reach: int = 64) -> bool:

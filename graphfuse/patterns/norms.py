@@ -13,12 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from graphfuse.patterns.algebra import Refusal, scale
+from graphfuse.patterns.algebra import Refusal, leaf, scale
 from graphfuse.patterns.form import EMPTY, ONE, SUBJECT, Form, Leaf, Mean, Monomial, Root
 from graphfuse.reasons import Reason
 from graphfuse.records import LAYER_NORM, RMS_NORM, Expression, Factor, Parameter
 
 TWO = Fraction(2)
+ROOT_NOISE = Fraction(1, 2**49)
+"""Roots of numbers that are no squares are rounded to float64: 5e-16, a few times over."""
 FIRST = Mean(frozenset({(SUBJECT, ONE)}))
 SECOND = Mean(frozenset({(SUBJECT, TWO)}))
 MEAN_OF_SQUARE: Monomial = frozenset({(SECOND, ONE)})
@@ -62,7 +64,7 @@ def match(form: Form) -> Norm | Refusal:
         into[rest] = number
     factor = Form(of_x)
     centre = scale(factor, Fraction(-1)) if kind == LAYER_NORM else Form({})
-    if Form(of_mean) != centre:
+    if not alike(Form(of_mean), centre):
         return _differs(form)
     return Norm(kind, epsilon, factor, Form(bias))
 
@@ -103,12 +105,31 @@ def _variance(base: Form) -> tuple[str, float] | Refusal:
         parameters = all(_is_parameter(factors) for factors in terms)
         reason = Reason.EPSILON_NOT_CONSTANT if parameters and square else Reason.NOT_THE_DEFINITION
         return Refusal(reason, base)
-    if square <= 0 or middle not in (0, -square):
+    if square <= 0 or not (middle == 0 or _close(middle, -square)):
         return Refusal(Reason.NOT_THE_DEFINITION, base)
     # c * v + eps is c * (v + eps/c): the root's own coefficient is 1 by the normal form.
     if epsilon <= 0:
         return Refusal(Reason.EPSILON_NOT_POSITIVE, base)
     return (LAYER_NORM if middle else RMS_NORM), float(epsilon / square)
+
+
+def held(norm: Norm, named: Mapping[Form, str]) -> Norm:
+    """The norm with the tensors that hold its scale and bias, where the model computes such."""
+    scale_, bias = (
+        leaf(named[form], inner=True) if form in named else form for form in (norm.scale, norm.bias)
+    )
+    return replace(norm, scale=scale_, bias=bias)
+
+
+def alike(form: Form, other: Form) -> bool:
+    """Whether two forms are equal, but for what roots of numbers round."""
+    return form.terms.keys() == other.terms.keys() and all(
+        _close(number, other.terms[factors]) for factors, number in form.terms.items()
+    )
+
+
+def _close(left: Fraction, right: Fraction) -> bool:
+    return left == right or abs(left - right) <= ROOT_NOISE * abs(right)
 
 
 def _is_parameter(factors: Monomial) -> bool:

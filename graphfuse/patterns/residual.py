@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from graphfuse.graph.nodes import Node
 from graphfuse.graph.shapes import broadcasts_to
@@ -79,66 +79,80 @@ def is_sum(node: Node | None) -> bool:
     return node.op_type in ("Add", "Sum") and all(node.inputs)
 
 
-def sources(view: GraphView, name: str, reach: int = 8) -> list[Source]:
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A tensor on the way back from a reduction, and what was met so far."""
+
+    tensor: str
+    left: int
+    obstacle: Node | None = None
+    reason: Reason | None = None
+    casts: tuple[Node, ...] = ()
+
+
+def sources(view: GraphView, name: str, reach: int = 10) -> list[Source]:
     """The Adds that a reduced tensor comes from, seen back through casts, products and powers.
 
     A reduction of x * x, of x^2 or of a float32 copy of x reduces something made of x alone.
     """
     found: dict[str, Source] = {}
-    pending: list[tuple[str, int, Node | None, Reason | None]] = [(name, reach, None, None)]
+    pending = [_Step(name, reach)]
     while pending:
-        tensor, left, obstacle, reason = pending.pop()
-        home = view.home(tensor)
-        node = home.producer(tensor)
-        if node is None or not node.standard or left == 0:
+        step = pending.pop()
+        home = view.home(step.tensor)
+        node = home.producer(step.tensor)
+        if node is None or not node.standard or step.left == 0:
             continue
-        if home is not view and obstacle is None:
-            reason = Reason.SUM_IN_OTHER_SCOPE
+        if home is not view and step.obstacle is None:
+            step = replace(step, reason=Reason.SUM_IN_OTHER_SCOPE)
         if is_sum(node) or node.op_type == "Sum":
-            if tensor not in found or obstacle is None:
-                found[tensor] = _source(view, node, tensor, obstacle, reason)
-        elif obstacle is None and (path := _path(home, node)) is not None:
+            if step.tensor not in found or step.obstacle is None:
+                found[step.tensor] = _source(home, node, step)
+            # x + 1 is normalised as x is; a LayerNorm does not see what is added to a whole row.
+            shifted = [n for n in node.inputs if view.scalar(n) is None]
+            pending.extend(_further(step, n) for n in shifted if len(shifted) < len(node.inputs))
+        elif step.obstacle is None and (path := _path(home, node)) is not None:
             add = home.producer(path[0].input(0))
             assert add is not None, "a path starts behind a sum"
-            found[tensor] = Source(add, tensor, path, None, reason)
+            found[step.tensor] = Source(add, step.tensor, path, None, step.reason)
         else:
-            left -= 1
-            behind = _behind(home, node, obstacle, reason)
-            pending.extend((name, left, between, why) for name, between, why in behind)
+            pending.extend(_behind(node, step))
     return sorted(found.values(), key=lambda source: source.add.position)
 
 
-def _behind(
-    view: GraphView, node: Node, obstacle: Node | None, reason: Reason | None
-) -> list[tuple[str, Node | None, Reason | None]]:
+def _further(step: _Step, tensor: str) -> _Step:
+    return replace(step, tensor=tensor, left=step.left - 1)
+
+
+def _behind(node: Node, step: _Step) -> list[_Step]:
     """Where to look on behind a node that is no sum, and what it puts in the way."""
     if node.op_type in (*PASSING, "Pow", "Neg"):
-        return [(node.input(0), obstacle, reason)]
+        return [_further(step, node.input(0))]
     if node.op_type in ("Mul", "Div"):
-        return [(name, obstacle, reason) for name in dict.fromkeys(node.inputs)]
+        return [_further(step, name) for name in dict.fromkeys(node.inputs)]
     if node.op_type in ("Cast", "CastLike"):
-        source, to = view.type(node.input(0)).elem_type, view.cast_type(node)
-        if widens(source, to) or source not in FLOAT_TYPES:
-            return [(node.input(0), obstacle, reason)]
-        if to in FLOAT_TYPES:
-            return [(node.input(0), node, Reason.SUM_NARROWED)]
-        return []
+        return [replace(_further(step, node.input(0)), casts=(*step.casts, node))]
     if node.op_type in OBSTACLES:
-        return [(name, node, OBSTACLES[node.op_type]) for name in node.inputs if name]
+        blocked = replace(step, obstacle=node, reason=OBSTACLES[node.op_type])
+        return [_further(blocked, name) for name in node.inputs if name]
     return []
 
 
-def _source(
-    view: GraphView, node: Node, tensor: str, obstacle: Node | None, reason: Reason | None
-) -> Source:
-    elem_type = view.type(tensor).elem_type
+def _source(view: GraphView, node: Node, step: _Step) -> Source:
+    elem_type = view.type(step.tensor).elem_type
+    obstacle, reason = step.obstacle, step.reason
     if not is_sum(node):
         reason = reason or Reason.SUM_OF_MANY
     elif elem_type and elem_type not in FLOAT_TYPES:
         obstacle, reason = None, Reason.INTEGER_SUM
     elif node.in_call and obstacle is None:
         reason = Reason.SUM_IN_OTHER_SCOPE
-    return Source(node, tensor, (), obstacle, reason)
+    elif elem_type and obstacle is None:
+        # A cast is narrow or wide beside the type of the sum: there and back loses nothing.
+        narrow = [cast for cast in step.casts if not widens(elem_type, view.cast_type(cast))]
+        if narrow:
+            obstacle, reason = narrow[-1], Reason.SUM_NARROWED
+    return Source(node, step.tensor, (), obstacle, reason)
 
 
 def _path(view: GraphView, last: Node) -> tuple[Node, ...] | None:

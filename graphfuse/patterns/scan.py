@@ -16,13 +16,12 @@ from graphfuse.ops import is_fused_node
 from graphfuse.patterns import norms
 from graphfuse.patterns.algebra import Refusal
 from graphfuse.patterns.context import Candidate, normalized_axes, reduced_axes
-from graphfuse.patterns.near_misses import closest
+from graphfuse.patterns.near_misses import closest, feeds_root
 from graphfuse.patterns.norms import Norm
 from graphfuse.patterns.residual import ResidualSum, Source, residual_sum, sources
 from graphfuse.patterns.site import described, producer, site
 from graphfuse.patterns.translate import (
     NORMALIZATIONS,
-    OPERATORS,
     REDUCTIONS,
     Region,
     evaluate,
@@ -109,7 +108,7 @@ def _candidates(view: GraphView) -> list[_Candidate]:
         for source in sources(view, node.input(0)):
             axes = _axes(view, source.tensor, node, is_normalization)
             blocked = axes is None or source.obstacle is not None
-            if blocked and not is_normalization and not _feeds_root(view, node):
+            if blocked and not is_normalization and not feeds_root(view, node):
                 continue
             key = (source.tensor, axes)
             if key not in seen or seen[key].source.obstacle is not None:
@@ -131,18 +130,6 @@ def _axes(
     if is_normalization:
         return normalized_axes(reader, len(shape))
     return reduced_axes(view, reader, len(shape))
-
-
-def _feeds_root(view: GraphView, node: Node, reach: int = 6) -> bool:
-    """Whether a root is taken of something near behind a reduction: the mark of a norm."""
-    names = [node.outputs[0]]
-    for _ in range(reach):
-        readers = [reader for name in names for reader in view.readers(name)[:8]]
-        if any(reader.op_type == "Sqrt" for reader in readers):
-            return True
-        near = [r for r in readers if r.op_type in OPERATORS or r.op_type in REDUCTIONS]
-        names = [reader.outputs[0] for reader in near[:16] if reader.outputs]
-    return False
 
 
 def _judge(view: GraphView, candidate: _Candidate) -> list[Site | NearMiss]:
@@ -177,7 +164,7 @@ def _matches(region: Region) -> dict[str, Norm]:
     for name, value in region.values.items():
         norm = norms.match(value.form) if not value.dropped else None
         if isinstance(norm, Norm):
-            found[name] = norm
+            found[name] = norms.held(norm, region.named)
     return found
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from graphfuse.graph.nodes import Node
 from graphfuse.graph.tensors import widens
@@ -30,6 +31,8 @@ from graphfuse.records import (
 )
 
 MAX_HIDDEN = 2**24
+FLOAT64_NOISE = 2.0**-50
+"""What a few operations in float64, the root of n say, may do to an epsilon."""
 HALF_TYPES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
@@ -147,12 +150,12 @@ def _of_the_norm(
 
 
 def _is_attribute(epsilon: float, exactly: bool) -> bool:
-    """Whether a float32 attribute holds an epsilon: to a rounding, or exactly."""
+    """Whether a float32 attribute holds an epsilon: to a rounding, or but for float64's own."""
     with np.errstate(over="ignore"):
         held = float(np.float32(epsilon))
     if not float(np.finfo(np.float32).tiny) <= held < float("inf"):
         return False
-    return held == epsilon or not exactly
+    return not exactly or abs(held - epsilon) <= FLOAT64_NOISE * epsilon
 
 
 def _of_the_interior(
@@ -180,10 +183,18 @@ def _parameter_type(view: GraphView, region: Region, norm: Norm, elem_type: int)
     forms = (norm.scale, norm.bias)
     names = [name for form in forms for name in norms.weights(form)]
     wide = any(not widens(view.type(name).elem_type, elem_type) for name in names)
-    # 1 + w, say, is no number of the narrow type where w is one.
+    # 1 + w, say, is no number of the narrow type where w is one; nor is 1 / sqrt(12).
     computed = any(norms.weights(form) and not norms.is_weight(form) for form in forms)
     in_float = any(view.type(name).elem_type == TensorProto.FLOAT for name in region.values)
-    return TensorProto.FLOAT if wide or (computed and in_float) else elem_type
+    rounded = any(not _is_of(form.number, elem_type) for form in forms if form.number is not None)
+    return TensorProto.FLOAT if wide or rounded or (computed and in_float) else elem_type
+
+
+def _is_of(number: Fraction, elem_type: int) -> bool:
+    """Whether a type holds a number exactly."""
+    with np.errstate(over="ignore"):
+        held = np.asarray(float(number)).astype(helper.tensor_dtype_to_np_dtype(elem_type))
+    return float(held) == number
 
 
 def _parameter(

@@ -8,7 +8,7 @@ a leaf, if it can be a scale or a bias (a vector along the normalised axes).
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import isfinite
@@ -28,6 +28,7 @@ from graphfuse.patterns.context import (
 )
 from graphfuse.patterns.form import Form
 from graphfuse.reasons import Reason
+from graphfuse.records import Dim
 
 HALF = Fraction(1, 2)
 
@@ -45,12 +46,15 @@ class Region:
     candidate: Candidate
     values: Mapping[str, Value]
     refusals: Mapping[int, Refusal]
+    named: Mapping[Form, str]
+    """Tensors that the model computes from weights, by their form."""
 
 
 def evaluate(view: GraphView, candidate: Candidate) -> Region:
     """Evaluate forwards from the candidate until operators or operands leave the algebra."""
     values = {candidate.tensor: Value(algebra.subject())}
     refusals: dict[int, Refusal] = {}
+    named: dict[Form, str] = {}
     left = MAX_REGION
     pending = sorted({node.position for node in view.readers(candidate.tensor)})
     seen = set(pending)
@@ -63,7 +67,7 @@ def evaluate(view: GraphView, candidate: Candidate) -> Region:
         if rule is None:
             refusals[node.position] = _outside(node)
             continue
-        result = rule(Context(view, candidate, values, node))
+        result = rule(Context(view, candidate, values, node, OPERATORS, named))
         if isinstance(result, Refusal):
             refusals[node.position] = result
             continue
@@ -72,7 +76,7 @@ def evaluate(view: GraphView, candidate: Candidate) -> Region:
             if reader.position not in seen:
                 seen.add(reader.position)
                 heapq.heappush(pending, reader.position)
-    return Region(candidate, values, refusals)
+    return Region(candidate, values, refusals, named)
 
 
 def _outside(node: Node) -> Refusal:
@@ -210,13 +214,22 @@ def _put_back(context: Context) -> Value | Refusal:
     if shape == kept and None not in shape:
         return Value(operand.form)
     target = context.view.shape_value(context.node.input(1))
-    if context.node.op_type in ("Reshape", "Expand") and target == kept and None not in kept:
+    puts_back = context.node.op_type in ("Reshape", "Expand") and None not in kept
+    if puts_back and target is not None and _fills(target, kept):
         return Value(operand.form)
     if shape == x_shape and not operand.dropped and None not in shape:
         return Value(operand.form)
     if shape == dropped and None not in shape:
         return Value(operand.form, dropped=True)
     return Refusal(Reason.AXIS_NOT_PUT_BACK, f"a statistic of shape {list(shape)}")
+
+
+def _fills(target: Sequence[Dim], kept: Sequence[Dim]) -> bool:
+    """Whether a Reshape to a target gives a shape: one extent of it may be -1, what is left."""
+    if len(target) != len(kept):
+        return False
+    wrong = [left for left, dim in zip(target, kept, strict=True) if left != dim]
+    return wrong in ([], [-1])
 
 
 def _normalize(centred: bool) -> Rule:
