@@ -1,0 +1,23 @@
+"""A generator of spellings of norms, legal ones and near misses, and a judge of what becomes of them.
+
+    python -m tests.fuzz --count 2000 --seed 1 --jobs 2
+
+It shares nothing with the recogniser: graphfuse is entered by `fuse` and `reasons` alone, and the
+meaning of a graph comes from `oracle`, a float64 evaluator of its own. Every case follows from
+(seed, index) alone, whatever the number of jobs.
+
+    choices    every random decision, by topic, so that a failing case can be made plainer
+    tree       expressions: what a norm says, before it is spelt in operators
+    moves      identities over the reals, applied to expressions
+    norm       what is meant: the definition, in numpy, and its expression
+    emit       expressions to ONNX nodes, with a choice of operators for each
+    draft      a graph under construction
+    legal      models with Adds and norms that must be fused
+    near       the table of illegal moves, and models with one of them
+    dress      decoys, names, order of nodes, initializers or Constants
+    scopes     blocks in branches, loop bodies and functions
+    oracle     a float64 evaluator of ONNX models
+    judge      fused iff legal, equal in float64, valid, and unchanged by a second fuse
+    shrink     a failing case made plainer, as text
+    campaign   many cases, their totals
+"""
