@@ -26,7 +26,7 @@ from tests.fuzz.draft import (
 from tests.fuzz.emit import Emitter, Frame
 from tests.fuzz.moves import spell
 from tests.fuzz.norm import LAYER, RMS, Norm, draw_parameter
-from tests.fuzz.tree import At, Expr
+from tests.fuzz.tree import At, Expr, is_reduced
 
 SIZES = (2, 3, 2, 3)
 """The extents of the outer axes, from the last but one on."""
@@ -57,7 +57,8 @@ class Builder:
     tensors: dict[str, tuple[str, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.choices = Choices(self.ticket.seed, self.ticket.index, self.ticket.plain)
+        ticket = self.ticket
+        self.choices = Choices(ticket.seed, ticket.index, ticket.plain, ticket.options.gaps)
         opset = self.choices.pick("opset", [o for o in OPSETS if o >= self.limits.opset])
         self.draft = Draft(opset)
         self.elem_type = self._elem_type()
@@ -180,8 +181,11 @@ class Builder:
 
     def spelling(self, norm: Norm) -> Expr:
         """The norm's expression after some moves."""
-        expression = spell(norm.expression(self.choices, self.draft.opset), self.choices)
-        if norm.wide is not None and self.choices.chance("weights in the wide type", 15):
+        plain = norm.expression(self.choices, self.draft.opset)
+        expression = spell(plain, self.choices)
+        if not is_reduced(expression) and not self.choices.gap("x behind a sum", 100):
+            expression = plain
+        if norm.wide is not None and self.choices.gap("weights in the wide type", 15):
             return At(norm.wide, expression)
         return expression
 

@@ -14,9 +14,12 @@ from tests.fuzz.norm import Norm
 
 @dataclass(frozen=True)
 class Options:
-    """What the generator may draw. `scopes`: blocks in branches, loop bodies and functions."""
+    """What the generator may draw. `scopes`: blocks in branches, loop bodies and functions;
+    `gaps`: legal spellings that are known not to be recognised (see `gaps`).
+    """
 
     scopes: bool = False
+    gaps: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Ticket:
         words = ["python -m tests.fuzz", f"--seed {self.seed} --index {self.index}"]
         words += ["--near"] if self.near else ["--legal"]
         words += ["--scopes"] if self.options.scopes else []
+        words += ["--gaps"] if self.options.gaps else []
         words += [f"--plain '{','.join(sorted(self.plain))}'"] if self.plain else []
         return " ".join(words)
 

@@ -7,6 +7,7 @@ argument is a variance plus a positive number wherever `root` moves meet it.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -15,6 +16,7 @@ from tests.fuzz.tree import (
     HALF,
     NUMBER,
     STATISTIC,
+    VECTOR,
     Add,
     At,
     Expr,
@@ -104,7 +106,7 @@ def _mean(like: Mean, part: Expr) -> Expr | None:
     inside = extent(part)
     if inside == NUMBER:
         return part
-    return Mean(part, like.axes, like.kept) if inside not in ("vector", STATISTIC) else None
+    return Mean(part, like.axes, like.kept) if inside not in (VECTOR, STATISTIC) else None
 
 
 def _sum_of_means(expr: Expr, _: random.Random) -> Expr | None:
@@ -241,9 +243,28 @@ def spell(expr: Expr, choices: Choices, only_where_safe: bool = False) -> Expr:
         if rng is None or (only_where_safe and name == "split the root"):
             continue
         moved = _apply(MOVES[name], expr, rng)
-        if moved is not None and size(moved) <= MAX_SIZE:
+        if moved is None or size(moved) > MAX_SIZE:
+            continue
+        if _same_vectors(expr, moved) or choices.gap("vectors taken apart", 100):
             expr = moved
     return expr
+
+
+def _same_vectors(before: Expr, after: Expr) -> bool:
+    """Whether expressions of vectors stay whole: each is as often there, or not at all.
+
+    The norm reads the vector that they give, so 1 + w here and w there have nothing in common.
+    """
+    old, new = (_compound_vectors(expr) for expr in (before, after))
+    return all(old[vector] == count for vector, count in new.items())
+
+
+def _compound_vectors(expr: Expr) -> Counter[Expr]:
+    found: Counter[Expr] = Counter()
+    for _, part in places(expr):
+        if extent(part) == VECTOR and not isinstance(part, Leaf):
+            found[part] += 1
+    return found
 
 
 def _apply(move: Move, expr: Expr, rng: random.Random) -> Expr | None:
@@ -261,4 +282,4 @@ def _apply(move: Move, expr: Expr, rng: random.Random) -> Expr | None:
 
 def _may_wrap(leaf: Leaf) -> bool:
     """x and vectors may stand in a wrapping; roles that name an illegal tensor are left alone."""
-    return leaf.role == "x" or leaf.extent == "vector"
+    return leaf.role == "x" or leaf.extent == VECTOR

@@ -138,14 +138,14 @@ def _epsilon(role: str, extent: str) -> Spelling:
 def _mixed_n(_: Builder, norm: Norm) -> Expr:
     """mean(x^2) over n - 1, less the square of the mean over n."""
     n = Fraction(norm.hidden)
-    over = Mul(Mul(Num(n), Mean(square(X))), Pow(Num(n - 1), Fraction(-1)))
+    over = Call("Div", Mul(Num(n), Mean(square(X))), Num(n - 1))
     return assemble(norm, norm.deviation(), norm.inverse(sub(over, square(Mean(X)))))
 
 
 def _short_mean(_: Builder, norm: Norm) -> Expr:
     """The mean over n - 1."""
     n = Fraction(norm.hidden)
-    mean = Mul(Mul(Num(n), Mean(X)), Pow(Num(n - 1), Fraction(-1)))
+    mean = Call("Div", Mul(Num(n), Mean(X)), Num(n - 1))
     return assemble(norm, sub(X, mean), norm.inverse(_plain(norm)[1]))
 
 

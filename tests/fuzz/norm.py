@@ -13,6 +13,7 @@ from tests.fuzz.tree import (
     VECTOR,
     Add,
     At,
+    Call,
     Expr,
     Leaf,
     Mean,
@@ -79,11 +80,13 @@ class Norm:
         arg: Expr = X
         epsilon = self.epsilon
         if self.kind == LAYER and choices.chance("shifted", 8):
-            arg = choices.pick("shift", (Add(X, Num(Fraction(1, 2))), self.deviation()))
+            arg = self.deviation()
+            if choices.gap("x behind a sum", 50):
+                arg = Add(X, Num(Fraction(1, 2)))
         if choices.chance("stretched", 8):
             arg, epsilon = Mul(Num(Fraction(2)), arg), 4 * epsilon
         bias = self.bias if self.kind == LAYER else None
-        if self.wide is not None and choices.chance("wide operator", 60):
+        if self.wide is not None and choices.gap("weights in the wide type", 60):
             # The weights of the operator have its type, so they stay outside.
             plain = At(self.wide, NormOp(OPERATOR[self.kind], arg, None, None, epsilon))
             return with_parameters(self, plain, Num(Fraction(1)), choices)
@@ -113,7 +116,8 @@ class Norm:
         n = Fraction(self.hidden)
         scaled = variance
         if self.multiple == n / (n - 1) and self.multiple != n:
-            scaled = Mul(Mul(Num(n), variance), Pow(Num(n - 1), Fraction(-1)))
+            # 1/(n-1) rounds, so it stays a division.
+            scaled = Call("Div", Mul(Num(n), variance), Num(n - 1))
         elif self.multiple != 1:
             scaled = Mul(Num(self.multiple), variance)
         return Pow(Add(scaled, Num(self.epsilon)), -HALF)

@@ -1,14 +1,13 @@
 """A float64 evaluator of ONNX models: what a graph means, whatever types it is computed in.
 
-Casts between float types are lifted, so that meanings are compared and not roundings; a cast of
-something that no input reaches still rounds it, because that number is in every run of the model.
+Casts between float types are lifted, so that meanings are compared and not roundings: a scale that
+a fusion computes from weights is rounded to its type once, which is no difference in meaning.
 The fused operators are evaluated by their definition, or by their function if `inline` is true.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,15 +22,7 @@ FUSED = {"AddLayerNormalization": True, "AddRMSNormalization": False}
 FLOATS = (1, 10, 11, 16)
 
 
-@dataclass(frozen=True)
-class Item:
-    """A value. `fixed`: no input reaches it, so it is the same in every run."""
-
-    array: Array
-    fixed: bool = False
-
-
-Scope = dict[str, Item]
+Scope = dict[str, Array]
 
 
 def evaluate(
@@ -46,9 +37,9 @@ def evaluate(
     `nudge` changes the epsilon of fused nodes by that share.
     """
     run = _Run(model, inline, nudge)
-    scope: Scope = {name: Item(_lifted(array)) for name, array in feeds.items()}
+    scope: Scope = {name: _lifted(array) for name, array in feeds.items()}
     run.graph(model.graph, scope)
-    return {name: item.array for name, item in scope.items()}
+    return scope
 
 
 def _lifted(array: Array) -> Array:
@@ -58,14 +49,15 @@ def _lifted(array: Array) -> Array:
 class _Run:
     def __init__(self, model: onnx.ModelProto, inline: bool, nudge: float) -> None:
         self.functions = {(f.domain, f.name): f for f in model.functions}
-        self.opset = next(i.version for i in model.opset_import if i.domain in ("", "ai.onnx"))
         self.inline = inline
         self.nudge = nudge
 
-    def graph(self, graph: onnx.GraphProto, scope: Scope) -> list[Item]:
+    def graph(self, graph: onnx.GraphProto, scope: Scope) -> list[Array]:
+        """Run a graph in a scope: a feed of the same name replaces an initializer."""
+        given = {value.name for value in graph.input if value.name in scope}
         for tensor in graph.initializer:
-            if tensor.name not in scope or scope[tensor.name].fixed:
-                scope[tensor.name] = Item(_lifted(numpy_helper.to_array(tensor)), fixed=True)
+            if tensor.name not in given:
+                scope[tensor.name] = _lifted(numpy_helper.to_array(tensor))
         self.nodes(graph.node, scope, {})
         return [scope[value.name] for value in graph.output]
 
@@ -83,10 +75,10 @@ class _Run:
     def node(
         self,
         node: NodeProto,
-        inputs: list[Item | None],
+        inputs: list[Array | None],
         attributes: dict[str, AttributeProto],
         scope: Scope,
-    ) -> list[Item]:
+    ) -> list[Array]:
         if node.domain == "graphfuse" and not self.inline and node.op_type in FUSED:
             return self.fused(node.op_type, inputs, attributes)
         function = self.functions.get((node.domain, node.op_type))
@@ -97,17 +89,14 @@ class _Run:
         if node.op_type == "Loop":
             return self.loop(inputs, attributes, scope)
         values = {name: helper.get_attribute_value(a) for name, a in attributes.items()}
-        fixed = all(item is None or item.fixed for item in inputs)
-        arrays = [None if item is None else item.array for item in inputs]
         with np.errstate(all="ignore"):
-            outputs = _standard(node, arrays, values, self.opset, fixed)
-        return [Item(np.asarray(output), fixed) for output in outputs]
+            return [np.asarray(output) for output in _standard(node, inputs, values)]
 
     def fused(
-        self, op_type: str, inputs: list[Item | None], attributes: dict[str, AttributeProto]
-    ) -> list[Item]:
+        self, op_type: str, inputs: list[Array | None], attributes: dict[str, AttributeProto]
+    ) -> list[Array]:
         """Sum = A + B; Y = scale * (Sum - m) / sqrt(variance + epsilon) + bias."""
-        a, b, *parameters = (item.array for item in inputs if item is not None)
+        a, b, *parameters = (item for item in inputs if item is not None)
         epsilon = attributes["epsilon"].f if "epsilon" in attributes else float(np.float32(1e-5))
         axis = attributes["axis"].i if "axis" in attributes else -1
         epsilon *= 1 + self.nudge
@@ -116,14 +105,14 @@ class _Run:
             normal = normalized(total, epsilon, FUSED[op_type], axis) * parameters[0]
             if len(parameters) > 1:
                 normal = normal + parameters[1]
-        return [Item(normal), Item(total)]
+        return [normal, total]
 
     def call(
         self,
         function: onnx.FunctionProto,
-        inputs: list[Item | None],
+        inputs: list[Array | None],
         attributes: dict[str, AttributeProto],
-    ) -> list[Item]:
+    ) -> list[Array]:
         """A function sees its inputs and attributes, nothing else."""
         given = zip(function.input, inputs, strict=False)
         inner: Scope = {name: item for name, item in given if item is not None}
@@ -132,32 +121,32 @@ class _Run:
         return [inner[name] for name in function.output]
 
     def branch(
-        self, inputs: list[Item | None], attributes: dict[str, AttributeProto], scope: Scope
-    ) -> list[Item]:
+        self, inputs: list[Array | None], attributes: dict[str, AttributeProto], scope: Scope
+    ) -> list[Array]:
         assert inputs[0] is not None
-        branch = "then_branch" if bool(inputs[0].array) else "else_branch"
+        branch = "then_branch" if bool(inputs[0]) else "else_branch"
         return self.graph(attributes[branch].g, dict(scope))
 
     def loop(
-        self, inputs: list[Item | None], attributes: dict[str, AttributeProto], scope: Scope
-    ) -> list[Item]:
+        self, inputs: list[Array | None], attributes: dict[str, AttributeProto], scope: Scope
+    ) -> list[Array]:
         """Carried values only; scan outputs are stacked."""
         body = attributes["body"].g
-        trips = int(inputs[0].array) if inputs[0] is not None else 1_000
-        going = inputs[1] is None or bool(inputs[1].array)
+        trips = int(inputs[0]) if inputs[0] is not None else 1_000
+        going = inputs[1] is None or bool(inputs[1])
         carried = [item for item in inputs[2:] if item is not None]
         scans: list[list[Array]] = [[] for _ in body.output[1 + len(carried) :]]
         trip = 0
         while going and trip < trips:
             inner = dict(scope)
-            given = [Item(np.array(trip)), Item(np.array(going)), *carried]
-            inner |= {v.name: Item(i.array) for v, i in zip(body.input, given, strict=True)}
+            given = [np.array(trip), np.array(going), *carried]
+            inner |= {v.name: item for v, item in zip(body.input, given, strict=True)}
             outputs = self.graph(body, inner)
-            going, carried = bool(outputs[0].array), outputs[1 : 1 + len(carried)]
+            going, carried = bool(outputs[0]), outputs[1 : 1 + len(carried)]
             for scan, item in zip(scans, outputs[1 + len(carried) :], strict=True):
-                scan.append(item.array)
+                scan.append(item)
             trip += 1
-        return [*carried, *(Item(np.stack(scan)) for scan in scans)]
+        return [*carried, *(np.stack(scan) for scan in scans)]
 
 
 def normalized(x: Array, epsilon: float, centred: bool, axis: int = -1) -> Array:
@@ -182,14 +171,14 @@ Operator = Callable[[Sequence[Any], Values], Any]
 
 
 def _standard(
-    node: NodeProto, inputs: Sequence[Any], values: Values, opset: int, fixed: bool
+    node: NodeProto, inputs: Sequence[Any], values: Values
 ) -> list[Any]:
     """The outputs of an operator of ONNX's own domain."""
     kind = node.op_type
     if node.domain not in ("", "ai.onnx"):
         raise KeyError(f"{node.domain}.{kind}")
     if kind == "Cast":
-        return [_cast(inputs[0], int(values["to"]), fixed)]
+        return [_cast(inputs[0], int(values["to"]))]
     if kind == "CastLike":
         return [inputs[0]]
     if kind in REDUCTIONS:
@@ -199,11 +188,10 @@ def _standard(
     return [OPERATORS[kind](inputs, values)]
 
 
-def _cast(array: Array, to: int, fixed: bool) -> Array:
+def _cast(array: Array, to: int) -> Array:
     if to not in FLOATS:
         return array.astype(dtype_of(to))
-    lifted = array.astype(np.float64)
-    return lifted.astype(dtype_of(to)).astype(np.float64) if fixed else lifted
+    return array.astype(np.float64)
 
 
 def _reduced(kind: str, inputs: Sequence[Any], values: Values) -> Array:

@@ -165,6 +165,40 @@ def mentions(expr: Expr, role: str) -> bool:
     return any(mentions(child, role) for _, child in children(expr))
 
 
+def is_reduced(expr: Expr) -> bool:
+    """Whether some mean or operator is of x itself, or of a product or power of it."""
+    for _, part in places(expr):
+        if isinstance(part, Mean | NormOp) and _is_product_of_x(part.arg):
+            return True
+    return False
+
+
+def _is_product_of_x(expr: Expr) -> bool:
+    if isinstance(expr, Mul):
+        return _is_product_of_x(expr.left) or _is_product_of_x(expr.right)
+    if isinstance(expr, Neg | Pow | At):
+        return _is_product_of_x(expr.arg)
+    return expr == X
+
+
+def folded(expr: Expr) -> Fraction | None:
+    """The value of an expression of numbers; None where it is no fraction."""
+    if isinstance(expr, Num):
+        return expr.value
+    if isinstance(expr, Neg | Pow):
+        inner = folded(expr.arg)
+        if inner is None or isinstance(expr, Neg):
+            return None if inner is None else -inner
+        whole = expr.exponent.denominator == 1
+        return inner**expr.exponent.numerator if whole else None
+    if isinstance(expr, Add | Mul):
+        left, right = folded(expr.left), folded(expr.right)
+        if left is None or right is None:
+            return None
+        return left + right if isinstance(expr, Add) else left * right
+    return None
+
+
 Path = tuple[str, ...]
 
 
