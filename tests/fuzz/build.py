@@ -46,6 +46,7 @@ class Limits:
     opset: int = 11
     rank: int = 2
     no_wide: bool = False
+    hidden: tuple[int, ...] = (8, 4, 16, 5, 12, 6)
 
 
 @dataclass
@@ -62,7 +63,7 @@ class Builder:
         opset = self.choices.pick("opset", [o for o in OPSETS if o >= self.limits.opset])
         self.draft = Draft(opset)
         self.elem_type = self._elem_type()
-        self.hidden = self.choices.pick("hidden", (8, 4, 16, 5, 12, 6))
+        self.hidden = self.choices.pick("hidden", self.limits.hidden)
         self.shape, self.sizes = self._shape()
         seed = (self.ticket.seed, self.ticket.index, 1)
         self.numbers = np.random.default_rng(seed)
@@ -124,7 +125,7 @@ class Builder:
             one = self.choices.pick("axis of extent 1", tuple(range(rank - 1)))
             shape = (*shape[:one], 1, *shape[one + 1 :])
             sizes = (*sizes[:one], 1, *sizes[one + 1 :])
-        elif cut == "weight" and isinstance(shape[-2], int):
+        elif cut == "weight" and isinstance(shape[-2], int) and not self.ticket.near:
             # A table of positions: a constant, and no vector.
             table = self.weight(*sizes[-2:]).astype(dtype_of(self.elem_type))
             return self._ordered(first, self.draft.constant(table))
@@ -183,6 +184,8 @@ class Builder:
         """The norm's expression after some moves."""
         plain = norm.expression(self.choices, self.draft.opset)
         expression = spell(plain, self.choices)
+        if not norm.rational and not self.choices.gap("irrational root twice", 100):
+            expression = plain
         if not is_reduced(expression) and not self.choices.gap("x behind a sum", 100):
             expression = plain
         if norm.wide is not None and self.choices.gap("weights in the wide type", 15):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import numpy as np
 from onnx import helper
@@ -25,7 +26,6 @@ class NearModel:
     make: Callable[[Builder], Block]
     limits: Limits = Limits(no_wide=True)
     numeric: bool = False
-    leftover: bool = False
     silent: bool = False
 
 
@@ -47,7 +47,8 @@ def _narrowed_sum(builder: Builder) -> Block:
 
 def _narrowed_inside(builder: Builder) -> Block:
     """The inverse deviation passes through a narrower type."""
-    total, norm = builder.total(), builder.norm()
+    # An epsilon that sixteen bits hold, so that nothing but the type is illegal.
+    total, norm = builder.total(), replace(builder.norm(), epsilon=Fraction(1, 1024))
     narrow = NARROWER[builder.elem_type]
 
     def change(part: Expr) -> Expr | None:
@@ -202,16 +203,16 @@ MODEL: dict[str, NearModel] = {
     "output of a wider type": NearModel(
         _wider_output, Limits(elem_types=(FLOAT16, FLOAT, BFLOAT16), opset=13, no_wide=True)
     ),
-    "scale per token": NearModel(_scale_per_token, numeric=True, leftover=True),
-    "scale per row": NearModel(_scale_of_rows, numeric=True, leftover=True),
-    "scale enlarges": NearModel(_scale_enlarges, numeric=True, leftover=True),
-    "scale of the sum": NearModel(_scale_of_the_sum, numeric=True, leftover=True),
-    "scale of a": NearModel(_scale_of_a, numeric=True, leftover=True),
+    "scale per token": NearModel(_scale_per_token, numeric=True),
+    "scale per row": NearModel(_scale_of_rows, numeric=True),
+    "scale enlarges": NearModel(_scale_enlarges, numeric=True),
+    "scale of the sum": NearModel(_scale_of_the_sum, numeric=True),
+    "scale of a": NearModel(_scale_of_a, numeric=True),
     "bias vector, no residual": NearModel(_bias_added),
     "constant sum": NearModel(_constant_sum),
     "integer sum": NearModel(_integer_sum, silent=True),
     "sum transposed": NearModel(_transposed_sum, Limits(square=True, no_wide=True)),
-    "sum split into heads": NearModel(_split_sum),
+    "sum split into heads": NearModel(_split_sum, Limits(no_wide=True, hidden=(8, 4, 16, 12))),
     "mean is read": NearModel(_statistics(1), Limits(kind=LAYER, opset=17, no_wide=True)),
     "inverse deviation is read": NearModel(
         _statistics(2), Limits(kind=LAYER, opset=17, no_wide=True)

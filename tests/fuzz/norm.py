@@ -111,7 +111,12 @@ class Norm:
             ),
         )
 
-    def inverse(self, variance: Expr) -> Expr:
+    @property
+    def rational(self) -> bool:
+        """Whether the root of `multiple` is a fraction."""
+        return self.multiple in (1, 4, 16)
+
+    def inverse(self, variance: Expr, epsilon: Expr | None = None) -> Expr:
         """The inverse deviation."""
         n = Fraction(self.hidden)
         scaled = variance
@@ -120,7 +125,7 @@ class Norm:
             scaled = Call("Div", Mul(Num(n), variance), Num(n - 1))
         elif self.multiple != 1:
             scaled = Mul(Num(self.multiple), variance)
-        return Pow(Add(scaled, Num(self.epsilon)), -HALF)
+        return Pow(Add(scaled, epsilon or Num(self.epsilon)), -HALF)
 
 
 def with_parameters(norm: Norm, deviation: Expr, inverse: Expr, choices: Choices) -> Expr:
@@ -129,9 +134,10 @@ def with_parameters(norm: Norm, deviation: Expr, inverse: Expr, choices: Choices
     order = "plain" if one else choices.pick("order", ("plain", "plain", "scale first", "folded"))
     if norm.wide is not None and not one:
         order = "plain"
-    if order == "folded" and isinstance(deviation, Add) and norm.kind == LAYER:
+    once = order != "folded" or norm.rational or choices.gap("irrational root twice", 100)
+    if order == "folded" and once and isinstance(deviation, Add) and norm.kind == LAYER:
         return _folded(norm, inverse)
-    if order == "scale first":
+    if order == "scale first" and once:
         product = Mul(deviation, times(inverse, norm.scale))
     else:
         normal: Expr = deviation if one else Mul(deviation, inverse)
