@@ -95,7 +95,7 @@ def _square(expr: Expr, rng: random.Random) -> Expr | None:
 
 
 def _mean_of_sum(expr: Expr, _: random.Random) -> Expr | None:
-    if not isinstance(expr, Mean) or not isinstance(expr.arg, Add):
+    if not isinstance(expr, Mean) or not isinstance(expr.arg, Add) or not expr.kept:
         return None
     left, right = (_mean(expr, part) for part in (expr.arg.left, expr.arg.right))
     return None if left is None or right is None else Add(left, right)

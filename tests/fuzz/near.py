@@ -165,8 +165,7 @@ def _power(exponent: Fraction) -> Callable[[Expr, Num], Expr]:
 RMSES = Limits(kind=RMS, no_wide=True)
 LAYERS = Limits(kind=LAYER, no_wide=True)
 SQUARE = Limits(square=True, no_wide=True)
-SQUARE_RMSES = Limits(kind=RMS, no_wide=True)
-LAYERS = Limits(square=True, kind=LAYER, no_wide=True)
+SQUARE_LAYERS = Limits(square=True, kind=LAYER, no_wide=True)
 
 ALGEBRA: dict[str, Near] = {
     "epsilon outside the root": Near(_inverse(lambda v, e: Pow(Add(Pow(v, HALF), e), Fraction(-1)))),
@@ -180,6 +179,7 @@ ALGEBRA: dict[str, Near] = {
     "epsilon is an input": Near(_epsilon("epsilon as input", "number"), numeric=False),
     "epsilon can be overridden": Near(_epsilon("epsilon overridable", "number"), numeric=False),
     "epsilon added to x": Near(
+        # In a LayerNorm it would be legal: there it adds epsilon^2 to the variance.
         lambda _, n: assemble(
             n, n.deviation(), Pow(Mean(square(Add(n.deviation(), Num(n.epsilon)))), -HALF)
         ),

@@ -9,7 +9,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from tests.fuzz.choices import Choices
-from tests.fuzz.draft import BOOL, INT64, Draft, Value, model_of
+from tests.fuzz.draft import BFLOAT16, BOOL, INT64, Draft, Value, model_of
 
 DOMAIN = "local"
 
@@ -26,13 +26,19 @@ class Wrapped:
 def wrap(draft: Draft, choices: Choices) -> Wrapped | None:
     """All nodes of a draft in one scope, or none where the main graph is drawn."""
     where = choices.pick("scope", ("main", "if", "loop", "function"))
-    if where == "main" or draft.overridable:
+    if where == "main" or draft.overridable or _has_unknown_types(draft):
         return None
     if where == "if":
         return _in_branch(draft, choices)
     if where == "loop":
         return _in_loop(draft, choices)
     return _in_function(draft, choices)
+
+
+def _has_unknown_types(draft: Draft) -> bool:
+    """If and Loop know bfloat16 from opset 16 on."""
+    types = {value.elem_type for value in draft.outputs}
+    return draft.opset < 16 and BFLOAT16 in types
 
 
 def _taken(draft: Draft) -> set[str]:
@@ -63,18 +69,16 @@ def _outside(draft: Draft, node: NodeProto, outputs: list[Value], extra: list[No
 
 
 def _in_branch(draft: Draft, choices: Choices) -> Wrapped:
-    """The other branch gives every output a plain value of its shape: the operand itself."""
+    """Both branches hold the block, under names of their own."""
     body = _body(draft, choices, "then")
     other = onnx.GraphProto()
     other.CopyFrom(body)
     other.name = "else"
     _rename_graph(other, "_else")
-    turned = choices.chance("in the else branch", 40)
     branches = {"then_branch": body, "else_branch": other}
     outputs = [replace(value, name=_fresh(draft, value.name + "_out")) for value in draft.outputs]
     condition = _fresh(draft, "condition")
     names = [value.name for value in outputs]
-    del turned
     node = helper.make_node("If", [condition], names, **branches)
     outer = _outside(draft, node, outputs, [])
     outer.inputs.append(Value(condition, BOOL, (), ()))
