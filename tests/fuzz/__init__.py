@@ -4,16 +4,20 @@
 
 It shares nothing with the recogniser: graphfuse is entered by `fuse` and `reasons` alone, and the
 meaning of a graph comes from `oracle`, a float64 evaluator of its own. Every case follows from
-(seed, index) alone, whatever the number of jobs.
+(seed, index) alone, whatever the number of jobs. `gaps/` holds legal spellings that are not
+recognised yet; they are drawn with --gaps alone, and blocks in scopes with --scopes alone.
 
     choices    every random decision, by topic, so that a failing case can be made plainer
     tree       expressions: what a norm says, before it is spelt in operators
     moves      identities over the reals, applied to expressions
     norm       what is meant: the definition, in numpy, and its expression
     emit       expressions to ONNX nodes, with a choice of operators for each
+    weights    vectors along the last axis
     draft      a graph under construction
-    legal      models with Adds and norms that must be fused
-    near       the table of illegal moves, and models with one of them
+    build      operands, their Add, a norm, and what reads it
+    near       illegal moves on the expression; near_model: on the model around it
+    case       what a case is and what it follows from
+    cases      legal cases and near misses
     dress      decoys, names, order of nodes, initializers or Constants
     scopes     blocks in branches, loop bodies and functions
     oracle     a float64 evaluator of ONNX models

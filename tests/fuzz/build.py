@@ -132,11 +132,15 @@ class Builder:
         return self._ordered(first, self._activation(self.input("b", shape, sizes)))
 
     def _ordered(self, first: str, second: str) -> tuple[str, str]:
-        return (second, first) if self.choices.chance("larger operand second", 30) else (first, second)
+        return (
+            (second, first) if self.choices.chance("larger operand second", 30) else (first, second)
+        )
 
     def _activation(self, name: str) -> str:
         """The input itself, or something computed from it."""
-        by = self.choices.pick("operand by", ("itself", "itself", "itself", "Identity", "Tanh", "Mul"))
+        by = self.choices.pick(
+            "operand by", ("itself", "itself", "itself", "Identity", "Tanh", "Mul")
+        )
         if by == "itself":
             return name
         if by == "Mul":
@@ -155,7 +159,9 @@ class Builder:
         inside = wide or self.elem_type
         known = COARSE_EPSILONS if inside in (FLOAT16, BFLOAT16) else EPSILONS
         # A float64 model's epsilon must be one that an attribute, a float32, holds.
-        epsilon = rounded(self.choices.pick("epsilon", known), FLOAT if inside == DOUBLE else inside)
+        epsilon = rounded(
+            self.choices.pick("epsilon", known), FLOAT if inside == DOUBLE else inside
+        )
         n = Fraction(self.hidden)
         multiples = (Fraction(1), Fraction(1), Fraction(1), Fraction(4))
         if self.elem_type != DOUBLE:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -66,7 +65,6 @@ class Case:
     move: str = ""
     drawn: tuple[str, ...] = ()
     scope: str = ""
-    extra: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def feeds(self, spread: float) -> dict[str, np.ndarray]:
         """Normal feeds of a spread; every row has another one, within a factor of two."""
@@ -78,4 +76,4 @@ class Case:
                 continue
             rows = rng.uniform(0.5, 1.0, (*value.sizes[:-1], 1)) if value.sizes else 1.0
             result[value.name] = rng.normal(0.1, 1.0, value.sizes) * rows * spread
-        return {**result, **self.extra}
+        return result

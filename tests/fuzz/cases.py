@@ -16,6 +16,7 @@ from tests.fuzz.dress import add_decoys, finish_constants, rename, shuffle
 from tests.fuzz.moves import spell
 from tests.fuzz.near import ALGEBRA, Near
 from tests.fuzz.near_model import MODEL, NearModel
+from tests.fuzz.norm import Norm
 from tests.fuzz.tree import At, NormOp
 
 ILLEGAL: Mapping[str, Near | NearModel] = {**ALGEBRA, **MODEL}
@@ -46,7 +47,7 @@ def _near(ticket: Ticket) -> Case:
     name = Choices(ticket.seed, ticket.index).pick("illegal move", tuple(ILLEGAL))
     move = ILLEGAL[name]
     builder = Builder(ticket, move.limits)
-    block = move.make(builder) if isinstance(move, NearModel) else _spelt(builder, move)
+    block = move.make(builder) if isinstance(move, NearModel) else _spelt(builder, move, name)
     if isinstance(move, Near):
         builder.output(block.output)
         if builder.choices.chance("sum is an output", 20):
@@ -55,7 +56,7 @@ def _near(ticket: Ticket) -> Case:
     return _finish(builder, [block], name)
 
 
-def _spelt(builder: Builder, move: Near) -> Block:
+def _spelt(builder: Builder, move: Near, name: str) -> Block:
     """The block of an illegal expression."""
     total, norm = builder.total(), builder.norm()
     expression = move.spelling(builder, norm)
@@ -63,19 +64,14 @@ def _spelt(builder: Builder, move: Near) -> Block:
     expression = spell(expression, builder.choices, only_where_safe=True)
     if builder.elem_type not in (1, 11) and builder.choices.chance("all in float32", 50):
         expression = At(1, expression)
-    _make_epsilons(builder, norm)
+    _make_epsilon(builder, norm, name)
     output = builder.emitter(total, builder.shape).emit(expression, builder.elem_type)
     return Block(norm, total, output)
 
 
-def _make_epsilons(builder: Builder, norm: object) -> None:
-    """The tensors that stand for an illegal epsilon, where the expression may name one."""
-    epsilon = float(norm.epsilon)  # type: ignore[attr-defined]
-    dtype = dtype_of(builder.elem_type)
-    name = Choices(builder.ticket.seed, builder.ticket.index).pick("illegal move", tuple(ILLEGAL))
-    if not name.startswith("epsilon"):
-        return
-    draft = builder.draft
+def _make_epsilon(builder: Builder, norm: Norm, name: str) -> None:
+    """The tensor that stands for an illegal epsilon, where the expression names one."""
+    epsilon, dtype, draft = float(norm.epsilon), dtype_of(builder.elem_type), builder.draft
     if name == "epsilon per channel":
         values = epsilon * (1 + np.arange(builder.hidden))
         tensor = draft.constant(values.astype(dtype))

@@ -118,9 +118,7 @@ def model_of(draft: Draft, opset_domains: Sequence[str] = ()) -> onnx.ModelProto
     )
     for name in draft.overridable:
         tensor = next(t for t in graph.initializer if t.name == name)
-        graph.input.append(
-            helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims))
-        )
+        graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)))
     imports = [helper.make_opsetid("", draft.opset)]
     imports += [helper.make_opsetid(domain, 1) for domain in opset_domains]
     return helper.make_model(graph, opset_imports=imports, ir_version=ir_version(draft.opset))

@@ -15,7 +15,7 @@ from tests.fuzz.draft import Draft
 
 NAMES = (
     *("x", "y", "a", "b", "A", "B", "Y", "Sum", "Scale", "Bias", "scale", "bias", "eps", "mean"),
-    *("σ", "入力", "größe", "a b", "0", "-1", "/layer/Add_output_0", "onnx::Add_12", "::", "axis"),
+    *("é", "入力", "größe", "a b", "0", "-1", "/layer/Add_output_0", "onnx::Add_12", "::", "axis"),
     *("graphfuse", "graphfuse/x", "graphfuse/bias", "Epsilon", "X", "Mean", "epsilon", "Identity"),
 )
 

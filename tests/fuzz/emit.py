@@ -296,7 +296,9 @@ class Emitter:
     def _put_back(self, name: str) -> str:
         outer = self.frame.shape[:-1]
         symbols = sum(isinstance(dim, str) for dim in outer)
-        if (not symbols or (symbols == 1 and self.choices.gap("-1 in Reshape", 50))) and self.choices.chance("put back by Reshape", 30):
+        if (
+            not symbols or (symbols == 1 and self.choices.gap("-1 in Reshape", 50))
+        ) and self.choices.chance("put back by Reshape", 30):
             shape = [dim if isinstance(dim, int) else -1 for dim in outer]
             return self.draft.node("Reshape", [name, self.draft.integers([*shape, 1])])
         return self.draft.unsqueeze(name, [self.choices.pick("put back at", (-1, len(outer)))])

@@ -12,7 +12,6 @@ import graphfuse
 from graphfuse.reasons import Reason
 from tests.fuzz.case import Case
 from tests.fuzz.cases import ILLEGAL
-from tests.fuzz.norm import LAYER
 from tests.fuzz.oracle import evaluate
 
 SAME = 1e-9
@@ -79,7 +78,9 @@ def _judge(
             return Verdict(BROKEN, problem, reasons)
     elif result.fused:
         return Verdict(BROKEN, "a fusion is reported, but no fused node is there", reasons)
-    return _near(case, fused, result, reasons) if case.move else _legal(case, fused, result, reasons)
+    return (
+        _near(case, fused, result, reasons) if case.move else _legal(case, fused, result, reasons)
+    )
 
 
 def _legal(
@@ -89,10 +90,10 @@ def _legal(
         return Verdict(MISSED, f"{fused} of {len(case.blocks)} fused", reasons)
     if case.scope:
         return Verdict(FUSED)
-    kinds = {fusion.site.total: fusion.site for fusion in result.fused}
+    sites = {fusion.site.total: fusion.site for fusion in result.fused}
     part = False
     for block in case.blocks:
-        site = kinds.get(block.total)
+        site = sites.get(block.total)
         if site is None:
             return Verdict(MISSED, f"the sum {block.total} is in no fusion", reasons)
         if site.kind != block.norm.kind:
@@ -101,7 +102,9 @@ def _legal(
     return Verdict(FUSED, part=part)
 
 
-def _near(case: Case, fused: int, result: graphfuse.FuseResult, reasons: tuple[str, ...]) -> Verdict:
+def _near(
+    case: Case, fused: int, result: graphfuse.FuseResult, reasons: tuple[str, ...]
+) -> Verdict:
     """What is fused is equal to the original in float64; here it must not be the block itself.
 
     A part of an illegal norm may be a legal one, of the same sum if the move is one of algebra
@@ -221,6 +224,3 @@ def _invalid(case: Case, fused: onnx.ModelProto, thorough: bool) -> str:
 def is_failure(verdict: Verdict) -> bool:
     """Whether a case fails by itself; missed and silent ones count against a rate."""
     return verdict.kind in FAILURES
-
-
-__all__ = ["LAYER", "Verdict", "judge", "count_fused", "distance", "is_failure"]

@@ -34,6 +34,7 @@ from tests.fuzz.tree import (
 )
 
 Spelling = Callable[[Builder, Norm], Expr]
+ANY = Limits(no_wide=True)
 A = Leaf("a")
 WEIGHT = Leaf("scale", VECTOR)
 
@@ -43,7 +44,7 @@ class Near:
     """An illegal move on the expression."""
 
     spelling: Spelling
-    limits: Limits = Limits(no_wide=True)
+    limits: Limits = ANY
     numeric: bool = True
     silent: bool = False
 
@@ -168,7 +169,9 @@ SQUARE = Limits(square=True, no_wide=True)
 SQUARE_LAYERS = Limits(square=True, kind=LAYER, no_wide=True)
 
 ALGEBRA: dict[str, Near] = {
-    "epsilon outside the root": Near(_inverse(lambda v, e: Pow(Add(Pow(v, HALF), e), Fraction(-1)))),
+    "epsilon outside the root": Near(
+        _inverse(lambda v, e: Pow(Add(Pow(v, HALF), e), Fraction(-1)))
+    ),
     "no epsilon": Near(_inverse(lambda v, _: Pow(v, -HALF))),
     "epsilon of zero": Near(_inverse(lambda v, _: Pow(Add(v, Num(Fraction(0))), -HALF))),
     "epsilon negative": Near(_inverse(lambda v, e: Pow(Add(v, Num(-e.value)), -HALF))),
@@ -205,15 +208,15 @@ ALGEBRA: dict[str, Near] = {
     "nothing put back": Near(_axes("last", "everywhere", kept=False), SQUARE),
     "mean over n - 1": Near(_short_mean, LAYERS),
     "one square over n - 1": Near(_mixed_n, LAYERS),
-    "mean of a": Near(
-        lambda _, n: assemble(n, sub(X, Mean(A)), n.inverse(_plain(n)[1])), LAYERS
-    ),
+    "mean of a": Near(lambda _, n: assemble(n, sub(X, Mean(A)), n.inverse(_plain(n)[1])), LAYERS),
     "mean of a everywhere": Near(
         lambda _, n: assemble(n, sub(X, Mean(A)), n.inverse(Mean(square(sub(X, Mean(A)))))),
         LAYERS,
         silent=True,
     ),
-    "variance of a": Near(lambda _, n: assemble(n, n.deviation(), n.inverse(_of_another(n, A)[1])), silent=True),
+    "variance of a": Near(
+        lambda _, n: assemble(n, n.deviation(), n.inverse(_of_another(n, A)[1])), silent=True
+    ),
     "deviation of a": Near(lambda _, n: assemble(n, _of_another(n, A)[0], n.inverse(_plain(n)[1]))),
     "norm of a": Near(
         lambda _, n: assemble(n, _of_another(n, A)[0], n.inverse(_of_another(n, A)[1])), silent=True
@@ -242,5 +245,7 @@ ALGEBRA: dict[str, Near] = {
     ),
     "weight of x alone": Near(_deviation(lambda _: sub(Mul(WEIGHT, X), Mean(X))), LAYERS),
     "tanh of the deviation": Near(_deviation(lambda d: Call("Tanh", d))),
-    "sigmoid of x under the root": Near(_variance(lambda d: Mean(square(Call("Sigmoid", d)))), silent=True),
+    "sigmoid of x under the root": Near(
+        _variance(lambda d: Mean(square(Call("Sigmoid", d)))), silent=True
+    ),
 }

@@ -13,8 +13,9 @@ from tests.fuzz.build import Builder, Limits
 from tests.fuzz.case import Block
 from tests.fuzz.draft import BFLOAT16, DOUBLE, FLOAT, FLOAT16, INT64, Value, dtype_of
 from tests.fuzz.moves import spell
+from tests.fuzz.near import ANY, assemble
 from tests.fuzz.norm import LAYER, Norm
-from tests.fuzz.tree import At, Expr, Mul, Pow, transform
+from tests.fuzz.tree import At, Expr, Pow, transform
 
 NARROWER = {FLOAT: FLOAT16, DOUBLE: FLOAT}
 
@@ -24,7 +25,7 @@ class NearModel:
     """An illegal move on the model: it makes sum, norm and outputs. Flags as in `near`."""
 
     make: Callable[[Builder], Block]
-    limits: Limits = Limits(no_wide=True)
+    limits: Limits = ANY
     numeric: bool = False
     silent: bool = False
 
@@ -54,16 +55,13 @@ def _narrowed_inside(builder: Builder) -> Block:
     def change(part: Expr) -> Expr | None:
         return At(narrow, part) if isinstance(part, Pow) and part.exponent < 0 else None
 
-    plain = norm.deviation(), norm.inverse(norm.variance(builder.choices, norm.deviation()))
-    expression = transform(_with_scale(norm, Mul(*plain)), change)
+    variance = norm.variance(builder.choices, norm.deviation())
+    whole = assemble(norm, norm.deviation(), norm.inverse(variance))
+    expression = transform(whole, change)
     emitter = builder.emitter(total, builder.shape)
     output = emitter.emit(spell(expression, builder.choices), builder.elem_type)
     builder.output(output)
     return Block(norm, total, output)
-
-
-def _with_scale(norm: Norm, normal: Expr) -> Expr:
-    return normal if norm.scale is None else Mul(normal, norm.scale)
 
 
 def _wider_output(builder: Builder) -> Block:

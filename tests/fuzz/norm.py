@@ -191,4 +191,3 @@ def draw_parameter(role: str, choices: Choices, product: bool) -> Expr | None:
         Mul(Num(Fraction(-3, 2)), first) if product else Neg(first),
     )
     return choices.pick(role, forms)
-

@@ -170,9 +170,7 @@ Values = Mapping[str, Any]
 Operator = Callable[[Sequence[Any], Values], Any]
 
 
-def _standard(
-    node: NodeProto, inputs: Sequence[Any], values: Values
-) -> list[Any]:
+def _standard(node: NodeProto, inputs: Sequence[Any], values: Values) -> list[Any]:
     """The outputs of an operator of ONNX's own domain."""
     kind = node.op_type
     if node.domain not in ("", "ai.onnx"):

@@ -35,7 +35,16 @@ class Weights:
         shape = (1,) * (axes - 1) + array.shape
         spelling = self.choices.pick(
             "vector by",
-            ("itself", "itself", "itself", "itself", "Unsqueeze", "Squeeze", "Reshape", "Transpose"),
+            (
+                "itself",
+                "itself",
+                "itself",
+                "itself",
+                "Unsqueeze",
+                "Squeeze",
+                "Reshape",
+                "Transpose",
+            ),
         )
         if spelling == "Unsqueeze" and axes > 1:
             return self.draft.unsqueeze(self.draft.constant(array), list(range(axes - 1)))
