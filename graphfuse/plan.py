@@ -7,7 +7,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 import onnx
-from onnx import helper
+from onnx import TensorProto, helper
 
 from graphfuse import ops, targets
 from graphfuse.errors import UsageError
@@ -17,7 +17,17 @@ from graphfuse.graph.tensors import AnyGraph, default_opset, model_names, type_n
 from graphfuse.parameters import MARK, Operands
 from graphfuse.patterns.algebra import Refusal
 from graphfuse.reasons import Reason
-from graphfuse.records import LAYER_NORM, Fusion, NearMiss, Plan, Scan, Site
+from graphfuse.records import (
+    LAYER_NORM,
+    Expression,
+    Factor,
+    Fusion,
+    NearMiss,
+    Parameter,
+    Plan,
+    Scan,
+    Site,
+)
 from graphfuse.targets import Target
 
 
@@ -41,7 +51,8 @@ def plan(
     left: list[NearMiss] = []
     bodies = _Bodies(model.proto, opset)
     operands = Operands(model_names(model.proto))
-    for site in scan.sites:
+    own = target.domain == ops.DOMAIN
+    for site in _of_one_type(scan.sites) if own else scan.sites:
         biased = fold_bias and site.bias_add is not None
         operator = targets.operator(target, site.kind, biased)
         refusal = _refusal(site, target, opset, include, exclude)
@@ -55,6 +66,33 @@ def plan(
         else:
             left.append(NearMiss(refusal.reason, site.add, site.add, got=refusal.got, site=site.id))
     return Plan(ep, tuple(fusions), tuple(left), operands.vectors)
+
+
+def _of_one_type(sites: tuple[Site, ...]) -> list[Site]:
+    """Sites of one kind read scale and bias in one type: in float32, when one of them needs that.
+
+    One function serves them all, and widening loses nothing.
+    """
+    wide = {(s.kind, s.elem_type) for s in sites if s.parameter_type != s.elem_type}
+    return [
+        replace(
+            site,
+            parameter_type=TensorProto.FLOAT,
+            scale=_widened(site, site.scale),
+            bias=_widened(site, site.bias),
+        )
+        if (site.kind, site.elem_type) in wide and site.parameter_type == site.elem_type
+        else site
+        for site in sites
+    ]
+
+
+def _widened(site: Site, parameter: Parameter) -> Parameter:
+    """A weight as an expression: it is cast on the way."""
+    if not isinstance(parameter, str):
+        return parameter
+    extents = site.extents if len(site.extents) > 1 else (-1,)
+    return Expression(((1.0, (Factor(parameter, 1.0, extents),)),))
 
 
 def _fusion(

@@ -207,7 +207,7 @@ NEAR = {
     ),
     "scale of a wider type": (
         "c = Cast<to=11>(x) n = LayerNormalization(c, wide, wide) y = Cast<to=1>(n)",
-        {"constants": {"wide": np.ones(8)}},
+        {"constants": {"wide": np.full(8, 0.1)}},
         Reason.PARAMETER_TYPE,
     ),
     "output of another type": (

@@ -14,7 +14,7 @@ import onnx
 
 from graphfuse.graph.inference import inferred
 from graphfuse.graph.scopes import Call, FunctionKey, Place, Scope, bodies, function_key
-from graphfuse.graph.shapes import UNKNOWN, collect_types, strip_bodies, weightless
+from graphfuse.graph.shapes import UNKNOWN, collect_types, give_constants, strip_bodies, weightless
 from graphfuse.graph.tensors import subgraphs
 from graphfuse.records import Dim, ScopeRef, TensorType
 
@@ -27,6 +27,9 @@ def infer_scopes(model: onnx.ModelProto, scopes: list[Scope]) -> Types:
     skeleton = weightless(model)
     _replace_calls(skeleton.graph, main)
     _drop_uncalled(skeleton)
+    if any(scope.calls for scope in main.tree()):
+        strip_bodies(skeleton.graph.node)
+        give_constants(skeleton.graph, {})
     collected: Types = {}
     instances: dict[int, list[_Instance]] = {}
     _collect(main, inferred(skeleton).graph, {}, collected, instances)
@@ -47,7 +50,6 @@ def _replace_calls(graph: onnx.GraphProto, scope: Scope) -> None:
         position, name, number = place
         found = {(n, k): body for n, k, body in bodies(graph.node[position])}
         _replace_calls(found[name, number], child)
-    strip_bodies(graph.node)
 
 
 def _drop_uncalled(skeleton: onnx.ModelProto) -> None:

@@ -6,7 +6,7 @@ of the same type. So it costs the graph, not the gigabytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import prod
 
 import onnx
@@ -48,7 +48,35 @@ def weightless(model: onnx.ModelProto) -> onnx.ModelProto:
             )
             graph.input.append(value)
     strip_bodies(graph.node)
+    inputs = {value.name for value in graph.input}
+    give_constants(graph, {t.name: t for t in graph.initializer if t.name not in inputs})
     return copy
+
+
+def give_constants(graph: onnx.GraphProto, outer: Mapping[str, onnx.TensorProto]) -> None:
+    """Let the bodies in a graph have the small constants around them as their own.
+
+    Inference does not look outside a body for the axes of a reduction, or for a shape.
+    """
+    known = {**outer, **{t.name: t for t in graph.initializer}}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+            known[node.output[0]] = node.attribute[0].t
+        for body in subgraphs(node):
+            own = {value.name for value in body.input} | {t.name for t in body.initializer}
+            own.update(name for inner in body.node for name in inner.output)
+            read = {name for inner in body.node for name in inner.input} & known.keys() - own
+            for name in sorted(read):
+                if known[name].data_type != onnx.TensorProto.INT64 or is_external(known[name]):
+                    continue
+                tensor = body.initializer.add()
+                tensor.CopyFrom(known[name])
+                tensor.name = f"{name}/graphfuse_copy"
+                for inner in body.node:
+                    for position, used in enumerate(inner.input):
+                        if used == name:
+                            inner.input[position] = tensor.name
+            give_constants(body, known)
 
 
 def strip_bodies(nodes: Iterable[onnx.NodeProto]) -> None:

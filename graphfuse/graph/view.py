@@ -7,10 +7,9 @@ memory, and calls an initializer constant that a graph input can override.
 from __future__ import annotations
 
 import math
-import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,9 +21,10 @@ from graphfuse.graph.model_file import Model
 from graphfuse.graph.nodes import Node, constant_value, nodes_of
 from graphfuse.graph.scope_types import Types, infer_scopes
 from graphfuse.graph.scopes import Scope, scopes
-from graphfuse.graph.shapes import UNKNOWN, collect_types
+from graphfuse.graph.shapes import SMALL, UNKNOWN, collect_types
 from graphfuse.graph.tensors import (
     FLOAT_TYPES,
+    is_external,
     read_names,
     subgraphs,
 )
@@ -39,15 +39,15 @@ KEEPS_SCALAR = frozenset(
 """Operators whose output has the single value of their first input, whatever its shape."""
 
 
-ARITHMETIC: Mapping[str, Callable[..., float]] = {
-    "Add": operator.add,
-    "Sub": operator.sub,
-    "Mul": operator.mul,
-    "Div": operator.truediv,
-    "Pow": math.pow,
-    "Neg": operator.neg,
-    "Reciprocal": partial(operator.truediv, 1.0),
-    "Sqrt": math.sqrt,
+ARITHMETIC: Mapping[str, Callable[[list[float]], float]] = {
+    "Add": lambda operands: operands[0] + operands[1],
+    "Sub": lambda operands: operands[0] - operands[1],
+    "Mul": lambda operands: operands[0] * operands[1],
+    "Div": lambda operands: operands[0] / operands[1],
+    "Pow": lambda operands: math.pow(operands[0], operands[1]),
+    "Neg": lambda operands: -operands[0],
+    "Reciprocal": lambda operands: 1 / operands[0],
+    "Sqrt": lambda operands: math.sqrt(operands[0]),
 }
 
 EXTENTS = frozenset(("Gather", "Slice", "Shape", "Size", "Concat", "ReduceProd"))
@@ -206,6 +206,8 @@ class GraphView:
         view = self.home(name)
         if name in view.initializers:
             return view.initializers[name]
+        if view._callers and name in view.inputs:
+            return view._constant_given(name)
         node = view.producer(name)
         if node is None or node.op_type != "Constant" or not node.standard:
             return None
@@ -257,9 +259,12 @@ class GraphView:
         if node.op_type in ARITHMETIC:
             if self.type(name).elem_type not in FLOAT_TYPES:
                 return None
-            operands = [self.scalar(operand, reach - 1) for operand in node.inputs]
+            found = [self.scalar(operand, reach - 1) for operand in node.inputs]
+            operands = [operand for operand in found if operand is not None]
+            if len(operands) < len(found):
+                return None
             try:
-                return None if None in operands else np.asarray(ARITHMETIC[node.op_type](*operands))
+                return np.asarray(ARITHMETIC[node.op_type](operands))
             except (ArithmeticError, ValueError):
                 # 1 / 0, the root of -1: a number that no norm has.
                 return None
@@ -274,6 +279,24 @@ class GraphView:
         position = self.inputs.index(name)
         for view, call in self._callers:
             yield view, call.input[position] if position < len(call.input) else ""
+
+    def _constant_given(self, name: str) -> onnx.TensorProto | None:
+        """A small constant that every call hands in alike."""
+        found = [view.constant(actual) if actual else None for view, actual in self._given(name)]
+        first = found[0]
+        if first is None or is_external(first) or first.ByteSize() > SMALL:
+            return None
+        return first if all(other is not None and _equal(first, other) for other in found) else None
+
+    def _shapes_given(self) -> Iterator[onnx.TensorProto]:
+        """The constants that every call hands in alike, under the names that they have here."""
+        for name in self.inputs if self._callers else ():
+            given = self._constant_given(name)
+            if given is not None:
+                tensor = onnx.TensorProto()
+                tensor.CopyFrom(given)
+                tensor.name = name
+                yield tensor
 
     def _number_given(self, name: str, reach: int) -> NDArray[Any] | None:
         """A number that every call hands in alike."""
@@ -290,8 +313,8 @@ class GraphView:
     def _extents(self) -> ShapeValues:
         return ShapeValues(
             self.scope.nodes,
-            self.scope.initializers,
-            self.inputs,
+            [*self.scope.initializers, *self._shapes_given()],
+            () if self._callers else self.inputs,
             self._types.by_scope[self.scope.ref],
             self.outer._extents if self.outer is not None else None,
         )
@@ -326,3 +349,11 @@ class GraphView:
             if (constant or derived) and not any(subgraphs(node.source)):
                 known.update(name for name in node.outputs if name)
         return known
+
+
+def _equal(left: onnx.TensorProto, right: onnx.TensorProto) -> bool:
+    """Whether two small tensors hold the same numbers, whatever their names."""
+    if is_external(right) or (left.data_type, left.dims) != (right.data_type, right.dims):
+        return False
+    one, other = (onnx.numpy_helper.to_array(tensor) for tensor in (left, right))
+    return bool(np.array_equal(one, other))

@@ -22,9 +22,10 @@ value is not 0 or not negative, unless that is known of it (a/a is not 1 where a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from math import isqrt
+from math import isqrt, prod
 
 from graphfuse.patterns.form import (
     EMPTY,
@@ -40,6 +41,9 @@ from graphfuse.patterns.form import (
     render_product,
 )
 from graphfuse.reasons import Reason
+
+HALF = Fraction(1, 2)
+PRIMES = [n for n in range(2, 100) if all(n % d for d in range(2, n))]
 
 MAX_TERMS = 24
 MAX_DEPTH = 3
@@ -124,7 +128,7 @@ def _merge(left: Monomial, right: Monomial) -> Form | Refusal:
             # w * (1/w) is 1 only where w is not 0: not an identity of the graph.
             return Refusal(Reason.NOT_THE_DEFINITION, f"{atom} cancels against 1/{atom}")
         exponents[atom] = (before or Fraction(0)) + exponent
-    form = Form({frozenset((a, e) for a, e in exponents.items() if e and not _expands(a, e)): ONE})
+    form = _with_one_surd(exponents)
     for atom, exponent in exponents.items():
         if isinstance(atom, Root) and _expands(atom, exponent):
             if not _non_negative_sum(atom.base):
@@ -137,6 +141,22 @@ def _merge(left: Monomial, right: Monomial) -> Form | Refusal:
                 return result
             form = result
     return form
+
+
+def _with_one_surd(exponents: Mapping[Atom, Fraction]) -> Form:
+    """The product of what does not expand; of roots of numbers one is left, that of all."""
+    kept = {(a, e) for a, e in exponents.items() if e and not _expands(a, e)}
+    surds = [(a, e) for a, e in kept if e == HALF and surd(a) is not None]
+    if len(surds) < 2:
+        return Form({frozenset(kept): ONE})
+    number = prod(surd(atom) or ONE for atom, _ in surds)
+    ((factors, coefficient),) = number_power(Fraction(number), HALF).terms.items()
+    return Form({frozenset(kept.difference(surds) | factors): coefficient})
+
+
+def surd(atom: Atom) -> Fraction | None:
+    """The number that an atom is a root of; None for any other atom."""
+    return atom.base.number if isinstance(atom, Root) else None
 
 
 def _expands(atom: Atom, exponent: Fraction) -> bool:
@@ -203,15 +223,15 @@ def _expand(form: Form, times: int) -> Form | Refusal:
 def _power_of_product(factors: Monomial, number: Fraction, p: Fraction) -> Form | Refusal:
     if number < 0 and p.denominator != 1:
         return Refusal(Reason.EXPONENT, f"root of {float(number):.6g}")
-    coefficient = rational_power(number, p)
-    if coefficient is None:
+    coefficient = number_power(number, p)
+    if not coefficient.terms:
         return Refusal(Reason.TOO_COMPLEX, "a number out of range")
     # (a^2)^(1/2) is |a|, and a^(1/2) has no value where a is negative: neither can be taken
     # apart again, so it stays as it is, as an atom of its own.
     if p.denominator != 1 and not all(e.denominator != 1 or _non_negative(a) for a, e in factors):
         opaque: Monomial = frozenset({(Root(Form({factors: ONE})), p)})
-        return Form({opaque: coefficient})
-    form = Form({EMPTY: coefficient})
+        return multiply(Form({opaque: ONE}), coefficient)
+    form = coefficient
     for atom, exponent in factors:
         product = multiply(form, Form({frozenset({(atom, exponent * p)}): ONE}))
         if isinstance(product, Refusal):
@@ -237,11 +257,12 @@ def _power_of_sum(form: Form, exponent: Fraction) -> Form | Refusal:
     """(c * a + b)^p = |c|^p * (±a + b/|c|)^p, with c the coefficient of the first named term."""
     first = min((factors for factors in form.terms if factors), key=render_product, default=EMPTY)
     number = abs(form.terms[first])
-    coefficient = rational_power(number, exponent)
+    coefficient = number_power(number, exponent)
     root = Root(scale(form, 1 / number))
-    if root.depth > MAX_DEPTH or root.size > MAX_SIZE or coefficient is None:
+    if root.depth > MAX_DEPTH or root.size > MAX_SIZE or not coefficient.terms:
         return Refusal(Reason.TOO_COMPLEX, "nested roots")
-    return _bounded(Form({frozenset({(root, exponent)}): coefficient}))
+    product = multiply(Form({frozenset({(root, exponent)}): ONE}), coefficient)
+    return product if isinstance(product, Refusal) else _bounded(product)
 
 
 def mean(form: Form) -> Form | Refusal:
@@ -266,22 +287,53 @@ def mean(form: Form) -> Form | Refusal:
     return total
 
 
-def rational_power(number: Fraction, exponent: Fraction) -> Fraction | None:
-    """number^exponent: exact for integer exponents and roots of squares, else to float64.
+def number_power(number: Fraction, exponent: Fraction) -> Form:
+    """number^exponent for a positive number: exact for integers and square roots.
 
-    None when the result is no float64 that could stand in a model.
+    A root that is no fraction stays a root, of a whole number without the square factors that are
+    easily found: sqrt(8) is 2*(2)^(1/2), and so is 4/sqrt(2). Other roots are float64s. The empty
+    form when the result is no number that could stand in a model.
     """
-    if exponent.denominator == 1:
-        result = number ** int(exponent)
-        return result if _fits(result) else None
-    if exponent.denominator == 2:
-        top, bottom = isqrt(number.numerator), isqrt(number.denominator)
-        if top * top == number.numerator and bottom * bottom == number.denominator:
-            return Fraction(top, bottom) ** exponent.numerator
+    whole = exponent.numerator // exponent.denominator
+    if exponent.denominator == 2 and number > 0:
+        top, bottom = number.numerator, number.denominator
+        square, rest = _square_factor(top * bottom)
+        coefficient = Fraction(square, bottom) * number**whole
+        factors = frozenset({(Root(constant(rest)), HALF)}) if rest != 1 else EMPTY
+        return Form({factors: coefficient}) if _fits(coefficient) else ZERO
     try:
-        return Fraction(float(number) ** float(exponent))
+        if exponent.denominator == 1:
+            result = number**whole
+        else:
+            result = Fraction(float(number) ** float(exponent))
     except (OverflowError, ZeroDivisionError):
-        return None
+        return ZERO
+    return Form({EMPTY: result}) if _fits(result) else ZERO
+
+
+def _square_factor(number: int) -> tuple[int, int]:
+    """(s, r) with number = s^2 * r, and no square of a prime below 100 in r."""
+    root = isqrt(number)
+    if root * root == number:
+        return root, 1
+    square = 1
+    for prime in PRIMES:
+        while number % (prime * prime) == 0:
+            number //= prime * prime
+            square *= prime
+    root = isqrt(number)
+    return (square * root, 1) if root * root == number else (square, number)
+
+
+def evaluated(form: Form) -> Form:
+    """The form with roots of numbers as numbers, rounded to float64."""
+    terms: dict[Monomial, Fraction] = {}
+    for factors, number in form.terms.items():
+        surds = {(atom, e) for atom, e in factors if surd(atom) is not None}
+        roots = (Fraction(float(surd(atom) or 1) ** float(e)) for atom, e in surds)
+        rest = factors - surds
+        terms[rest] = terms.get(rest, Fraction(0)) + number * prod(roots, start=ONE)
+    return Form(terms)
 
 
 def _fits(number: Fraction) -> bool:

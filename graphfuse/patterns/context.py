@@ -36,7 +36,7 @@ class Value:
     dropped: bool = False
 
 
-SPLIT_WEIGHTS = frozenset(("Add", "Sub", "Mul", "Neg", "Identity"))
+SPLIT_WEIGHTS = frozenset(("Add", "Sub", "Mul", "Div", "Neg", "Identity"))
 MAX_WEIGHT_DEPTH = 4
 MAX_WEIGHT_TERMS = 4
 

@@ -76,7 +76,7 @@ def _closest_stop(view: GraphView, region: Region, add: Node) -> NearMiss | None
     return None
 
 
-def feeds_root(view: GraphView, node: Node, reach: int = 6) -> bool:
+def feeds_root(view: GraphView, node: Node, reach: int = 12) -> bool:
     """Whether a root is taken of something near behind a reduction: the mark of a norm."""
     names = [node.outputs[0]]
     for _ in range(reach):

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from graphfuse.patterns.algebra import Refusal, leaf, scale
+from graphfuse.patterns.algebra import Refusal, evaluated, scale, surd
 from graphfuse.patterns.form import EMPTY, ONE, SUBJECT, Form, Leaf, Mean, Monomial, Root
 from graphfuse.reasons import Reason
 from graphfuse.records import LAYER_NORM, RMS_NORM, Expression, Factor, Parameter
@@ -62,11 +62,11 @@ def match(form: Form) -> Norm | Refusal:
         if not _is_parameter(rest):
             return _differs(form)
         into[rest] = number
-    factor = Form(of_x)
+    factor = evaluated(Form(of_x))
     centre = scale(factor, Fraction(-1)) if kind == LAYER_NORM else Form({})
-    if not alike(Form(of_mean), centre):
+    if not alike(evaluated(Form(of_mean)), centre):
         return _differs(form)
-    return Norm(kind, epsilon, factor, Form(bias))
+    return Norm(kind, epsilon, factor, evaluated(Form(bias)))
 
 
 def _root(form: Form) -> Root | Refusal:
@@ -74,7 +74,7 @@ def _root(form: Form) -> Root | Refusal:
     found: set[tuple[Root, Fraction]] = set()
     for factors in form.terms:
         if any(atom is SUBJECT for atom, _ in factors):
-            found.update((a, e) for a, e in factors if isinstance(a, Root))
+            found.update((a, e) for a, e in factors if isinstance(a, Root) and surd(a) is None)
             bare = [a for a, e in factors if isinstance(a, Mean) and e.denominator != 1]
             if bare:
                 return Refusal(Reason.EPSILON_NOT_POSITIVE, f"the root of {bare[0]} alone")
@@ -98,7 +98,7 @@ def _exponent(root: Root, exponent: Fraction) -> Refusal:
 
 def _variance(base: Form) -> tuple[str, float] | Refusal:
     """mean(x^2) - m^2 + eps or mean(x^2) + eps, in the form that stands under the root."""
-    terms = dict(base.terms)
+    terms = dict(evaluated(base).terms)
     epsilon = terms.pop(EMPTY, Fraction(0))
     square, middle = terms.pop(MEAN_OF_SQUARE, Fraction(0)), terms.pop(SQUARE_OF_MEAN, Fraction(0))
     if terms:
@@ -113,14 +113,6 @@ def _variance(base: Form) -> tuple[str, float] | Refusal:
     return (LAYER_NORM if middle else RMS_NORM), float(epsilon / square)
 
 
-def held(norm: Norm, named: Mapping[Form, str]) -> Norm:
-    """The norm with the tensors that hold its scale and bias, where the model computes such."""
-    scale_, bias = (
-        leaf(named[form], inner=True) if form in named else form for form in (norm.scale, norm.bias)
-    )
-    return replace(norm, scale=scale_, bias=bias)
-
-
 def alike(form: Form, other: Form) -> bool:
     """Whether two forms are equal, but for what roots of numbers round."""
     return form.terms.keys() == other.terms.keys() and all(
@@ -133,7 +125,7 @@ def _close(left: Fraction, right: Fraction) -> bool:
 
 
 def _is_parameter(factors: Monomial) -> bool:
-    return all(isinstance(atom, Leaf) for atom, _ in factors)
+    return all(isinstance(atom, Leaf) or surd(atom) is not None for atom, _ in factors)
 
 
 def _differs(form: Form) -> Refusal:
@@ -166,6 +158,16 @@ def parameter(form: Form, absent: int, factors: Mapping[str, Factor]) -> Paramet
 def is_weight(form: Form) -> bool:
     """Whether a form is one tensor, as it is."""
     return [(number, [e for _, e in term]) for term, number in form.terms.items()] == [(1, [1])]
+
+
+def is_exact(form: Form) -> bool:
+    """Whether a form is a weight times a power of two: a number of the weight's own type."""
+    if len(form.terms) != 1:
+        return False
+    ((factors, number),) = form.terms.items()
+    size = abs(number)
+    powers = (size.numerator.bit_count(), size.denominator.bit_count())
+    return [e for _, e in factors] == [1] and powers == (1, 1)
 
 
 def weights(form: Form) -> list[str]:

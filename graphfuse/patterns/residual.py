@@ -108,16 +108,22 @@ def sources(view: GraphView, name: str, reach: int = 10) -> list[Source]:
         if is_sum(node) or node.op_type == "Sum":
             if step.tensor not in found or step.obstacle is None:
                 found[step.tensor] = _source(home, node, step)
-            # x + 1 is normalised as x is; a LayerNorm does not see what is added to a whole row.
-            shifted = [n for n in node.inputs if view.scalar(n) is None]
-            pending.extend(_further(step, n) for n in shifted if len(shifted) < len(node.inputs))
+            pending.extend(_shifted(view, node, step))
         elif step.obstacle is None and (path := _path(home, node)) is not None:
             add = home.producer(path[0].input(0))
             assert add is not None, "a path starts behind a sum"
             found[step.tensor] = Source(add, step.tensor, path, None, step.reason)
         else:
             pending.extend(_behind(node, step))
+            if node.op_type == "Sub":
+                pending.extend(_shifted(view, node, step))
     return sorted(found.values(), key=lambda source: source.add.position)
+
+
+def _shifted(view: GraphView, node: Node, step: _Step) -> list[_Step]:
+    """Behind x + 1 or 0 - x: what is added to a whole row may not matter, or cancel."""
+    others = [name for name in node.inputs if view.scalar(name) is None]
+    return [_further(step, name) for name in others if len(others) < len(node.inputs)]
 
 
 def _further(step: _Step, tensor: str) -> _Step:

@@ -164,7 +164,7 @@ def _matches(region: Region) -> dict[str, Norm]:
     for name, value in region.values.items():
         norm = norms.match(value.form) if not value.dropped else None
         if isinstance(norm, Norm):
-            found[name] = norms.held(norm, region.named)
+            found[name] = norm
     return found
 
 

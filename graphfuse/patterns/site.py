@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+from math import prod
 
 import numpy as np
 from onnx import TensorProto, helper
@@ -11,7 +12,7 @@ from onnx import TensorProto, helper
 from graphfuse.graph.nodes import Node
 from graphfuse.graph.tensors import widens
 from graphfuse.graph.view import GraphView
-from graphfuse.patterns import norms
+from graphfuse.patterns import algebra, norms
 from graphfuse.patterns.algebra import Refusal
 from graphfuse.patterns.form import Form
 from graphfuse.patterns.layout import layer_of, layout_of
@@ -31,6 +32,8 @@ from graphfuse.records import (
 )
 
 MAX_HIDDEN = 2**24
+MAX_READ = 2**16
+"""Elements of a weight that are read to see whether they fit a narrower type."""
 FLOAT64_NOISE = 2.0**-50
 """What a few operations in float64, the root of n say, may do to an epsilon."""
 HALF_TYPES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
@@ -41,6 +44,7 @@ def site(
 ) -> Site | NearMiss:
     """What a norm of a sum is as a record, or why it cannot be one fused node."""
     total = view.type(residual.total)
+    norm = _with_named_tensors(view, region, norm, total.elem_type)
     interior = interior_of(view, region, output)
     refusal = _of_the_norm(view, region, source, total, norm, output)
     if refusal is None:
@@ -176,6 +180,18 @@ def _of_the_interior(
     return None
 
 
+def _with_named_tensors(view: GraphView, region: Region, norm: Norm, elem_type: int) -> Norm:
+    """The norm with the tensors that hold its scale and bias, where the model computes such."""
+
+    def held(form: Form) -> Form:
+        name = region.named.get(form, "")
+        types = (elem_type, TensorProto.FLOAT) if elem_type in HALF_TYPES else (elem_type,)
+        usable = name and not norms.is_weight(form) and view.type(name).elem_type in types
+        return algebra.leaf(name, inner=True) if usable else form
+
+    return replace(norm, scale=held(norm.scale), bias=held(norm.bias))
+
+
 def _parameter_type(view: GraphView, region: Region, norm: Norm, elem_type: int) -> int:
     """The type of scale and bias: float32 beside a narrower sum, where the model has it so."""
     if elem_type not in HALF_TYPES:
@@ -184,7 +200,7 @@ def _parameter_type(view: GraphView, region: Region, norm: Norm, elem_type: int)
     names = [name for form in forms for name in norms.weights(form)]
     wide = any(not widens(view.type(name).elem_type, elem_type) for name in names)
     # 1 + w, say, is no number of the narrow type where w is one; nor is 1 / sqrt(12).
-    computed = any(norms.weights(form) and not norms.is_weight(form) for form in forms)
+    computed = any(norms.weights(form) and not norms.is_exact(form) for form in forms)
     in_float = any(view.type(name).elem_type == TensorProto.FLOAT for name in region.values)
     rounded = any(not _is_of(form.number, elem_type) for form in forms if form.number is not None)
     return TensorProto.FLOAT if wide or rounded or (computed and in_float) else elem_type
@@ -205,7 +221,7 @@ def _parameter(
     factors: dict[str, Factor] = {}
     for name in norms.weights(form):
         kind = view.type(name)
-        if not widens(kind.elem_type, to):
+        if not widens(kind.elem_type, to) and not _holds(view, name, to):
             return Refusal(Reason.PARAMETER_TYPE, name)
         shape = kind.shape or ()
         extents = tuple(dim for dim in shape[-axes:] if isinstance(dim, int))
@@ -216,6 +232,17 @@ def _parameter(
         if view.type(parameter) != wanted:
             return Expression(((1.0, (factors[parameter],)),))
     return parameter
+
+
+def _holds(view: GraphView, name: str, to: int) -> bool:
+    """Whether a wider weight loses nothing in a type: ones in float64, say."""
+    tensor = view.constant(name)
+    if tensor is None or prod(tensor.dims) > MAX_READ:
+        return False
+    values = view.model.read(tensor)
+    with np.errstate(over="ignore"):
+        held = values.astype(helper.tensor_dtype_to_np_dtype(to)).astype(values.dtype)
+    return bool((held == values).all())
 
 
 def _aliases(total: str, interior: list[Node]) -> list[str]:

@@ -208,27 +208,36 @@ def _put_back(context: Context) -> Value | Refusal:
     kept = tuple(1 if i in axes else dim for i, dim in enumerate(x_shape))
     dropped = tuple(dim for i, dim in enumerate(x_shape) if i not in axes)
     varies = any(atom.inner for term in operand.form.terms for atom, _ in term)
+    known = None not in shape
     if varies:
-        same = shape == x_shape and None not in shape
+        same = known and shape == x_shape
         return operand if same else Refusal(Reason.NOT_THE_DEFINITION, "x is reshaped")
-    if shape == kept and None not in shape:
+    full = shape == x_shape and not operand.dropped
+    if (known and (shape == kept or full)) or _puts_axes_back(context, operand, kept):
         return Value(operand.form)
-    target = context.view.shape_value(context.node.input(1))
-    puts_back = context.node.op_type in ("Reshape", "Expand") and None not in kept
-    if puts_back and target is not None and _fills(target, kept):
-        return Value(operand.form)
-    if shape == x_shape and not operand.dropped and None not in shape:
-        return Value(operand.form)
-    if shape == dropped and None not in shape:
+    if known and shape == dropped:
         return Value(operand.form, dropped=True)
     return Refusal(Reason.AXIS_NOT_PUT_BACK, f"a statistic of shape {list(shape)}")
 
 
-def _fills(target: Sequence[Dim], kept: Sequence[Dim]) -> bool:
-    """Whether a Reshape to a target gives a shape: one extent of it may be -1, what is left."""
+def _puts_axes_back(context: Context, operand: Value, kept: Sequence[Dim]) -> bool:
+    """Whether a node says by its own operands that it puts the reduced axes back."""
+    node, view = context.node, context.view
+    if node.op_type == "Unsqueeze":
+        return operand.dropped and context.axes() == context.candidate.axes
+    target = view.shape_value(node.input(1))
+    if node.op_type not in ("Reshape", "Expand") or target is None or None in kept:
+        return False
+    return _fills(target, kept, view.type(node.input(0)).shape or ())
+
+
+def _fills(target: Sequence[Dim], kept: Sequence[Dim], before: Sequence[Dim]) -> bool:
+    """Whether a Reshape to a target gives a shape: 0 copies an extent, one -1 is what is left."""
     if len(target) != len(kept):
         return False
-    wrong = [left for left, dim in zip(target, kept, strict=True) if left != dim]
+    padded = [*before, *(None for _ in kept)]
+    meant = [padded[at] if dim == 0 else dim for at, dim in enumerate(target)]
+    wrong = [left for left, dim in zip(meant, kept, strict=True) if left != dim]
     return wrong in ([], [-1])
 
 

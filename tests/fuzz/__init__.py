@@ -4,8 +4,7 @@
 
 It shares nothing with the recogniser: graphfuse is entered by `fuse` and `reasons` alone, and the
 meaning of a graph comes from `oracle`, a float64 evaluator of its own. Every case follows from
-(seed, index) alone, whatever the number of jobs. `gaps/` holds legal spellings that are not
-recognised yet; they are drawn with --gaps alone, and blocks in scopes with --scopes alone.
+(seed, index) alone, whatever the number of jobs. `spellings/` holds cases that were missed once.
 
     choices    every random decision, by topic, so that a failing case can be made plainer
     tree       expressions: what a norm says, before it is spelt in operators

@@ -6,19 +6,18 @@ import argparse
 import sys
 
 from tests.fuzz.campaign import Totals, run, tickets
-from tests.fuzz.case import Options, Ticket
+from tests.fuzz.case import Ticket
 from tests.fuzz.shrink import as_text, shrink
 
 
 def main(arguments: list[str]) -> int:
     """Exit code 1 on a wrong fusion or a legal rate below 99.9 %."""
     given = _parser().parse_args(arguments)
-    options = Options(scopes=given.scopes, gaps=given.gaps)
     plain = frozenset(filter(None, given.plain.split(",")))
     both = given.legal == given.near
     passed = True
     for near in (False, True) if both else (given.near,):
-        plan = Ticket(given.seed, given.index or 0, near, options, plain)
+        plan = Ticket(given.seed, given.index or 0, near, plain)
         count = given.count if given.index is None else 1
         totals = run(tickets(plan, count), given.jobs if count > 1 else 1)
         print("near misses:" if near else "legal:")
@@ -36,8 +35,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--legal", action="store_true", help="legal cases only")
     parser.add_argument("--near", action="store_true", help="near misses only")
-    parser.add_argument("--scopes", action="store_true", help="blocks in If, Loop, functions")
-    parser.add_argument("--gaps", action="store_true", help="also what is known to be missed")
     parser.add_argument("--plain", default="", help="decisions that are not drawn, by commas")
     parser.add_argument("--show", type=int, default=3, help="how many cases are shown as text")
     parser.add_argument("--no-shrink", dest="shrink", action="store_false")

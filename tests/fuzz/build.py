@@ -59,7 +59,7 @@ class Builder:
 
     def __post_init__(self) -> None:
         ticket = self.ticket
-        self.choices = Choices(ticket.seed, ticket.index, ticket.plain, ticket.options.gaps)
+        self.choices = Choices(ticket.seed, ticket.index, ticket.plain)
         opset = self.choices.pick("opset", [o for o in OPSETS if o >= self.limits.opset])
         self.draft = Draft(opset)
         self.elem_type = self._elem_type()
@@ -190,11 +190,11 @@ class Builder:
         """The norm's expression after some moves."""
         plain = norm.expression(self.choices, self.draft.opset)
         expression = spell(plain, self.choices)
-        if not norm.rational and not self.choices.gap("irrational root twice", 100):
+        if not norm.rational and not self.choices.chance("irrational root twice", 60):
             expression = plain
-        if not is_reduced(expression) and not self.choices.gap("x behind a sum", 100):
+        if not is_reduced(expression) and not self.choices.chance("x behind a sum", 60):
             expression = plain
-        if norm.wide is not None and self.choices.gap("weights in the wide type", 15):
+        if norm.wide is not None and self.choices.chance("weights in the wide type", 15):
             return At(norm.wide, expression)
         return expression
 

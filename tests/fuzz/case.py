@@ -12,31 +12,18 @@ from tests.fuzz.norm import Norm
 
 
 @dataclass(frozen=True)
-class Options:
-    """What the generator may draw. `scopes`: blocks in branches, loop bodies and functions;
-    `gaps`: legal spellings that are known not to be recognised (see `gaps`).
-    """
-
-    scopes: bool = False
-    gaps: bool = False
-
-
-@dataclass(frozen=True)
 class Ticket:
     """What a case follows from. `plain` are the decisions that are not drawn (see choices)."""
 
     seed: int
     index: int
     near: bool = False
-    options: Options = Options()
     plain: frozenset[str] = frozenset()
 
     def command(self) -> str:
         """The command that repeats it."""
         words = ["python -m tests.fuzz", f"--seed {self.seed} --index {self.index}"]
         words += ["--near"] if self.near else ["--legal"]
-        words += ["--scopes"] if self.options.scopes else []
-        words += ["--gaps"] if self.options.gaps else []
         words += [f"--plain '{','.join(sorted(self.plain))}'"] if self.plain else []
         return " ".join(words)
 

@@ -93,7 +93,7 @@ def _finish(builder: Builder, blocks: list[Block], move: str = "") -> Case:
     finish_constants(draft, choices)
     shuffle(draft, choices)
     names = rename(draft, choices)
-    wrapped = scopes.wrap(draft, choices) if builder.ticket.options.scopes else None
+    wrapped = scopes.wrap(draft, choices)
     model = model_of(draft) if wrapped is None else wrapped.model
     return Case(
         builder.ticket,

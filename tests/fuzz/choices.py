@@ -18,12 +18,9 @@ Option = TypeVar("Option")
 class Choices:
     """Decisions by topic. A topic in `plain`, or one occurrence `topic#n` of it, is not drawn."""
 
-    def __init__(
-        self, seed: int, index: int, plain: frozenset[str] = frozenset(), gaps: bool = False
-    ) -> None:
+    def __init__(self, seed: int, index: int, plain: frozenset[str] = frozenset()) -> None:
         self._prefix = f"{seed}/{index}/"
         self._plain = plain
-        self._gaps = gaps
         self._count: Counter[str] = Counter()
         self.drawn: dict[str, None] = {}
         """The occurrences that took another option than the first, in order."""
@@ -45,10 +42,6 @@ class Choices:
             return False
         self.drawn[drawn[0]] = None
         return True
-
-    def gap(self, topic: str, percent: float) -> bool:
-        """A chance of something legal that is known not to be recognised: drawn on request."""
-        return self._gaps and self.chance(f"gap: {topic}", percent)
 
     def random(self, topic: str) -> random.Random | None:
         """A generator for an occurrence of a topic, None where it is plain."""

@@ -68,7 +68,7 @@ class Emitter:
 
     def emit(self, expr: Expr, elem_type: int, form: str = KEPT) -> str:
         """The name of a value in a type and form."""
-        if extent(expr) == NUMBER and not self.choices.gap("computed number", 50):
+        if extent(expr) == NUMBER and not self.choices.chance("computed number", 50):
             number = folded(expr)
             expr = expr if number is None else Num(number)
         key = (expr, elem_type, form)
@@ -169,7 +169,7 @@ class Emitter:
             return self._binary("Sub", arg.right.arg, arg.left, elem_type, form)
         name = self.emit(arg, elem_type, form)
         spellings = ("Neg", "Neg", "Mul", "Sub")
-        if extent(arg) == FULL and not self.choices.gap("x behind a sum", 100):
+        if extent(arg) == FULL and not self.choices.chance("x behind a sum", 60):
             spellings = spellings[:-1]
         spelling = self.choices.pick("neg", spellings)
         if spelling == "Neg":
@@ -250,7 +250,9 @@ class Emitter:
     def _sum_of_squares(self, expr: Mean, elem_type: int, form: str) -> str:
         by = self.choices.pick("squares by", ("ReduceSumSquare", "ReduceL2"))
         rational = self.frame.hidden in (4, 16)
-        if by == "ReduceSumSquare" or not (rational or self.choices.gap("irrational length", 100)):
+        if by == "ReduceSumSquare" or not (
+            rational or self.choices.chance("irrational length", 60)
+        ):
             total = self._reduce("ReduceSumSquare", expr, elem_type, form)
         else:
             length = self._reduce("ReduceL2", expr, elem_type, form)
@@ -297,7 +299,7 @@ class Emitter:
         outer = self.frame.shape[:-1]
         symbols = sum(isinstance(dim, str) for dim in outer)
         if (
-            not symbols or (symbols == 1 and self.choices.gap("-1 in Reshape", 50))
+            not symbols or (symbols == 1 and self.choices.chance("-1 in Reshape", 50))
         ) and self.choices.chance("put back by Reshape", 30):
             shape = [dim if isinstance(dim, int) else -1 for dim in outer]
             return self.draft.node("Reshape", [name, self.draft.integers([*shape, 1])])
@@ -308,7 +310,7 @@ class Emitter:
         if not self.choices.chance("identity", 3):
             return name
         kinds = ("Identity", "Dropout", "Cast", "Casts")
-        if whole and not self.choices.gap("casts there and back", 100):
+        if whole and not self.choices.chance("casts there and back", 60):
             kinds = kinds[:-1]
         kind = self.choices.pick("identity by", kinds)
         if kind == "Cast":

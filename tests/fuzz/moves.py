@@ -245,7 +245,7 @@ def spell(expr: Expr, choices: Choices, only_where_safe: bool = False) -> Expr:
         moved = _apply(MOVES[name], expr, rng)
         if moved is None or size(moved) > MAX_SIZE:
             continue
-        if _same_vectors(expr, moved) or choices.gap("vectors taken apart", 100):
+        if _same_vectors(expr, moved) or choices.chance("vectors taken apart", 60):
             expr = moved
     return expr
 

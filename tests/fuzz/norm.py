@@ -81,12 +81,12 @@ class Norm:
         epsilon = self.epsilon
         if self.kind == LAYER and choices.chance("shifted", 8):
             arg = self.deviation()
-            if choices.gap("x behind a sum", 50):
+            if choices.chance("x behind a sum", 50):
                 arg = Add(X, Num(Fraction(1, 2)))
         if choices.chance("stretched", 8):
             arg, epsilon = Mul(Num(Fraction(2)), arg), 4 * epsilon
         bias = self.bias if self.kind == LAYER else None
-        if self.wide is not None and choices.gap("weights in the wide type", 60):
+        if self.wide is not None and choices.chance("weights in the wide type", 60):
             # The weights of the operator have its type, so they stay outside.
             plain = At(self.wide, NormOp(OPERATOR[self.kind], arg, None, None, epsilon))
             return with_parameters(self, plain, Num(Fraction(1)), choices)
@@ -134,7 +134,7 @@ def with_parameters(norm: Norm, deviation: Expr, inverse: Expr, choices: Choices
     order = "plain" if one else choices.pick("order", ("plain", "plain", "scale first", "folded"))
     if norm.wide is not None and not one:
         order = "plain"
-    once = order != "folded" or norm.rational or choices.gap("irrational root twice", 100)
+    once = order != "folded" or norm.rational or choices.chance("irrational root twice", 60)
     if order == "folded" and once and isinstance(deviation, Add) and norm.kind == LAYER:
         return _folded(norm, inverse)
     if order == "scale first" and once:
