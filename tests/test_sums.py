@@ -50,3 +50,36 @@ def test_a_cast_of_unknown_type_is_not_called_narrowing() -> None:
     )
     proto.graph.node[0].domain = "custom"
     assert [m.reason for m in graphfuse.scan(proto).near_misses] == [Reason.UNKNOWN_SHAPE]
+
+
+BROADCASTS = {
+    1: ("8", "8", "1"),
+    2: ("S,8", "8", "S,1"),
+    3: ("B,S,8", "S,8", "B,1,8"),
+    4: ("B,2,S,8", "1,1,S,8", "S,1"),
+    5: ("B,2,3,S,8", "2,1,1,8", "B,1,1,1,1"),
+}
+
+
+@pytest.mark.parametrize("rank", BROADCASTS)
+@pytest.mark.parametrize(
+    "kind", ["LayerNormalization(x, scale, bias)", "RMSNormalization(x, scale)"]
+)
+@pytest.mark.parametrize("swapped", [False, True])
+def test_broadcasts_of_every_rank(rank: int, kind: str, swapped: bool) -> None:
+    """Over batch, sequence or hidden, in either operand; proven sites have the larger one first."""
+    large, *small = BROADCASTS[rank]
+    for other in (large, *small):
+        shapes = (other, large) if swapped else (large, other)
+        proto = model(
+            f"x = Add(a, b) y = {kind}",
+            inputs=f"float[{shapes[0]}] a, float[{shapes[1]}] b",
+            outputs=f"float[{large}] y",
+            opset=23,
+            ir=10,
+        )
+        result = check(proto)
+        assert [fusion.site.b_shape is not None for fusion in result.fused] == [True]
+        assert result.fused[0].site.order_proven
+        assert result.fused[0].site.a == ("b" if swapped and other != large else "a")
+        assert graphfuse.validate(proto, result.model).passed
