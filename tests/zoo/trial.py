@@ -1,0 +1,145 @@
+"""One trial: export a row, count its sites in eager PyTorch, fuse, validate, compare."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+
+import graphfuse
+from graphfuse.errors import GraphfuseError, OriginalModelError
+from models.architectures import Example
+from models.export import export
+from tests.eager import count_sites
+from tests.zoo import known
+from tests.zoo.architectures import build
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is tried: an architecture, an exporter, an opset, a type."""
+
+    name: str
+    exporter: str
+    opset: int
+    dtype: str = "float32"
+
+    def known(self, table: Any, default: Any) -> Any:
+        """What a table of known.py says for this exporter, or for every exporter."""
+        return table.get((self.name, self.exporter), table.get((self.name, "*"), default))
+
+    def __str__(self) -> str:
+        kind = "" if self.dtype == "float32" else f" {self.dtype}"
+        return f"{self.name} {self.exporter} {self.opset}{kind}"
+
+
+@dataclass
+class Outcome:
+    """What came of a trial. `difference` says in what it is not as known; empty when it is."""
+
+    name: str
+    exporter: str
+    opset: int
+    dtype: str
+    sites: int = 0
+    fused: int = 0
+    left: dict[str, int] = field(default_factory=dict)
+    details: list[str] = field(default_factory=list)
+    status: str = ""
+    feeds: str = ""
+    message: str = ""
+    difference: str = ""
+
+
+def run(trial: Trial, folder: Path) -> Outcome:
+    """Export into `folder`, count, fuse, validate, and compare with what is known."""
+    outcome = Outcome(trial.name, trial.exporter, trial.opset, trial.dtype)
+    example = build(trial.name)
+    outcome.sites = count_sites(example.module, example.inputs)
+    path = folder / f"{trial}.onnx".replace(" ", "-")
+    words = trial.known(known.NOT_EXPORTED, "")
+    try:
+        _export(example, path, trial)
+    except Exception as error:  # the exporters raise anything
+        outcome.status, outcome.message = "not exported", _words(error)
+        if not words or words not in outcome.message:
+            outcome.difference = "this export is expected to work"
+        return outcome
+    if words:
+        outcome.difference = "exports, though known.py says that it does not"
+    _fuse(outcome, trial, example, path)
+    return outcome
+
+
+def _export(example: Example, path: Path, trial: Trial) -> None:
+    """Export in silence: exporters print what they also raise."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            export(example, path, trial.exporter, trial.opset, getattr(torch, trial.dtype))
+    finally:
+        logging.disable(level)
+
+
+def _words(error: BaseException) -> str:
+    """The innermost cause, in its own words, on one line: exporters wrap it in advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]
+
+
+def _fuse(outcome: Outcome, trial: Trial, example: Example, path: Path) -> None:
+    try:
+        result = graphfuse.fuse(path)
+        outcome.fused = len(result.fused)
+        outcome.left = dict(Counter(miss.reason.value for miss in result.left))
+        outcome.details = [
+            f"{miss.reason.value}: add {miss.add}, culprit {miss.culprit}; "
+            f"expected {miss.expected}; got {miss.got}"
+            for miss in result.left
+        ]
+        outcome.status, outcome.message, outcome.feeds = _validate(path, result.model, example)
+    except OriginalModelError as error:
+        outcome.status, outcome.message = "does not run", _words(error)
+    except GraphfuseError as error:
+        outcome.status, outcome.message = "error", _words(error)
+    except Exception as error:  # a crash of graphfuse is what the zoo looks for
+        outcome.status, outcome.message = "crash", _words(error)
+    outcome.difference = outcome.difference or _difference(outcome, trial)
+
+
+def _validate(path: Path, fused: onnx.ModelProto, example: Example) -> tuple[str, str, str]:
+    """Validate on drawn feeds, or on the example's where the export fixed what it was given."""
+    try:
+        report, feeds = graphfuse.validate(path, fused), "drawn"
+    except OriginalModelError as refused:
+        takes = {value.name for value in fused.graph.input}
+        given = {name: tensor.numpy() for name, tensor in example.inputs.items() if name in takes}
+        report, feeds = graphfuse.validate(path, fused, inputs=given), f"given: {refused}"
+    if report.passed:
+        return "validated", "", feeds
+    worst = report.failures[0]
+    message = f"{worst.gate} of {worst.subject}: {worst.value:.3g} > {worst.bound:.3g}"
+    return "failed", f"{message}, {worst.where}", feeds
+
+
+def _difference(outcome: Outcome, trial: Trial) -> str:
+    words = trial.known(known.NOT_RUN, "")
+    if bool(words) != (outcome.status == "does not run") or words not in outcome.message:
+        return f"onnxruntime: {outcome.message or 'runs, though known.py says that it does not'}"
+    if outcome.status not in ("validated", "does not run"):
+        return outcome.message
+    missing = outcome.sites - outcome.fused
+    if missing != trial.known(known.UNFUSED, 0):
+        return f"{missing} sites of eager PyTorch are not fused"
+    if outcome.left != trial.known(known.LEFT, {}):
+        return "left for reasons that are not in known.py"
+    return ""
