@@ -31,9 +31,7 @@ AUDIO = {
     "ast": Row(
         "ASTConfig",
         "ASTModel",
-        sized(
-            patch_size=8, frequency_stride=8, time_stride=8, max_length=24, num_mel_bins=16
-        ),
+        sized(patch_size=8, frequency_stride=8, time_stride=8, max_length=24, num_mel_bins=16),
         "spectrogram",
     ),
     "clap-audio": Row(

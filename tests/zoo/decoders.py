@@ -6,7 +6,9 @@ from typing import Any
 
 from tests.zoo.rows import HEADS, HIDDEN, LAYERS, Row, causal, sized
 
-EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+# The other ways to run experts, grouped_mm and a loop over those that are hit, have no ONNX form.
+BATCHED = {"experts_implementation": "batched_mm", "num_experts_per_tok": 2}
+EXPERTS = {"num_experts": 4, "moe_intermediate_size": 16, **BATCHED}
 
 
 def gpt(**more: Any) -> dict[str, Any]:
@@ -93,22 +95,18 @@ DECODERS = {
     ),
     "gpt-neox": _lm("GPTNeoX", sized(use_parallel_residual=True, use_cache=False)),
     "gpt-neox-sequential": _lm("GPTNeoX", sized(use_parallel_residual=False, use_cache=False)),
-    "gpt-oss": _lm(
-        "GptOss", causal(num_local_experts=4, num_experts_per_tok=2, sliding_window=4)
-    ),
+    "gpt-oss": _lm("GptOss", causal(num_local_experts=4, sliding_window=4, **BATCHED)),
     "gpt2": Row("GPT2Config", "GPT2LMHeadModel", gpt()),
     "gptj": _lm("GPTJ", gpt(rotary_dim=4)),
     "granite": _lm("Granite", causal(residual_multiplier=0.5, embedding_multiplier=2.0)),
-    "granite-moe": _lm("GraniteMoe", causal(num_local_experts=4, num_experts_per_tok=2)),
+    "granite-moe": _lm("GraniteMoe", causal(num_local_experts=4, **BATCHED)),
     "helium": _lm("Helium", causal()),
     "hunyuan": _lm("HunYuanDenseV1", causal()),
-    "lfm2": _lm(
-        "Lfm2", causal(layer_types=["conv", "full_attention"], block_multiple_of=8)
-    ),
+    "lfm2": _lm("Lfm2", causal(layer_types=["conv", "full_attention"], block_multiple_of=8)),
     "llama": _lm("Llama", causal()),
     "mamba": _lm("Mamba", sized(state_size=4, expand=2, use_cache=False), inputs="tokens"),
     "mistral": _lm("Mistral", causal(sliding_window=4)),
-    "mixtral": _lm("Mixtral", causal(num_local_experts=4)),
+    "mixtral": _lm("Mixtral", causal(num_local_experts=4, **BATCHED)),
     "modernbert-decoder": _lm(
         "ModernBertDecoder", sized(use_cache=False, local_attention=4, cls_token_id=1)
     ),
@@ -131,7 +129,7 @@ DECODERS = {
     "olmo": _lm("Olmo", causal()),
     "olmo2": _lm("Olmo2", causal()),
     "olmo3": _lm("Olmo3", causal(sliding_window=4)),
-    "olmoe": _lm("Olmoe", causal(num_experts=4, num_experts_per_tok=2)),
+    "olmoe": _lm("Olmoe", causal(num_experts=4, **BATCHED)),
     "openai-gpt": Row("OpenAIGPTConfig", "OpenAIGPTLMHeadModel", gpt()),
     "opt": _lm("OPT", sized(ffn_dim=2 * HIDDEN, word_embed_proj_dim=HIDDEN, use_cache=False)),
     "opt-350m": _lm(
@@ -147,7 +145,7 @@ DECODERS = {
     "phi": _lm("Phi", causal(partial_rotary_factor=0.5)),
     "phi-qk-norm": _lm("Phi", causal(partial_rotary_factor=0.5, qk_layernorm=True)),
     "phi3": _lm("Phi3", causal()),
-    "phimoe": Row("PhimoeConfig", "PhimoeForCausalLM", causal(num_local_experts=4)),
+    "phimoe": Row("PhimoeConfig", "PhimoeForCausalLM", causal(num_local_experts=4, **BATCHED)),
     "qwen2": _lm("Qwen2", causal()),
     "qwen2-moe": _lm("Qwen2Moe", causal(**EXPERTS, shared_expert_intermediate_size=16)),
     "qwen3": _lm("Qwen3", causal()),

@@ -56,9 +56,7 @@ ENCODERS = {
     ),
     "electra": Row("ElectraConfig", "ElectraModel", sized(embedding_size=16)),
     "ernie": Row("ErnieConfig", "ErnieModel", sized()),
-    "esm": Row(
-        "EsmConfig", "EsmModel", sized(position_embedding_type="rotary", mask_token_id=3)
-    ),
+    "esm": Row("EsmConfig", "EsmModel", sized(position_embedding_type="rotary", mask_token_id=3)),
     "esm-absolute": Row(
         "EsmConfig",
         "EsmModel",
@@ -94,17 +92,18 @@ ENCODERS = {
     "longformer": Row(
         "LongformerConfig", "LongformerModel", sized(attention_window=4), dynamic=False
     ),
-    "luke": Row(
-        "LukeConfig", "LukeModel", sized(entity_vocab_size=8, entity_emb_size=16)
-    ),
+    "luke": Row("LukeConfig", "LukeModel", sized(entity_vocab_size=8, entity_emb_size=16)),
     "markuplm": Row("MarkupLMConfig", "MarkupLMModel", sized()),
     "megatron-bert": Row("MegatronBertConfig", "MegatronBertModel", sized()),
     "mobilebert": Row(
         "MobileBertConfig",
         "MobileBertModel",
         sized(
-            embedding_size=16, intra_bottleneck_size=16, true_hidden_size=16,
-            num_feedforward_networks=2, normalization_type="layer_norm",
+            embedding_size=16,
+            intra_bottleneck_size=16,
+            true_hidden_size=16,
+            num_feedforward_networks=2,
+            normalization_type="layer_norm",
         ),
     ),
     "mobilebert-no-norm": Row(
@@ -116,7 +115,9 @@ ENCODERS = {
     "mpnet": Row("MPNetConfig", "MPNetModel", sized()),
     "nomic-bert": Row("NomicBertConfig", "NomicBertModel", sized()),
     "nystromformer": Row(
-        "NystromformerConfig", "NystromformerModel", sized(num_landmarks=64, segment_means_seq_len=64)
+        "NystromformerConfig",
+        "NystromformerModel",
+        sized(num_landmarks=64, segment_means_seq_len=64),
     ),
     "rembert": Row(
         "RemBertConfig", "RemBertModel", sized(input_embedding_size=16, output_embedding_size=16)
@@ -135,9 +136,7 @@ ENCODERS = {
     ),
     "roformer": Row("RoFormerConfig", "RoFormerModel", sized(embedding_size=16)),
     "splinter": Row("SplinterConfig", "SplinterModel", sized()),
-    "squeezebert": Row(
-        "SqueezeBertConfig", "SqueezeBertModel", sized(embedding_size=HIDDEN)
-    ),
+    "squeezebert": Row("SqueezeBertConfig", "SqueezeBertModel", sized(embedding_size=HIDDEN)),
     "xlm": Row("XLMConfig", "XLMModel", sized(**XLM)),
     "xlm-roberta": Row("XLMRobertaConfig", "XLMRobertaModel", sized()),
     "xlm-roberta-xl": Row("XLMRobertaXLConfig", "XLMRobertaXLModel", sized()),

@@ -14,6 +14,12 @@ NOT_EXPORTED: Mapping[tuple[str, str], str] = {}
 NOT_RUN: Mapping[tuple[str, str], str] = {}
 """Exports that onnxruntime refuses, unfused: a part of the message."""
 
+NOT_JUDGED: Mapping[tuple[str, str], str] = {}
+"""Exports for which graphfuse has no float64 reference: a part of its message."""
+
+NO_RESIDUAL = ("vector-operand",)
+"""Reasons that say that there is no site: a bias of a Linear is added before a norm."""
+
 LEFT: Mapping[tuple[str, str], Mapping[str, int]] = {}
 """Near misses by their reason's code, where there are any."""
 

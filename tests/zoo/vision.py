@@ -41,9 +41,7 @@ VISION = {
     "blip-vision": _image("BlipVision", vision()),
     "clip-vision": _image("CLIPVision", vision()),
     "convnext": _image("ConvNext", vision(depths=[1, 1], hidden_sizes=[16, 32], num_stages=2)),
-    "convnextv2": _image(
-        "ConvNextV2", vision(depths=[1, 1], hidden_sizes=[16, 32], num_stages=2)
-    ),
+    "convnextv2": _image("ConvNextV2", vision(depths=[1, 1], hidden_sizes=[16, 32], num_stages=2)),
     "cvt": _image(
         "Cvt",
         {
@@ -122,7 +120,12 @@ VISION = {
     ),
     "pvt": _image(
         "Pvt",
-        {**PYRAMID, "patch_sizes": [4, 2], "image_size": IMAGE, "sequence_reduction_ratios": [2, 1]},
+        {
+            **PYRAMID,
+            "patch_sizes": [4, 2],
+            "image_size": IMAGE,
+            "sequence_reduction_ratios": [2, 1],
+        },
     ),
     "pvt-v2": _image(
         "PvtV2",
@@ -148,7 +151,9 @@ VISION = {
     ),
     "vit": _image("ViT", vision()),
     "vit-msn": _image("ViTMSN", vision()),
-    "vivit": Row("VivitConfig", "VivitModel", vision(num_frames=2, tubelet_size=[2, 8, 8]), "video"),
+    "vivit": Row(
+        "VivitConfig", "VivitModel", vision(num_frames=2, tubelet_size=[2, 8, 8]), "video"
+    ),
     "yolos": _image("Yolos", vision(image_size=[IMAGE, IMAGE], num_detection_tokens=4)),
 }
 
@@ -178,7 +183,5 @@ MULTIMODAL = {
     ),
     "owlvit-text": Row("OwlViTTextConfig", "OwlViTTextModel", sized()),
     "siglip-text": Row("SiglipTextConfig", "SiglipTextModel", sized()),
-    "vilt": Row(
-        "ViltConfig", "ViltModel", sized(**{**IMAGES, "vocab_size": 96}), "image and text"
-    ),
+    "vilt": Row("ViltConfig", "ViltModel", sized(**{**IMAGES, "vocab_size": 96}), "image and text"),
 }
