@@ -67,10 +67,11 @@ DECODERS = {
     "falcon-new": _lm(
         "Falcon", sized(new_decoder_architecture=True, num_kv_heads=2, use_cache=False)
     ),
-    "falcon-sequential": _lm(
+    "falcon-alibi": _lm(
         "Falcon",
         sized(parallel_attn=False, multi_query=False, alibi=True, bias=True, use_cache=False),
     ),
+    "falcon-sequential": _lm("Falcon", sized(parallel_attn=False, bias=True, use_cache=False)),
     "gemma": _lm("Gemma", causal()),
     "gemma2": _lm("Gemma2", causal(sliding_window=4, query_pre_attn_scalar=8)),
     "gemma3": Row(
@@ -101,6 +102,7 @@ DECODERS = {
     "granite": _lm("Granite", causal(residual_multiplier=0.5, embedding_multiplier=2.0)),
     "granite-moe": _lm("GraniteMoe", causal(num_local_experts=4, **BATCHED)),
     "helium": _lm("Helium", causal()),
+    "helium-epsilon": _lm("Helium", causal(rms_norm_eps=1e-6)),
     "hunyuan": _lm("HunYuanDenseV1", causal()),
     "lfm2": _lm("Lfm2", causal(layer_types=["conv", "full_attention"], block_multiple_of=8)),
     "llama": _lm("Llama", causal()),

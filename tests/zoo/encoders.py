@@ -87,6 +87,7 @@ ENCODERS = {
         dynamic=False,
     ),
     "ibert": Row("IBertConfig", "IBertModel", sized()),
+    "ibert-epsilon": Row("IBertConfig", "IBertModel", sized(layer_norm_eps=1e-5)),
     "layoutlm": Row("LayoutLMConfig", "LayoutLMModel", sized(), "boxes"),
     "lilt": Row("LiltConfig", "LiltModel", sized(hidden_size=48, channel_shrink_ratio=2), "boxes"),
     "longformer": Row(

@@ -51,7 +51,13 @@ SEQ2SEQ = {
     "mt5": _pair("MT5", t5(feed_forward_proj="gated-gelu")),
     "mvp": _pair("Mvp", paired()),
     "nllb-moe": _pair(
-        "NllbMoe", paired(num_experts=4, encoder_sparse_step=2, decoder_sparse_step=2)
+        "NllbMoe",
+        paired(
+            num_experts=4,
+            encoder_sparse_step=2,
+            decoder_sparse_step=2,
+            experts_implementation="batched_mm",
+        ),
     ),
     "pegasus": _pair("Pegasus", paired()),
     "pegasus-x": _pair("PegasusX", paired(block_size=4, num_global_tokens=2), dynamic=False),

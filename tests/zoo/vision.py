@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.zoo.rows import HEADS, HIDDEN, IMAGE, LAYERS, Row, sized, vision
+from tests.zoo.rows import HIDDEN, IMAGE, Row, sized, vision
 
 STAGES = {
     "num_attention_heads": ...,
