@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,11 @@ class Trial:
     dtype: str = "float32"
 
     def known(self, table: Any, default: Any) -> Any:
-        """What a table of known.py says for this export, this exporter, or every exporter."""
-        for exporter in (f"{self.exporter} {self.opset}", self.exporter, "*"):
-            if (self.name, exporter) in table:
-                return table[self.name, exporter]
-        return default
+        """What a table of known.py says for this type, export or exporter, or for all."""
+        where = [f"{self.exporter} {self.opset}", self.exporter, "*"]
+        if self.dtype != "float32":
+            where.insert(0, self.dtype)
+        return next((table[self.name, at] for at in where if (self.name, at) in table), default)
 
     def __str__(self) -> str:
         kind = "" if self.dtype == "float32" else f" {self.dtype}"
@@ -71,13 +71,13 @@ def run(trial: Trial, folder: Path) -> Outcome:
     with warnings.catch_warnings():
         # What models say about unusual sizes; everything that matters is checked.
         warnings.simplefilter("ignore")
-        example = build(trial.name)
+        example = _of_type(build(trial.name), getattr(torch, trial.dtype))
         outcome.sites = count_sites(example.module, example.inputs)
     path = folder / f"{trial}.onnx".replace(" ", "-")
     words = trial.known(known.NOT_EXPORTED, "")
     try:
         with _silence():
-            export(example, path, trial.exporter, trial.opset, getattr(torch, trial.dtype))
+            export(example, path, trial.exporter, trial.opset)
     except Exception as error:  # the exporters raise anything
         outcome.status, outcome.message = "not exported", _words(error)
         if not words or words not in outcome.message:
@@ -87,6 +87,12 @@ def run(trial: Trial, folder: Path) -> Outcome:
         outcome.difference = "exports, though known.py says that it does not"
     _fuse(outcome, trial, example, path)
     return outcome
+
+
+def _of_type(example: Example, dtype: torch.dtype) -> Example:
+    """The example in another type. What is counted depends on it: T5 clamps sums in float16."""
+    inputs = {k: v.to(dtype) if v.is_floating_point() else v for k, v in example.inputs.items()}
+    return replace(example, module=example.module.to(dtype), inputs=inputs)
 
 
 @contextlib.contextmanager
