@@ -16,6 +16,7 @@ RANKS = "All tensors must have the same rank"
 
 NOT_EXPORTED: Mapping[Key, str] = {
     ("apertus", "torchscript"): "Exporting the operator 'aten::expm1'",
+    ("bart", "float16"): DATA_DEPENDENT,
     ("diffllama", "torchscript"): "Exporting the operator 'aten::rms_norm'",
     ("dinov2-registers", "torchscript"): "Exporting the operator 'aten::_upsample_bicubic2d_aa'",
     ("fnet", "torchscript"): "Exporting the operator 'aten::fft_fftn'",
@@ -79,6 +80,8 @@ LEFT: Mapping[Key, Mapping[str, int]] = {
     ("cohere", "float16"): {"parameter-type": 2},
     ("gemma2", "float16"): {"parameter-type": 4},
     ("olmo", "float16"): {"parameter-type": 4},
+    # No norm at all: the sum over experts, behind a bias of each expert that is added and reshaped.
+    ("gpt-oss", "dynamo"): {"sum-reshaped": 2},
     # The exporter drops an epsilon of 1e-8 or less that is added with +.
     ("helium", "dynamo"): {"epsilon-not-positive": 4},
     ("ibert", "dynamo"): {"epsilon-not-positive": 5},
@@ -91,9 +94,11 @@ UNFUSED: Mapping[Key, int] = {
     ("convnextv2", "*"): 1,
     ("gemma2", "float16"): 4,
     ("helium", "dynamo"): 4,
+    # It normalises queries and keys after their rotation, which opset 23 has an operator for.
+    ("hunyuan", "dynamo 23"): 4,
     ("ibert", "dynamo"): 5,
     ("olmo", "float16"): 4,
     ("sew", "*"): 1,
     ("squeezebert", "*"): 4,
 }
-"""Sites that eager PyTorch counts and that are left, for a reason in `LEFT`."""
+"""Sites that eager PyTorch counts and that are not fused, for a reason in `LEFT` or none."""
