@@ -81,7 +81,7 @@ AUDIO = {
         ),
         "frames to text",
     ),
-    "speecht5-encoder": Row(
+    "speecht5": Row(
         "SpeechT5Config",
         "SpeechT5ForSpeechToText",
         wave(
