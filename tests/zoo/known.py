@@ -1,0 +1,104 @@
+"""What is known not to work, in the words of who says so, and what is rightly left.
+
+A key is a name of the zoo and where it holds: a type other than float32, an exporter with or
+without an opset, or * for all. What does not come true is a difference as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+Key = tuple[str, str]
+
+DATA_DEPENDENT = "Could not guard on data-dependent expression"
+SUBTRACTION = "Cannot find a compatible OpOverload for aten.sub"
+RANKS = "All tensors must have the same rank"
+
+NOT_EXPORTED: Mapping[Key, str] = {
+    ("apertus", "torchscript"): "Exporting the operator 'aten::expm1'",
+    ("bart", "float16"): DATA_DEPENDENT,
+    ("diffllama", "torchscript"): "Exporting the operator 'aten::rms_norm'",
+    ("dinov2-registers", "torchscript"): "Exporting the operator 'aten::_upsample_bicubic2d_aa'",
+    ("fnet", "torchscript"): "Exporting the operator 'aten::fft_fftn'",
+    ("fsmt", "dynamo"): DATA_DEPENDENT,
+    ("glm", "torchscript"): RANKS,
+    ("glm4", "torchscript"): RANKS,
+    ("led", "dynamo"): DATA_DEPENDENT,
+    ("longformer", "dynamo"): DATA_DEPENDENT,
+    ("moonshine", "torchscript"): RANKS,
+    ("nllb-moe", "dynamo"): "Cannot swap t1 because it has weakref associated with it",
+    ("prophetnet", "dynamo"): SUBTRACTION,
+    ("qwen3-next", "torchscript"): "Exporting the operator 'aten::linalg_solve_triangular'",
+    ("recurrent-gemma", "torchscript"): "Exporting the operator 'aten::diff'",
+    ("vilt", "dynamo"): DATA_DEPENDENT,
+    ("vilt", "torchscript"): "Expected node type 'onnx::Constant' for argument 'num_samples'",
+    ("whisper", "torchscript"): "Exporting the operator 'aten::diff'",
+    ("xlnet", "dynamo"): SUBTRACTION,
+}
+"""Exports that PyTorch or transformers refuses: a part of the message."""
+
+BROADCAST = "Attempting to broadcast an axis by a dimension other than 1"
+RESHAPE = "while running Reshape node"
+
+NOT_RUN: Mapping[Key, str] = {
+    # TorchScript writes repeat_interleave over a dynamic axis such that it gives another shape.
+    ("canine", "torchscript"): "left operand cannot broadcast on dim 1",
+    ("cohere", "torchscript"): BROADCAST,
+    ("cohere-qk-norm", "torchscript"): BROADCAST,
+    ("cohere2", "torchscript"): BROADCAST,
+    ("ernie-4.5", "torchscript"): RESHAPE,
+    ("helium", "torchscript"): RESHAPE,
+    ("helium-epsilon", "torchscript"): RESHAPE,
+    ("patchtst", "torchscript"): "Incompatible dimensions",
+    # Falcon computes ALiBi in bfloat16.
+    ("falcon-alibi", "dynamo"): "Could not find an implementation for Mul(14)",
+    ("falcon-alibi", "torchscript"): "Type 'tensor(complex128)' of input parameter",
+}
+"""Exports that onnxruntime refuses, unfused: a part of the message."""
+
+NOT_JUDGED: Mapping[Key, str] = {
+    # A Pad with negative pads, which crops, is more than onnx's reference evaluator can do.
+    ("rwkv", "*"): "index can't contain negative values",
+}
+"""Exports for which graphfuse has no float64 reference: a part of its message."""
+
+NO_RESIDUAL = ("vector-operand",)
+"""Reasons that say that there is no site: a bias of a Linear is added before a norm."""
+
+LEFT: Mapping[Key, Mapping[str, int]] = {
+    # Channels first: the sum is transposed before the norm.
+    ("convnext", "*"): {"sum-reshaped": 1},
+    ("convnextv2", "*"): {"sum-reshaped": 1},
+    ("sew", "*"): {"sum-reshaped": 1},
+    ("squeezebert", "*"): {"sum-reshaped": 4},
+    # Patches are put in another order between the sum with their positions and the norm.
+    ("hiera", "*"): {"sum-reshaped": 1},
+    # Two norms read one sum, before attention and before the parallel feed-forward network.
+    ("falcon-new", "*"): {"sum-taken": 1},
+    ("gpt-neox", "*"): {"sum-taken": 1},
+    # Scales that are float32 where the sums are float16.
+    ("cohere", "float16"): {"parameter-type": 2},
+    ("gemma2", "float16"): {"parameter-type": 4},
+    ("olmo", "float16"): {"parameter-type": 4},
+    # No norm at all: the sum over experts, behind a bias of each expert that is added and reshaped.
+    ("gpt-oss", "dynamo"): {"sum-reshaped": 2},
+    # The exporter drops an epsilon of 1e-8 or less that is added with +.
+    ("helium", "dynamo"): {"epsilon-not-positive": 4},
+    ("ibert", "dynamo"): {"epsilon-not-positive": 5},
+}
+"""Near misses by their reason's code, where there are any."""
+
+UNFUSED: Mapping[Key, int] = {
+    ("cohere", "float16"): 2,
+    ("convnext", "*"): 1,
+    ("convnextv2", "*"): 1,
+    ("gemma2", "float16"): 4,
+    ("helium", "dynamo"): 4,
+    # It normalises queries and keys after their rotation, which opset 23 has an operator for.
+    ("hunyuan", "dynamo 23"): 4,
+    ("ibert", "dynamo"): 5,
+    ("olmo", "float16"): 4,
+    ("sew", "*"): 1,
+    ("squeezebert", "*"): 4,
+}
+"""Sites that eager PyTorch counts and that are not fused, for a reason in `LEFT` or none."""
