@@ -153,6 +153,11 @@ class Reason(Enum):
         "only a part of the sum is normalised",
         "nothing: the fused node would normalise all of it",
     )
+    SUM_CLAMPED = (
+        "sum-clamped",
+        "the sum is clamped before the norm reads it",
+        "nothing: the norm is of another value than the sum",
+    )
     SUM_IN_SEQUENCE = (
         "sum-in-sequence",
         "the sum goes through a sequence or an optional before the norm reads it",

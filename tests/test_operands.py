@@ -242,6 +242,11 @@ LEFT = {
         Reason.INTEGER_SUM,
     ),
     "a slice": ("s = Add(a, b) x = Slice(s, zero, one, zero)", "", Reason.SUM_SLICED),
+    "clamped": (
+        "s = Add(a, b) t = Max(s, low) x = Min(t, high)",
+        "",
+        Reason.SUM_CLAMPED,
+    ),
     "a sequence": (
         "s = Add(a, b) q = SequenceConstruct(s, a) x = SequenceAt(q, at)",
         "",
@@ -254,6 +259,7 @@ LEFT = {
 def test_sums_that_are_left(case: str) -> None:
     head, _, reason = LEFT[case]
     constants = {"zero": np.array([0]), "one": np.array([1]), "at": np.array(0)}
+    constants |= {"low": np.array(-9, np.float32), "high": np.array(9, np.float32)}
     proto = model(
         f"{head} {LN}",
         inputs="float[2,3,8] a, float[2,3,8] b",

@@ -7,6 +7,7 @@ from graphfuse.graph.view import GraphView
 from graphfuse.patterns import norms
 from graphfuse.patterns.algebra import Refusal
 from graphfuse.patterns.form import Form, exponents, has_second_moment, has_square, is_of_x
+from graphfuse.patterns.residual import is_sum
 from graphfuse.patterns.site import interior_of
 from graphfuse.patterns.translate import NORMALIZATIONS, OPERATORS, REDUCTIONS, Region
 from graphfuse.reasons import Reason
@@ -83,9 +84,16 @@ def feeds_root(view: GraphView, node: Node, reach: int = 12) -> bool:
         readers = [reader for name in names for reader in view.readers(name)[:8]]
         if any(reader.op_type == "Sqrt" or _is_fractional(view, reader) for reader in readers):
             return True
-        near = [r for r in readers if r.op_type in OPERATORS or r.op_type in REDUCTIONS]
+        near = [r for r in readers if r.op_type in OPERATORS and not _joins(view, r)]
         names = [reader.outputs[0] for reader in near[:16] if reader.outputs]
     return False
+
+
+def _joins(view: GraphView, node: Node) -> bool:
+    """Whether an Add joins two full activations: beyond it another block begins."""
+    shapes = [view.type(name).shape for name in node.inputs if not view.is_weight(name)]
+    full = [shape for shape in shapes if shape and shape[-1] != 1]
+    return is_sum(node) and len(full) > 1
 
 
 def _is_fractional(view: GraphView, node: Node) -> bool:

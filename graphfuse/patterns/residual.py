@@ -63,7 +63,9 @@ SEQUENCES = frozenset(
         "OptionalGetElement",
     )
 )
+CLAMPING = frozenset(("Clip", "Min", "Max"))
 OBSTACLES = {
+    **dict.fromkeys(CLAMPING, Reason.SUM_CLAMPED),
     **dict.fromkeys(RESHAPING, Reason.SUM_RESHAPED),
     **dict.fromkeys(SLICING, Reason.SUM_SLICED),
     **dict.fromkeys(SEQUENCES, Reason.SUM_IN_SEQUENCE),

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable
 from functools import reduce
 from operator import add
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import onnx
@@ -89,6 +89,31 @@ class GatherElements(OpRun):
         axis %= data.ndim
         extents = [slice(None) if i == axis else slice(n) for i, n in enumerate(indices.shape)]
         return (np.take_along_axis(data[tuple(extents)], indices % data.shape[axis], axis),)
+
+
+class Pad(OpRun):
+    """Pad, by negative amounts as well, which crop; onnx.reference refuses those."""
+
+    op_domain = ""
+
+    def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        data: Array,
+        pads: Array,
+        constant_value: Array | None = None,
+        axes: Array | None = None,
+        mode: str = "constant",
+        value: float = 0.0,
+        **_: object,
+    ) -> tuple[Array]:
+        given = np.asarray(pads, int).reshape(2, -1)
+        amounts = np.zeros((2, data.ndim), int)
+        amounts[:, range(data.ndim) if axes is None else np.asarray(axes, int)] = given
+        crop, grow = -np.minimum(amounts, 0), np.maximum(amounts, 0)
+        kept = tuple(slice(a, n - b) for a, b, n in zip(*crop, data.shape, strict=True))
+        filled = value if constant_value is None else constant_value
+        more: dict[str, Any] = {"constant_values": filled} if mode == "constant" else {}
+        return (np.pad(data[kept], grow.T, cast(Any, mode), **more),)
 
 
 class BatchNormalization(OpRun):
@@ -277,6 +302,7 @@ OWN_OPERATORS: list[type[OpRun]] = [
     Erf,
     Gelu,
     GatherElements,
+    Pad,
     BatchNormalization,
     LayerNormalization,
     RMSNormalization,

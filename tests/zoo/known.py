@@ -56,10 +56,7 @@ NOT_RUN: Mapping[Key, str] = {
 }
 """Exports that onnxruntime refuses, unfused: a part of the message."""
 
-NOT_JUDGED: Mapping[Key, str] = {
-    # A Pad with negative pads, which crops, is more than onnx's reference evaluator can do.
-    ("rwkv", "*"): "index can't contain negative values",
-}
+NOT_JUDGED: Mapping[Key, str] = {}
 """Exports for which graphfuse has no float64 reference: a part of its message."""
 
 NO_RESIDUAL = ("vector-operand",)
@@ -76,12 +73,6 @@ LEFT: Mapping[Key, Mapping[str, int]] = {
     # Two norms read one sum, before attention and before the parallel feed-forward network.
     ("falcon-new", "*"): {"sum-taken": 1},
     ("gpt-neox", "*"): {"sum-taken": 1},
-    # Scales that are float32 where the sums are float16.
-    ("cohere", "float16"): {"parameter-type": 2},
-    ("gemma2", "float16"): {"parameter-type": 4},
-    ("olmo", "float16"): {"parameter-type": 4},
-    # No norm at all: the sum over experts, behind a bias of each expert that is added and reshaped.
-    ("gpt-oss", "dynamo"): {"sum-reshaped": 2},
     # The exporter drops an epsilon of 1e-8 or less that is added with +.
     ("helium", "dynamo"): {"epsilon-not-positive": 4},
     ("ibert", "dynamo"): {"epsilon-not-positive": 5},
@@ -89,15 +80,12 @@ LEFT: Mapping[Key, Mapping[str, int]] = {
 """Near misses by their reason's code, where there are any."""
 
 UNFUSED: Mapping[Key, int] = {
-    ("cohere", "float16"): 2,
     ("convnext", "*"): 1,
     ("convnextv2", "*"): 1,
-    ("gemma2", "float16"): 4,
     ("helium", "dynamo"): 4,
     # It normalises queries and keys after their rotation, which opset 23 has an operator for.
     ("hunyuan", "dynamo 23"): 4,
     ("ibert", "dynamo"): 5,
-    ("olmo", "float16"): 4,
     ("sew", "*"): 1,
     ("squeezebert", "*"): 4,
 }
