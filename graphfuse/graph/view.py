@@ -33,9 +33,12 @@ from graphfuse.records import Dim, TensorType
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-KEEPS_SCALAR = frozenset(
-    ("Identity", "Cast", "CastLike", "Reshape", "Unsqueeze", "Squeeze", "Expand", "Flatten")
-)
+# fmt: off
+KEEPS_SCALAR = frozenset((
+    "Identity", "Dropout", "Cast", "CastLike",
+    "Reshape", "Unsqueeze", "Squeeze", "Expand", "Flatten",
+))
+# fmt: on
 """Operators whose output has the single value of their first input, whatever its shape."""
 
 
@@ -219,6 +222,8 @@ class GraphView:
         view = self.home(name)
         node = view.producer(name)
         while node is not None and node.standard and node.op_type in KEEPS_SCALAR:
+            if node.op_type == "Dropout" and node.input(2):
+                break
             if node.op_type in ("Cast", "CastLike"):
                 casts.insert(0, view.cast_type(node))
             name = node.input(0)

@@ -80,9 +80,22 @@ class Context:
             return self.opaque(reshaped)
         if not self.view.is_weight(name) and not self._is_given_vector(name, shape):
             return Refusal(Reason.PARAMETER_COMPUTED, name)
+        refusal = self._outside_axes(name, shape)
+        if refusal is not None:
+            return refusal
+        apart = self._taken_apart(name)
+        if apart is None:
+            inner = any(-axis <= len(shape) and shape[axis] != 1 for axis in axes)
+            return Value(algebra.leaf(name, inner))
+        if apart.number is None:
+            self.named.setdefault(apart, name)
+        return Value(apart)
+
+    def _outside_axes(self, name: str, shape: tuple[Dim, ...]) -> Refusal | None:
+        """Why a tensor is no scale or bias: it varies where it must not, or enlarges x."""
+        x_shape, axes = self.view.type(self.candidate.tensor).shape, self.candidate.axes
         extents = {position - len(shape): dim for position, dim in enumerate(shape)}
-        outer = [dim for axis, dim in extents.items() if axis not in axes]
-        if any(dim != 1 for dim in outer):
+        if any(dim != 1 for axis, dim in extents.items() if axis not in axes):
             return Refusal(Reason.PARAMETER_VARIES, f"{name} has shape {list(shape)}")
         for axis in axes:
             dim = extents.get(axis, 1)
@@ -92,12 +105,7 @@ class Context:
                 return Refusal(Reason.UNKNOWN_SHAPE, f"the extent of axis {axis} of the sum")
             if x_shape[axis] != dim:
                 return Refusal(Reason.PARAMETER_ENLARGES, f"{name} has shape {list(shape)}")
-        inner = any(extents.get(axis, 1) != 1 for axis in axes)
-        apart = self._taken_apart(name)
-        if apart is None:
-            return Value(algebra.leaf(name, inner))
-        self.named.setdefault(apart, name)
-        return Value(apart)
+        return None
 
     def _taken_apart(self, name: str) -> Form | None:
         """A weight that is a sum or product of others: however it is split, it is the same."""

@@ -70,6 +70,7 @@ OBSTACLES = {
     **dict.fromkeys(SLICING, Reason.SUM_SLICED),
     **dict.fromkeys(SEQUENCES, Reason.SUM_IN_SEQUENCE),
 }
+PRODUCTS = frozenset(("Mul", "Div", "Pow", "Neg", "Identity", "Cast"))
 PASSING = frozenset(("Identity", "Dropout"))
 LONGEST_PATH = 8
 
@@ -92,7 +93,7 @@ class _Step:
     casts: tuple[Node, ...] = ()
 
 
-def sources(view: GraphView, name: str, reach: int = 10) -> list[Source]:
+def sources(view: GraphView, name: str, reach: int = 16) -> list[Source]:
     """The Adds that a reduced tensor comes from, seen back through casts, products and powers.
 
     A reduction of x * x, of x^2 or of a float32 copy of x reduces something made of x alone.
@@ -110,7 +111,7 @@ def sources(view: GraphView, name: str, reach: int = 10) -> list[Source]:
         if is_sum(node) or node.op_type == "Sum":
             if step.tensor not in found or step.obstacle is None:
                 found[step.tensor] = _source(home, node, step)
-            pending.extend(_shifted(view, node, step))
+            pending.extend(_shifted(view, node, step) or _common(view, node, step))
         elif step.obstacle is None and (path := _path(home, node)) is not None:
             add = home.producer(path[0].input(0))
             assert add is not None, "a path starts behind a sum"
@@ -126,6 +127,23 @@ def _shifted(view: GraphView, node: Node, step: _Step) -> list[_Step]:
     """Behind x + 1 or 0 - x: what is added to a whole row may not matter, or cancel."""
     others = [name for name in node.inputs if view.scalar(name) is None]
     return [_further(step, name) for name in others if len(others) < len(node.inputs)]
+
+
+def _common(view: GraphView, node: Node, step: _Step) -> list[_Step]:
+    """Behind x*x + 2*x, whose terms are made of one tensor: what they are made of."""
+    first, *others = (_factors(view, name) for name in node.inputs)
+    return [_further(step, name) for name in sorted(first.intersection(*others))]
+
+
+def _factors(view: GraphView, name: str, reach: int = 4) -> set[str]:
+    """The tensors that a product is made of, in a few steps."""
+    found, pending = set[str](), [name]
+    for _ in range(reach):
+        nodes = [node for tensor in pending if (node := view.producer(tensor)) is not None]
+        steps = [node for node in nodes if node.standard and node.op_type in PRODUCTS]
+        pending = [name for node in steps for name in node.inputs if view.scalar(name) is None]
+        found.update(pending)
+    return found
 
 
 def _further(step: _Step, tensor: str) -> _Step:
