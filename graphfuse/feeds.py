@@ -51,11 +51,13 @@ def random_feeds(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     batch: int = 2,
     later: int = LATER_EXTENT,
+    condition: bool | None = None,
 ) -> dict[str, Array]:
     """One feed for each input of a model, drawn from a seeded generator.
 
     `shapes` fixes whole inputs by name. What it does not fix is small: an unknown first extent is
-    `batch`, later ones are `later`.
+    `batch`, later ones are `later`. `condition` is what single booleans are, which branches are
+    taken by; drawn when it is None.
     """
     graph = model.graph
     initialized = {tensor.name for tensor in graph.initializer}
@@ -74,10 +76,21 @@ def random_feeds(
     rows = _table_rows(graph)
     rng = np.random.default_rng(seed)
     sizes = (batch, later)
-    return {
+    feeds = {
         value.name: _draw(value, _shape(value, given, symbols, sizes), rows.get(value.name), rng)
         for value in inputs
     }
+    if condition is not None:
+        for value in filter(is_condition, inputs):
+            feeds[value.name] = np.full(feeds[value.name].shape, condition)
+    return feeds
+
+
+def is_condition(value: onnx.ValueInfoProto) -> bool:
+    """Whether an input is a single boolean: the condition of an If."""
+    kind = type_of(value.type)
+    single = kind.shape is not None and all(dim == 1 for dim in kind.shape)
+    return single and kind.elem_type == onnx.TensorProto.BOOL
 
 
 def check_feeds(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ import onnx
 
 from graphfuse import targets
 from graphfuse.errors import GateError, UsageError, ValidationError
+from graphfuse.feeds import is_condition
 from graphfuse.graph.model_file import (
     Model,
     check_external_data,
@@ -154,6 +156,11 @@ class _Feeding:
     inputs: Mapping[str, Array] | None
     shapes: Mapping[str, tuple[int, ...]] | None
 
+    def conditions(self, model: Model) -> tuple[bool | None, ...]:
+        """Both ways where a single boolean is drawn: a branch that is not taken is not compared."""
+        drawn = not self.inputs and any(map(is_condition, model.proto.graph.input))
+        return (True, False) if drawn else (None,)
+
     @property
     def seeds(self) -> range:
         return range(self.seed, self.seed + (1 if self.inputs else self.iterations))
@@ -177,10 +184,10 @@ def _validate(
         # Nodes that only the original has fused: the arguments swapped, or unfused again.
         reverse, at_other = check_sites(fused, original, provider, feeding.seed)
         checks += (*alone, *reverse)
-        for seed in feeding.seeds:
+        for seed, condition in itertools.product(feeding.seeds, feeding.conditions(original)):
             stage(f"validating the whole model on {provider}, seed {seed}")
             whole, first = check_whole_model(
-                original, fused, provider, seed, feeding.inputs, feeding.shapes
+                original, fused, provider, seed, feeding.inputs, feeding.shapes, condition
             )
             checks += tuple(whole)
             differs = differs or first

@@ -51,9 +51,13 @@ def plan(
     left: list[NearMiss] = []
     bodies = _Bodies(model.proto, opset)
     operands = Operands(model_names(model.proto))
+    interiors = {(site.scope, index) for site in scan.sites for index in site.interior}
     own = target.domain == ops.DOMAIN
     for site in _of_one_type(scan.sites) if own else scan.sites:
         biased = fold_bias and site.bias_add is not None
+        if site.bias_add is not None and (site.scope, site.bias_add.add.index) in interiors:
+            # It is the bias of a norm that is fused itself.
+            biased = False
         operator = targets.operator(target, site.kind, biased)
         refusal = _refusal(site, target, opset, include, exclude)
         if refusal is None and target.domain == ops.DOMAIN:

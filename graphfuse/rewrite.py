@@ -24,6 +24,7 @@ from graphfuse.proof import (
     LOSING_FIELDS,
     by_scope,
     edited_functions,
+    lowest_ir_version,
     prove,
     tensor_name,
     touched,
@@ -196,8 +197,7 @@ def _clean(result: onnx.ModelProto, model: onnx.ModelProto, plan: Plan) -> None:
         function.opset_import.extend(added_imports(function, plan))
     result.functions.extend(functions)
     result.opset_import.extend(added_imports(model, plan))
-    if functions:
-        result.ir_version = max(result.ir_version, ops.MINIMUM_IR_VERSION)
+    result.ir_version = max(result.ir_version, lowest_ir_version(plan))
 
 
 def _vector(vector: Vector) -> TensorProto:

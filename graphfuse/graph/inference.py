@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from graphfuse.graph.scopes import all_bodies
-from graphfuse.graph.shapes import UNKNOWN, collect_types, weightless
+from graphfuse.graph.shapes import UNKNOWN, GraphTypes, Nested, weightless
 from graphfuse.graph.tensors import DEFAULT_DOMAINS, subgraphs
 from graphfuse.records import Dim, TensorType
 
@@ -57,12 +57,12 @@ FIXED_TYPE = {
 }
 
 
-def infer_types(model: onnx.ModelProto) -> dict[str, TensorType]:
+def infer_types(model: onnx.ModelProto) -> Mapping[str, TensorType]:
     """Types of the main graph's tensors, weights left out.
 
     What inference cannot do (an unknown operator, an inconsistent annotation) stays unknown.
     """
-    return collect_types(inferred(weightless(model)).graph)
+    return GraphTypes(inferred(weightless(model)).graph)
 
 
 def inferred(skeleton: onnx.ModelProto) -> onnx.ModelProto:
@@ -80,7 +80,8 @@ def _complete(
     graph: onnx.GraphProto, result: onnx.GraphProto, outer: ShapeValues | None = None
 ) -> bool:
     """Add the types of reshaped tensors that inference left unknown; whether there were any."""
-    types = {**(outer.types if outer else {}), **collect_types(result)}
+    own = GraphTypes(result)
+    types = Nested(own, outer.types) if outer else own
     inputs = (value.name for value in graph.input)
     targets = ShapeValues(graph.node, graph.initializer, inputs, types, outer)
     added = {value.name: value for value in _reshaped(graph, types, targets)}
@@ -138,16 +139,13 @@ def _infer(skeleton: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _reshaped(
-    graph: onnx.GraphProto, types: dict[str, TensorType], targets: ShapeValues
+    graph: onnx.GraphProto, types: Mapping[str, TensorType], targets: ShapeValues
 ) -> Iterator[onnx.ValueInfoProto]:
     """The types of Reshape outputs that inference left unknown, from their target shapes."""
-    elements = _element_types(graph, types)
-    for node in graph.node:
-        if node.op_type != "Reshape" or len(node.input) < 2:
-            continue
+    unknown = [node for node in graph.node if _is_unknown_reshape(node, types)]
+    elements = _element_types(graph, types) if unknown else {}
+    for node in unknown:
         known = types.get(node.output[0], UNKNOWN).shape
-        if known is not None and isinstance(known[-1] if known else 1, int):
-            continue
         extents = targets.of(node.input[1])
         elem_type = elements.get(node.input[0], 0)
         if extents is None or not elem_type:
@@ -159,7 +157,14 @@ def _reshaped(
         yield helper.make_tensor_value_info(node.output[0], elem_type, dims)
 
 
-def _element_types(graph: onnx.GraphProto, types: dict[str, TensorType]) -> dict[str, int]:
+def _is_unknown_reshape(node: onnx.NodeProto, types: Mapping[str, TensorType]) -> bool:
+    if node.op_type != "Reshape" or len(node.input) < 2:
+        return False
+    shape = types.get(node.output[0], UNKNOWN).shape
+    return shape is None or not isinstance(shape[-1] if shape else 1, int)
+
+
+def _element_types(graph: onnx.GraphProto, types: Mapping[str, TensorType]) -> dict[str, int]:
     known = {name: value.elem_type for name, value in types.items() if value.elem_type}
     for node in graph.node:
         if all(name in known for name in node.output):
@@ -203,12 +208,16 @@ class ShapeValues:
 
     def of(self, name: str, reach: int = 12) -> Values | None:
         """The entries of a vector, None for those not known; None when its length is not."""
+        shape = self.types.get(name, UNKNOWN).shape
+        if shape is not None and len(shape) > 1:
+            return None
         tensor = self._constants.get(name)
         node = self._producers.get(name)
         if node is not None and node.op_type == "Constant":
-            tensor = next((a.t for a in node.attribute if a.name == "value"), None)
+            tensor = next((a.t for a in node.attribute if a.HasField("t")), None)
         if tensor is not None:
-            if tensor.data_type != TensorProto.INT64 or int(np.prod(tensor.dims)) > LONGEST:
+            small = len(tensor.dims) <= 1 and int(np.prod(tensor.dims)) <= LONGEST
+            if tensor.data_type != TensorProto.INT64 or not small:
                 return None
             return [int(v) for v in onnx.numpy_helper.to_array(tensor).reshape(-1)]
         if node is None and self._outer is not None and name not in self._inputs:
@@ -217,6 +226,10 @@ class ShapeValues:
         return self._unknown(name) if values is None else values
 
     def _computed(self, node: onnx.NodeProto, reach: int) -> Values | None:
+        # What a function's caller gives is not known; nor what another domain's operator does.
+        given = any(attribute.ref_attr_name for attribute in node.attribute)
+        if given or node.domain not in DEFAULT_DOMAINS:
+            return None
         if node.op_type == "Shape":
             shape = self.types.get(node.input[0], UNKNOWN).shape
             part = {attribute.name: attribute.i for attribute in node.attribute}
@@ -229,13 +242,26 @@ class ShapeValues:
             parts = [self.of(part, reach) for part in node.input]
             return None if None in parts else [v for part in parts for v in part or []]
         if node.op_type in ("Squeeze", "Unsqueeze", "Identity", "Cast", "Reshape"):
-            return self.of(node.input[0], reach)
+            return self._passed_on(node, reach)
         if node.op_type == "ReduceProd":
             factors = self.of(node.input[0], reach)
             return factors if factors is not None and len(factors) == 1 else None
         if node.op_type in ("Gather", "Slice"):
             return self._picked(node, reach)
         return None
+
+    def _passed_on(self, node: onnx.NodeProto, reach: int) -> Values | None:
+        """The same entries in another shape of one axis at most, or in another wide integer."""
+        if node.op_type == "Cast":
+            to = next((a.i for a in node.attribute if a.name == "to"), 0)
+            if to not in (TensorProto.INT64, TensorProto.INT32):
+                return None
+        if node.op_type in ("Unsqueeze", "Reshape"):
+            # Of a matrix, one entry would be taken for another.
+            shape = self.types.get(node.output[0], UNKNOWN).shape
+            if shape is None or len(shape) > 1:
+                return None
+        return self.of(node.input[0], reach)
 
     def _picked(self, node: onnx.NodeProto, reach: int) -> Values | None:
         """Gather(values, i), or Slice(values, start, end) with a step of 1."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from graphfuse.graph.scopes import Scope
+from graphfuse.graph.scopes import Scope, function_key
 from graphfuse.graph.tensors import DEFAULT_DOMAINS
 from graphfuse.records import MAIN, NodeRef, ScopeRef
 
@@ -62,7 +62,8 @@ class Node:
 def nodes_of(model: onnx.ModelProto, scope: Scope) -> Iterator[Node]:
     """The nodes of a scope, calls expanded."""
     called = {call.owner for call in scope.calls}
-    overridden = {f.name for f in model.functions if f.domain in DEFAULT_DOMAINS}
+    # A call that is not seen through is not the operator that it may be named like.
+    functions = {function_key(function) for function in model.functions}
     # Empty for nearly every model, so nodes need not be asked one by one.
     in_function = scope.ref.function is not None
     for position, (source, owner) in enumerate(zip(scope.nodes, scope.owners, strict=True)):
@@ -80,7 +81,7 @@ def nodes_of(model: onnx.ModelProto, scope: Scope) -> Iterator[Node]:
             source,
             scope.ref,
             in_call,
-            not given and source.op_type not in overridden,
+            not given and not (functions and function_key(source) in functions),
         )
 
 

@@ -6,19 +6,25 @@ finds for the tensors of a call is what the function's own tensors are, where al
 
 from __future__ import annotations
 
-from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
 
 from graphfuse.graph.inference import inferred
-from graphfuse.graph.scopes import Call, FunctionKey, Place, Scope, bodies, function_key
-from graphfuse.graph.shapes import UNKNOWN, collect_types, give_constants, strip_bodies, weightless
+from graphfuse.graph.scopes import Call, FunctionKey, Place, Scope, bodies, fully_seen, function_key
+from graphfuse.graph.shapes import (
+    UNKNOWN,
+    GraphTypes,
+    Nested,
+    give_constants,
+    strip_bodies,
+    weightless,
+)
 from graphfuse.graph.tensors import subgraphs
 from graphfuse.records import Dim, ScopeRef, TensorType
 
-Types = dict[ScopeRef, dict[str, TensorType]]
+Types = dict[ScopeRef, Mapping[str, TensorType]]
 
 
 def infer_scopes(model: onnx.ModelProto, scopes: list[Scope]) -> Types:
@@ -33,9 +39,10 @@ def infer_scopes(model: onnx.ModelProto, scopes: list[Scope]) -> Types:
     collected: Types = {}
     instances: dict[int, list[_Instance]] = {}
     _collect(main, inferred(skeleton).graph, {}, collected, instances)
+    seen = fully_seen(scopes)
     for scope in scopes:
         function = scope.ref.function
-        if scope.parent is None and function is not None:
+        if scope.parent is None and function is not None and function in seen:
             _merge(scope, instances.get(function, []), collected, instances)
     return {scope.ref: collected.get(scope.ref, {}) for scope in scopes}
 
@@ -93,9 +100,9 @@ def _collect(
     instances: dict[int, list[_Instance]],
 ) -> None:
     """The types of a scope of the main graph, and the calls that it holds."""
-    own = collect_types(graph)
+    own = GraphTypes(graph)
     collected[scope.ref] = own
-    types = ChainMap(own, dict(outer)) if outer else own
+    types = Nested(own, outer) if outer else own
     places = _places(scope, graph)
     for call in scope.calls:
         names = _names(call, scope.graph.node[call.owner], scope)
@@ -151,7 +158,7 @@ def _merge_bodies(
     scope: Scope, parts: list[tuple[_Instance, onnx.GraphProto]], collected: Types
 ) -> None:
     """The types of a body inside a function: its own names all have the call's prefix."""
-    typed = [(one.prefix, collect_types(body)) for one, body in parts]
+    typed = [(one.prefix, GraphTypes(body)) for one, body in parts]
     named = {name for node in scope.nodes for name in (*node.input, *node.output) if name}
     merged: dict[str, TensorType] = {}
     for name in named:

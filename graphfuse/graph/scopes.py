@@ -87,8 +87,37 @@ def scopes(model: onnx.ModelProto) -> list[Scope]:
     return found
 
 
+def fully_seen(found: list[Scope]) -> set[int]:
+    """The functions of which every call is seen through, so that what calls agree on holds.
+
+    A call in a body inside a function, and one too many to expand, are not.
+    """
+    called: dict[int, list[Scope]] = {}
+    unseen: set[int] = set()
+    index = {function_key(f): n for n, f in enumerate(found[0].functions)}
+    for scope in found:
+        expanded = {call.owner for call in scope.calls}
+        for owner, node in enumerate(scope.graph.node):
+            function = index.get(function_key(node))
+            if function is None:
+                continue
+            called.setdefault(function, []).append(scope)
+            if owner not in expanded or (scope.ref.function is not None and scope.ref.steps):
+                unseen.add(function)
+    seen: set[int] = set()
+    for scope in found:
+        function = scope.ref.function
+        if function is None or scope.ref.steps or function in unseen:
+            continue
+        # Callers come first, so what is known of them is there.
+        holders = [caller.ref.function for caller in called.get(function, [])]
+        if all(holder is None or holder in seen for holder in holders):
+            seen.add(function)
+    return seen
+
+
 def _scope(graph: AnyGraph, ref: ScopeRef, parent: Scope | None, expander: _Expander) -> Scope:
-    nodes, owners, calls = expander.expand(graph.node)
+    nodes, owners, calls = expander.expand(graph.node, parent is not None)
     scope = Scope(ref, graph, parent, expander.functions, nodes, owners, calls)
     called = {call.owner for call in calls}
     for position, (node, owner) in enumerate(zip(nodes, owners, strict=True)):
@@ -145,6 +174,7 @@ class _Expander:
         self._order = self._callees_first()
         self._sizes = self._expanded_sizes()
         self._mark = _unused_mark(model) if model.functions else ""
+        self._bodies = 0
 
     def callers_first(self) -> list[int]:
         """The functions in an order in which each comes before what it calls."""
@@ -193,8 +223,13 @@ class _Expander:
                 sizes[index] = size
         return sizes
 
-    def expand(self, nodes: Iterable[NodeProto]) -> tuple[list[NodeProto], list[int], list[Call]]:
-        """The nodes with calls replaced, what each stands for, and the calls."""
+    def expand(
+        self, nodes: Iterable[NodeProto], within: bool
+    ) -> tuple[list[NodeProto], list[int], list[Call]]:
+        """The nodes with calls replaced, what each stands for, and the calls.
+
+        A body `within` a graph sees that graph's names: its calls have names of their own.
+        """
         if not self._sizes:
             same = list(nodes)
             return same, list(range(len(same))), []
@@ -202,13 +237,15 @@ class _Expander:
         owners: list[int] = []
         calls: list[Call] = []
         left = MAX_EXPANDED
+        self._bodies += within
+        mark = f"{self._mark}{self._bodies}:" if within else self._mark
         for owner, node in enumerate(nodes):
             function = self._index.get(function_key(node), -1)
             if function not in self._sizes or self._sizes[function] > left or not any(node.output):
                 found.append(node)
                 owners.append(owner)
                 continue
-            prefix = f"{self._mark}{owner}/"
+            prefix = f"{mark}{owner}/"
             body = [*self._handed_through(node, function)]
             calls.append(Call(owner, function, len(found) + len(body), prefix))
             body.extend(self._body(node, function, prefix))

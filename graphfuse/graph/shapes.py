@@ -6,7 +6,7 @@ of the same type. So it costs the graph, not the gigabytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 
 import onnx
@@ -123,15 +123,54 @@ def type_of(value: onnx.TypeProto) -> TensorType:
     return TensorType(tensor.elem_type, tuple(dims))
 
 
-def collect_types(graph: onnx.GraphProto | onnx.FunctionProto) -> dict[str, TensorType]:
-    """The types that a graph declares: inputs, value_info and outputs, initializers."""
-    if isinstance(graph, onnx.FunctionProto):
-        return {value.name: type_of(value.type) for value in graph.value_info}
-    values: Iterable[onnx.ValueInfoProto] = (*graph.input, *graph.value_info, *graph.output)
-    types = {value.name: type_of(value.type) for value in values}
-    for tensor in graph.initializer:
-        types[tensor.name] = TensorType(tensor.data_type, tuple(tensor.dims))
-    return types
+class GraphTypes(Mapping[str, TensorType]):
+    """The types that a graph declares: inputs, value_info and outputs, initializers.
+
+    Each is read when it is first asked for: most never are.
+    """
+
+    def __init__(self, graph: onnx.GraphProto | onnx.FunctionProto) -> None:
+        self._known: dict[str, TensorType] = {}
+        self._values: dict[str, onnx.ValueInfoProto | onnx.TensorProto] = {}
+        if isinstance(graph, onnx.FunctionProto):
+            self._values.update((value.name, value) for value in graph.value_info)
+            return
+        for values in (graph.input, graph.value_info, graph.output, graph.initializer):
+            self._values.update((value.name, value) for value in values)
+
+    def __getitem__(self, name: str) -> TensorType:
+        if name not in self._known:
+            value = self._values[name]
+            if isinstance(value, onnx.TensorProto):
+                self._known[name] = TensorType(value.data_type, tuple(value.dims))
+            else:
+                self._known[name] = type_of(value.type)
+        return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+class Nested(Mapping[str, TensorType]):
+    """The types of a graph's tensors, and behind them those of the graph around it."""
+
+    def __init__(self, inner: Mapping[str, TensorType], outer: Mapping[str, TensorType]) -> None:
+        self._inner, self._outer = inner, outer
+
+    def __getitem__(self, name: str) -> TensorType:
+        return self._inner[name] if name in self._inner else self._outer[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._inner or name in self._outer
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**dict.fromkeys(self._outer), **dict.fromkeys(self._inner)})
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
 
 
 def same(left: Dim, right: Dim) -> bool:

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+from onnx import TensorProto
 
 from graphfuse.errors import ModelError
 from graphfuse.graph.inference import ShapeValues
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.nodes import Node, constant_value, nodes_of
 from graphfuse.graph.scope_types import Types, infer_scopes
-from graphfuse.graph.scopes import Scope, scopes
-from graphfuse.graph.shapes import SMALL, UNKNOWN, collect_types
+from graphfuse.graph.scopes import Scope, fully_seen, scopes
+from graphfuse.graph.shapes import SMALL, UNKNOWN, GraphTypes
 from graphfuse.graph.tensors import (
-    FLOAT_TYPES,
     is_external,
     read_names,
     subgraphs,
@@ -70,12 +70,14 @@ def views(model: Model) -> list[GraphView]:
     """A view of every graph of a model, outer ones before inner ones."""
     found = scopes(model.proto)
     types = LazyTypes(model.proto, found)
+    seen = fully_seen(found)
     by_scope: dict[int, GraphView] = {}
     callers: dict[int, list[tuple[GraphView, onnx.NodeProto]]] = {}
     for scope in found:
         outer = by_scope.get(id(scope.parent))
         function = scope.ref.function
-        mine = callers.get(-1 if function is None else function, ()) if outer is None else ()
+        known = outer is None and function is not None and function in seen
+        mine = callers.get(function, ()) if known and function is not None else ()
         view = GraphView(model, scope, types, outer, mine)
         by_scope[id(scope)] = view
         for index, node in view.calls():
@@ -124,7 +126,7 @@ class GraphView:
         for node in self.nodes:
             self._index(node)
         self._check_names()
-        self._declared = collect_types(graph)
+        self._declared = GraphTypes(graph)
 
     def _index(self, node: Node) -> None:
         for name in read_names(node.source):
@@ -170,6 +172,11 @@ class GraphView:
         """The calls of functions that are seen through: the function, and the node."""
         for call in self.scope.calls:
             yield call.function, self.scope.graph.node[call.owner]
+
+    def is_real(self, name: str) -> bool:
+        """Whether the model has a tensor: what is inside a call it has not."""
+        node = self.producer(name)
+        return node is None or not node.in_call or name in self.original(node).output
 
     def original(self, node: Node) -> onnx.NodeProto:
         """The node of the model that a node of the view is, or is a part of."""
@@ -262,7 +269,8 @@ class GraphView:
         if any(extent != 1 for extent in shape):
             return None
         if node.op_type in ARITHMETIC:
-            if self.type(name).elem_type not in FLOAT_TYPES:
+            # In 16 bits it would be rounded, and so be another number.
+            if self.type(name).elem_type not in (TensorProto.FLOAT, TensorProto.DOUBLE):
                 return None
             found = [self.scalar(operand, reach - 1) for operand in node.inputs]
             operands = [operand for operand in found if operand is not None]

@@ -161,7 +161,8 @@ def surd(atom: Atom) -> Fraction | None:
 
 def _expands(atom: Atom, exponent: Fraction) -> bool:
     """(a + b)^(1/2) squared is a + b again: no root is left."""
-    return isinstance(atom, Root) and exponent > 0 and exponent.denominator == 1
+    whole = exponent.denominator == 1 and 0 < exponent <= MAX_EXPANDED_POWER
+    return isinstance(atom, Root) and whole
 
 
 def _positive(atom: Atom) -> bool:
@@ -299,6 +300,8 @@ def number_power(number: Fraction, exponent: Fraction) -> Form:
         top, bottom = number.numerator, number.denominator
         square, rest = _square_factor(top * bottom)
         coefficient = Fraction(square, bottom) * number**whole
+        if not _fits(Fraction(rest)):
+            return ZERO
         factors = frozenset({(Root(constant(rest)), HALF)}) if rest != 1 else EMPTY
         return Form({factors: coefficient}) if _fits(coefficient) else ZERO
     try:

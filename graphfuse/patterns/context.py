@@ -112,7 +112,10 @@ class Context:
         node = self.view.producer(name)
         if node is None or not node.standard or self.depth == MAX_WEIGHT_DEPTH:
             return None
-        exact = node.op_type in SPLIT_WEIGHTS
+        # Computed in a narrower type than x, it is rounded on the way: then it is what it is.
+        x_type = self.view.type(self.candidate.tensor).elem_type
+        rounded = not widens(x_type, self.view.type(name).elem_type)
+        exact = node.op_type in SPLIT_WEIGHTS and not rounded
         if node.op_type == "Cast":
             exact = widens(self.view.type(node.input(0)).elem_type, self.view.cast_type(node))
         if not exact:

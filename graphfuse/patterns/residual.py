@@ -197,7 +197,8 @@ def _path(view: GraphView, last: Node) -> tuple[Node, ...] | None:
 def _keeps_rows(view: GraphView, node: Node) -> bool:
     """Whether every row of the output, along the last axis, is a row of the input."""
     if node.op_type in PASSING:
-        return True
+        training = node.op_type == "Dropout" and node.input(2)
+        return not training or view.scalar(node.input(2)) == 0
     before, after = view.type(node.input(0)), view.type(node.outputs[0])
     if node.op_type not in RESHAPING or not before.shape or not after.shape:
         return False
@@ -250,7 +251,8 @@ def bias_add(view: GraphView, residual: ResidualSum) -> BiasAdd | None:
         for vector, other in (add.inputs, add.inputs[::-1]):
             kind = view.type(vector)
             fits = kind.shape == shape[-1:] and kind.elem_type == elem_type
-            if fits and view.is_weight(vector) and not view.is_weight(other):
+            whole = view.type(other).shape == shape and residual.a != residual.b
+            if fits and whole and view.is_weight(vector) and not view.is_weight(other):
                 return BiasAdd(add.ref, vector, other, operand)
     return None
 

@@ -141,6 +141,8 @@ def _judge(view: GraphView, candidate: _Candidate) -> list[Site | NearMiss]:
     residual = residual_sum(home, add)
     is_residual = not isinstance(residual, Refusal) or residual.reason is Reason.SUM_OF_MANY
     if source.obstacle is not None and source.reason is not None:
+        # What a call holds is for the function's own scan to say.
+        is_residual = is_residual and not add.in_call
         return [NearMiss(source.reason, source.obstacle.ref, add.ref)] if is_residual else []
     shape = view.type(tensor).shape
     if axes is None or shape is None:

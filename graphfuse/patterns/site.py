@@ -185,9 +185,12 @@ def _with_named_tensors(view: GraphView, region: Region, norm: Norm, elem_type: 
 
     def held(form: Form) -> Form:
         name = region.named.get(form, "")
+        if not name or not view.is_real(name):
+            return form
         types = (elem_type, TensorProto.FLOAT) if elem_type in HALF_TYPES else (elem_type,)
-        usable = name and not norms.is_weight(form) and view.type(name).elem_type in types
-        return algebra.leaf(name, inner=True) if usable else form
+        if norms.is_weight(form) and view.type(norms.weights(form)[0]).elem_type in types:
+            return form
+        return algebra.leaf(name, inner=True) if view.type(name).elem_type in types else form
 
     return replace(norm, scale=held(norm.scale), bias=held(norm.bias))
 
@@ -220,6 +223,8 @@ def _parameter(
     axes = len(region.candidate.axes)
     factors: dict[str, Factor] = {}
     for name in norms.weights(form):
+        if not view.is_real(name):
+            return Refusal(Reason.NORM_IN_FUNCTION, name)
         kind = view.type(name)
         if not widens(kind.elem_type, to) and not _holds(view, name, to):
             return Refusal(Reason.PARAMETER_TYPE, name)

@@ -14,6 +14,7 @@ from fractions import Fraction
 from math import isfinite
 
 from graphfuse.graph.nodes import Node
+from graphfuse.graph.shapes import extent_of
 from graphfuse.graph.tensors import FLOAT_TYPES
 from graphfuse.graph.view import GraphView
 from graphfuse.patterns import algebra
@@ -68,6 +69,8 @@ def evaluate(view: GraphView, candidate: Candidate) -> Region:
             refusals[node.position] = _outside(node)
             continue
         result = rule(Context(view, candidate, values, node, OPERATORS, named))
+        if isinstance(result, Value):
+            result = _of_rank(view, candidate, node, result)
         if isinstance(result, Refusal):
             refusals[node.position] = result
             continue
@@ -77,6 +80,18 @@ def evaluate(view: GraphView, candidate: Candidate) -> Region:
                 seen.add(reader.position)
                 heapq.heappush(pending, reader.position)
     return Region(candidate, values, refusals, named)
+
+
+def _of_rank(view: GraphView, candidate: Candidate, node: Node, value: Value) -> Value | Refusal:
+    """The value, if its tensor has the axes that it must have: those of x, or without some."""
+    shape = view.type(node.outputs[0]).shape
+    if shape is None:
+        return Refusal(Reason.UNKNOWN_SHAPE, f"{node.outputs[0]} has no known shape")
+    wanted = candidate.rank - (len(candidate.axes) if value.dropped else 0)
+    if len(shape) == wanted:
+        return value
+    # A number such as [[1]] gives a statistic axes that it had not.
+    return Refusal(Reason.AXIS_NOT_PUT_BACK, f"{node.outputs[0]} has {len(shape)} axes")
 
 
 def _outside(node: Node) -> Refusal:
@@ -92,7 +107,11 @@ def rule_for(node: Node) -> Rule | None:
     """The row of the table for a node; None for an operator outside the algebra."""
     if node.standard:
         return OPERATORS.get(node.op_type)
-    if node.domain == "com.microsoft" and node.op_type == "SimplifiedLayerNormalization":
+    if (
+        node.known
+        and node.domain == "com.microsoft"
+        and node.op_type == "SimplifiedLayerNormalization"
+    ):
         return OPERATORS[node.op_type]
     return None
 
@@ -125,9 +144,13 @@ def _reduce(finish: Callable[[Form, int | None], Form | Refusal]) -> Rule:
         if isinstance(operand, Refusal):
             return operand
         axes = context.axes()
-        if operand.dropped or axes != context.candidate.axes:
+        if operand.dropped or axes is None or axes != context.candidate.axes:
             return Refusal(Reason.OTHER_AXES, f"axes {list(axes) if axes else 'unknown'}")
-        form = finish(operand.form, context.candidate.extent)
+        # A statistic has extent 1 where x has n: the operand's own extents count.
+        shape = context.view.type(context.node.input(0)).shape
+        if shape is None or len(shape) != context.candidate.rank:
+            return Refusal(Reason.UNKNOWN_SHAPE, f"the rank of {context.node.input(0)}")
+        form = finish(operand.form, extent_of(shape, axes))
         return to_value(form, dropped=not context.flag("keepdims", 1))
 
     return rule
@@ -212,6 +235,9 @@ def _put_back(context: Context) -> Value | Refusal:
     if varies:
         same = known and shape == x_shape
         return operand if same else Refusal(Reason.NOT_THE_DEFINITION, "x is reshaped")
+    if context.node.op_type == "Expand" and operand.dropped:
+        # Expand aligns from the right: the dropped axis does not come back where it was.
+        return Refusal(Reason.AXIS_NOT_PUT_BACK, "Expand of a statistic without its axis")
     full = shape == x_shape and not operand.dropped
     if (known and (shape == kept or full)) or _puts_axes_back(context, operand, kept):
         return Value(operand.form)
@@ -226,9 +252,11 @@ def _puts_axes_back(context: Context, operand: Value, kept: Sequence[Dim]) -> bo
     if node.op_type == "Unsqueeze":
         return operand.dropped and context.axes() == context.candidate.axes
     target = view.shape_value(node.input(1))
-    if node.op_type not in ("Reshape", "Expand") or target is None or None in kept:
+    if target is None or None in kept:
         return False
-    return _fills(target, kept, view.type(node.input(0)).shape or ())
+    if node.op_type == "Expand":
+        return tuple(target) == tuple(kept)
+    return node.op_type == "Reshape" and _fills(target, kept, view.type(node.input(0)).shape or ())
 
 
 def _fills(target: Sequence[Dim], kept: Sequence[Dim], before: Sequence[Dim]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,16 +50,24 @@ def hard_inputs(site: FusedNode, seed: int) -> tuple[Array, Array, list[str]]:
     return a.astype(dtype), b.astype(dtype), labels
 
 
-def operands(site: FusedNode, rows: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+LARGEST = 2**22
+"""Elements of an operand that is given the extents that it has in the model."""
+
+
+def operands(
+    site: FusedNode, rows: Array, rng: np.random.Generator, as_declared: bool = False
+) -> tuple[Array, Array]:
     """Split rows (number, hidden) into two operands of the site's ranks.
 
     The rows stand along the last axis that is not normalised, and B broadcasts as it does in the
-    model: where it has one row or one number for all, it is taken from the middle.
+    model: where it has one row or one number for all, it is taken from the middle. `as_declared`
+    keeps the extents that the model fixes, for a part of it that depends on them; rows are
+    repeated, or left out, to fill them.
     """
     vector = site.vectors.get("AddBias", np.zeros(site.extents))
-    rank = max(len(site.a_shape), len(site.b_shape), len(site.extents) + 1)
-    layout = (len(rows), *site.extents)
-    layout = (1,) * (rank - len(layout)) + layout
+    layout = _layout(site, len(rows), as_declared)
+    rank = len(layout)
+    rows = np.resize(rows, (prod(layout) // site.hidden, site.hidden))
     total = rows.reshape(layout)
     b = (rows * rng.uniform(0, 1, rows.shape)).reshape(layout)
     a_shape = (None,) * (rank - len(site.a_shape)) + site.a_shape
@@ -71,3 +80,18 @@ def operands(site: FusedNode, rows: Array, rng: np.random.Generator) -> tuple[Ar
     a = total - b - vector
     dropped = rank - len(site.b_shape)
     return a, b.reshape(b.shape[dropped:])
+
+
+def _layout(site: FusedNode, rows: int, as_declared: bool) -> tuple[int, ...]:
+    """The shape of the sum: rows along one axis, or the fixed extents where they are asked for."""
+    outer = max(len(site.a_shape), len(site.b_shape)) - len(site.extents)
+    free = (*(1,) * (max(outer, 1) - 1), rows, *site.extents)
+    if not as_declared:
+        return free
+    shape = site.a_shape if len(site.a_shape) >= len(site.b_shape) else site.b_shape
+    lead = [dim if isinstance(dim, int) else 1 for dim in shape[:outer]]
+    symbols = [at for at in range(outer) if not isinstance(shape[at], int)]
+    if symbols:
+        lead[symbols[-1]] = rows
+    fixed = (*lead, *site.extents)
+    return fixed if 0 < prod(fixed) <= LARGEST else free

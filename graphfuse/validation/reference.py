@@ -19,7 +19,13 @@ from onnx.reference import ReferenceEvaluator
 from graphfuse.errors import ValidationError
 from graphfuse.graph.inference import infer_types
 from graphfuse.graph.model_file import Model
-from graphfuse.graph.tensors import DEFAULT_DOMAINS, FLOAT_TYPES, is_external, subgraphs
+from graphfuse.graph.tensors import (
+    DEFAULT_DOMAINS,
+    FLOAT_TYPES,
+    default_opset,
+    is_external,
+    subgraphs,
+)
 from graphfuse.validation.operators import OWN_OPERATORS
 
 if TYPE_CHECKING:
@@ -177,6 +183,7 @@ def _lifted(source: Model) -> onnx.ModelProto:
             value = helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
             proto.graph.input.append(value)
     if proto.functions:
+        _fill_defaults(proto)
         proto = onnx.inliner.inline_local_functions(proto)
     present = {entry.domain for entry in proto.opset_import}
     for domain in FUSED_DOMAINS:
@@ -189,6 +196,46 @@ def _lifted(source: Model) -> onnx.ModelProto:
     _round_constants(proto.graph, model.graph)
     _lift_nodes(proto.graph.node, source)
     return proto
+
+
+def _fill_defaults(proto: onnx.ModelProto) -> None:
+    """Give calls the attributes that they leave out: onnx's inliner forgets their defaults.
+
+    It leaves functions alone, too, whose operator set has another version, if not another meaning.
+    """
+    functions = {(f.domain, f.name, f.overload): f for f in proto.functions}
+    pending = [proto.graph.node, *(function.node for function in proto.functions)]
+    while pending:
+        for node in pending.pop():
+            pending.extend(graph.node for graph in subgraphs(node))
+            function = functions.get((node.domain, node.op_type, node.overload))
+            given = {attribute.name for attribute in node.attribute}
+            defaults = function.attribute_proto if function is not None else ()
+            node.attribute.extend(value for value in defaults if value.name not in given)
+    version = default_opset(proto)
+    for function in proto.functions:
+        for entry in function.opset_import:
+            if entry.domain in DEFAULT_DOMAINS and _same_meaning(function, entry.version, version):
+                entry.version = version
+
+
+def _same_meaning(function: onnx.FunctionProto, version: int, other: int) -> bool:
+    """Whether the operators of a function look the same in another version of their set."""
+    return all(
+        _signature(node.op_type, version) == _signature(node.op_type, other)
+        for node in function.node
+        if node.domain in DEFAULT_DOMAINS
+    )
+
+
+def _signature(op_type: str, version: int) -> object:
+    """Inputs, and attributes with their defaults: later versions mostly add types alone."""
+    try:
+        schema = onnx.defs.get_schema(op_type, version)
+    except onnx.defs.SchemaError:
+        return None
+    defaults = {name: str(a.default_value) for name, a in schema.attributes.items()}
+    return (schema.min_input, schema.max_input, defaults)
 
 
 def _round_constants(graph: onnx.GraphProto, original: onnx.GraphProto) -> None:
@@ -212,6 +259,9 @@ def _round_constants(graph: onnx.GraphProto, original: onnx.GraphProto) -> None:
             continue
         array = known[node.input[0]]
         to = next((a.i for a in node.attribute if a.name == "to"), 0)
+        if node.op_type == "Cast" and to not in FLOAT_TYPES:
+            # Evaluated as it is: a number that becomes an integer loses its fraction.
+            continue
         exact = node.op_type != "Cast" or ADDED in node.output[0]
         if not exact and to in FLOAT_TYPES:
             with np.errstate(all="ignore"):

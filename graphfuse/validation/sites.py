@@ -69,7 +69,7 @@ def _check_meaning(before: Parts, after: Parts, site: FusedNode, seed: int) -> C
     if part is None or replacement is None:
         return None
     rng = np.random.default_rng(seed)
-    a, b = operands(site, _rows_around_epsilon(site, rng), rng)
+    a, b = operands(site, _rows_around_epsilon(site, rng), rng, as_declared=True)
     values = {**site.vectors, "A": a, "B": b}
     known = {name: values[role] for role, name in reversed(site.roles.items())}
     feeds = {value.name: known[value.name] for value in part.proto.graph.input}
@@ -79,9 +79,13 @@ def _check_meaning(before: Parts, after: Parts, site: FusedNode, seed: int) -> C
     except UnsupportedModelError:
         return None
     twin, name = Twin(replacement), site.node.output[0]
-    got = _rows(site, twin.run(feeds)[name])
+    result, wanted = twin.run(feeds)[name], meant[name]
+    if result.shape != wanted.shape or wanted.size % site.hidden:
+        where = f"float64, shape {result.shape} in place of {wanted.shape}"
+        return Check("G0", site.name, float("inf"), MEANING_BOUND, where, False)
+    got = _rows(site, result)
     # Row by row: in one norm over all, large rows would hide the small ones.
-    values = [distance(*pair) for pair in zip(got, _rows(site, meant[name]), strict=True)]
+    values = [distance(*pair) for pair in zip(got, _rows(site, wanted), strict=True)]
     bounds = [MEANING_BOUND] * len(values)
     if max(values) > MEANING_BOUND:
         # What float32 does to an epsilon is no difference in meaning.

@@ -32,14 +32,16 @@ def check_whole_model(
     seed: int,
     feeds: Mapping[str, Array] | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
+    condition: bool | None = None,
 ) -> tuple[list[Check], str]:
     """Run both models, and both float64 twins, on the same feeds and compare every output.
 
-    Gives the checks, and the first fused output whose meaning differs when G0 fails.
+    Gives the checks, and the first fused output whose meaning differs when G0 fails. `condition` is
+    what the single booleans among drawn inputs are.
 
     Raises OriginalModelError when the original does not run on the feeds.
     """
-    values, before, drawn = _originals(original, provider, seed, feeds, shapes)
+    values, before, drawn = _originals(original, provider, seed, feeds, shapes, condition)
     where = f"{provider}, {drawn}"
     twin = Twin(original)
     reference = twin.run(values)
@@ -84,6 +86,7 @@ def _originals(
     seed: int,
     feeds: Outputs | None,
     shapes: Mapping[str, tuple[int, ...]] | None,
+    condition: bool | None,
 ) -> tuple[Outputs, dict[bool, Outputs], str]:
     """Feeds on which the original runs, and its outputs with optimizations off and on.
 
@@ -96,8 +99,9 @@ def _originals(
         attempts.append((feeds, "given feeds"))
     else:
         for batch, later in ((2, 7), (1, 7), (1, 64)):
-            drawn = random_feeds(original.proto, seed, shapes, batch, later)
-            attempts.append((drawn, f"seed {seed}, batch {batch}, extents {later}"))
+            drawn = random_feeds(original.proto, seed, shapes, batch, later, condition)
+            taken = "" if condition is None else f", conditions {condition}"
+            attempts.append((drawn, f"seed {seed}, batch {batch}, extents {later}{taken}"))
     failures: list[OriginalModelError] = []
     for values, label in attempts:
         try:

@@ -68,8 +68,10 @@ LEFT: Mapping[Key, Mapping[str, int]] = {
     ("convnextv2", "*"): {"sum-reshaped": 1},
     ("sew", "*"): {"sum-reshaped": 1},
     ("squeezebert", "*"): {"sum-reshaped": 4},
-    # Patches are put in another order between the sum with their positions and the norm.
-    ("hiera", "*"): {"sum-reshaped": 1},
+    # A part of the sum is normalised: the class token, the frames of one time, the last states.
+    ("clip", "*"): {"sum-sliced": 1},
+    ("pegasus-x", "*"): {"sum-sliced": 1},
+    ("timesformer", "*"): {"sum-sliced": 1},
     # Two norms read one sum, before attention and before the parallel feed-forward network.
     ("falcon-new", "*"): {"sum-taken": 1},
     ("gpt-neox", "*"): {"sum-taken": 1},
@@ -85,6 +87,8 @@ UNFUSED: Mapping[Key, int] = {
     ("helium", "dynamo"): 4,
     # It normalises queries and keys after their rotation, which opset 23 has an operator for.
     ("hunyuan", "dynamo 23"): 4,
+    # Patches are put in another order between sum and norm: not one tensor in eager PyTorch.
+    ("hiera", "*"): -1,
     ("ibert", "dynamo"): 5,
     ("sew", "*"): 1,
     ("squeezebert", "*"): 4,
