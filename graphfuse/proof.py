@@ -69,7 +69,11 @@ def _touched(
     found: dict[ScopeRef, tuple[AnyGraph, AnyGraph]] = {}
     for ref in sorted(refs, key=lambda ref: len(ref.steps)):
         if not ref.steps:
-            found[ref] = (find(before, ref), find(after, ref))
+            moved = ref
+            if ref.function is not None:
+                # The fused operators' functions stand before the model's own.
+                moved = ScopeRef(ref.function + len(after.functions) - len(before.functions))
+            found[ref] = (find(before, ref), find(after, moved))
             continue
         # A node with a body is never removed, so it is found again by what it computes.
         index, name, number = ref.steps[-1]
@@ -101,8 +105,9 @@ def prove(
     follows from the order: everything that is still read is still computed.
     """
     fusions = by_scope(plan)
+    added = len(after.functions) - len(before.functions)
     for index in edited_functions(plan):
-        _prove_function(before.functions[index], after.functions[index], plan)
+        _prove_function(before.functions[index], after.functions[index + added], plan)
     scopes = _touched(before, after, plan)
     for ref, old, new in scopes:
         mine = fusions.get(ref, [])
@@ -233,8 +238,8 @@ def _prove_function(before: onnx.FunctionProto, after: onnx.FunctionProto, plan:
 
 def _prove_model(before: onnx.ModelProto, after: onnx.ModelProto, plan: Plan) -> None:
     functions = added_functions(before, plan)
-    edited = set(edited_functions(plan))
-    expected = [*before.functions, *functions]
+    edited = {index + len(functions) for index in edited_functions(plan)}
+    expected = [*functions, *before.functions]
     same = len(expected) == len(after.functions) and all(
         index in edited or old == new
         for index, (old, new) in enumerate(zip(expected, after.functions, strict=True))

@@ -195,9 +195,17 @@ def _clean(result: onnx.ModelProto, model: onnx.ModelProto, plan: Plan) -> None:
     for index in edited_functions(plan):
         function = result.functions[index]
         function.opset_import.extend(added_imports(function, plan))
-    result.functions.extend(functions)
+    # First: what reads functions in order (onnx.reference) wants callees before callers.
+    _insert_first(result, functions)
     result.opset_import.extend(added_imports(model, plan))
     result.ir_version = max(result.ir_version, lowest_ir_version(plan))
+
+
+def _insert_first(model: onnx.ModelProto, functions: list[onnx.FunctionProto]) -> None:
+    if functions:
+        copies = onnx.ModelProto(functions=[*functions, *model.functions]).functions
+        del model.functions[:]
+        model.functions.extend(copies)
 
 
 def _vector(vector: Vector) -> TensorProto:

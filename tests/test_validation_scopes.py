@@ -37,7 +37,14 @@ def damage_scale(node: onnx.NodeProto) -> None:
     node.input[2], node.input[3] = node.input[3], node.input[2]
 
 
-@pytest.mark.parametrize("damage", [damage_operand, damage_epsilon, damage_scale])
+def damage_stash_type(node: onnx.NodeProto) -> None:
+    next(a for a in node.attribute if a.name == "stash_type").i = onnx.TensorProto.FLOAT16
+
+
+DAMAGES = [damage_operand, damage_epsilon, damage_scale, damage_stash_type]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("branch", [0, 1])
 def test_damage_in_either_branch_is_caught(damage: object, branch: int) -> None:
     """Both ways are run: a branch that is not taken would pass."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from graphfuse.graph.model_file import Model
 from graphfuse.records import Check
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
+
+
+WIDE = (TensorProto.FLOAT, TensorProto.DOUBLE)
+"""The types in which statistics may be computed; for float64 sums only the second."""
 
 
 def check_sites(original: Model, fused: Model, provider: str, seed: int) -> tuple[list[Check], str]:
@@ -112,6 +116,11 @@ def _rows_around_epsilon(site: FusedNode, rng: np.random.Generator) -> Array:
 
 
 def _check_kernel(model: Model, site: FusedNode, provider: str, seed: int) -> Check:
+    stash = next((a.i for a in site.node.attribute if a.name == "stash_type"), 0)
+    double = site.elem_type == TensorProto.DOUBLE
+    if stash and stash not in ((TensorProto.DOUBLE,) if double else WIDE):
+        where = f"stash_type {stash}: statistics in a type that is too narrow"
+        return Check("G1", site.name, float("inf"), OTHER_KERNEL, where, False)
     a, b, labels = hard_inputs(site, seed)
     where = f"{provider}, seed {seed}"
     vectors = {role: _held(site, role) for role in site.vectors}
