@@ -69,28 +69,37 @@ def inferred(skeleton: onnx.ModelProto) -> onnx.ModelProto:
     """A model without weights, with the types of its tensors in every graph. It is changed."""
     _simplify(skeleton)
     result = _infer(skeleton)
+    nested = next(all_bodies(skeleton.graph.node), None) is not None
     for _ in range(ROUNDS):
-        if not _complete(skeleton.graph, result.graph):
+        if not _complete(skeleton.graph, result.graph, nested):
             break
         result = _infer(skeleton)
     return result
 
 
 def _complete(
-    graph: onnx.GraphProto, result: onnx.GraphProto, outer: ShapeValues | None = None
+    graph: onnx.GraphProto,
+    result: onnx.GraphProto,
+    nested: bool,
+    outer: ShapeValues | None = None,
 ) -> bool:
-    """Add the types of reshaped tensors that inference left unknown; whether there were any."""
+    """Add the types of reshaped tensors that inference left unknown; whether there were any.
+
+    `nested` tells whether there are bodies to look into at all.
+    """
     own = GraphTypes(result)
     types = Nested(own, outer.types) if outer else own
     inputs = (value.name for value in graph.input)
     targets = ShapeValues(graph.node, graph.initializer, inputs, types, outer)
-    added = {value.name: value for value in _reshaped(graph, types, targets)}
+    added = {value.name: value for value in _reshaped(graph, own, targets)}
     if added:
         there = [value for value in graph.value_info if value.name not in added]
         del graph.value_info[:]
         graph.value_info.extend([*there, *added.values()])
+    if not nested:
+        return bool(added)
     inside = zip(all_bodies(graph.node), all_bodies(result.node), strict=True)
-    more = [_complete(*pair, targets) for pair in inside]
+    more = [_complete(*pair, nested, targets) for pair in inside]
     return any(more) or bool(added)
 
 
@@ -139,15 +148,17 @@ def _infer(skeleton: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _reshaped(
-    graph: onnx.GraphProto, types: Mapping[str, TensorType], targets: ShapeValues
+    graph: onnx.GraphProto, own: GraphTypes, targets: ShapeValues
 ) -> Iterator[onnx.ValueInfoProto]:
     """The types of Reshape outputs that inference left unknown, from their target shapes."""
+    types = targets.types
     unknown = [node for node in graph.node if _is_unknown_reshape(node, types)]
-    elements = _element_types(graph, types) if unknown else {}
+    found = _element_types(graph, own, types) if unknown else {}
     for node in unknown:
         known = types.get(node.output[0], UNKNOWN).shape
         extents = targets.of(node.input[1])
-        elem_type = elements.get(node.input[0], 0)
+        source = node.input[0]
+        elem_type = found.get(source) or types.get(source, UNKNOWN).elem_type
         if extents is None or not elem_type:
             continue
         # 0 copies an extent and -1 is what is left: neither is known here.
@@ -164,21 +175,28 @@ def _is_unknown_reshape(node: onnx.NodeProto, types: Mapping[str, TensorType]) -
     return shape is None or not isinstance(shape[-1] if shape else 1, int)
 
 
-def _element_types(graph: onnx.GraphProto, types: Mapping[str, TensorType]) -> dict[str, int]:
-    known = {name: value.elem_type for name, value in types.items() if value.elem_type}
+def _element_types(
+    graph: onnx.GraphProto, own: GraphTypes, types: Mapping[str, TensorType]
+) -> dict[str, int]:
+    """The element types that inference does not know, by what operators do to them."""
+    found: dict[str, int] = {}
+
+    def known(name: str) -> int:
+        return found.get(name) or own.elem_type(name) or types.get(name, UNKNOWN).elem_type
+
     for node in graph.node:
-        if all(name in known for name in node.output):
+        if all(own.elem_type(name) for name in node.output):
             continue
         elem_type = FIXED_TYPE.get(node.op_type, 0)
         if node.op_type in SAME_TYPE and node.input:
-            elem_type = known.get(node.input[0], 0)
+            elem_type = known(node.input[0])
         elif node.op_type == "Where":
-            elem_type = known.get(node.input[1], 0)
+            elem_type = known(node.input[1])
         elif node.op_type == "Cast":
             elem_type = next((a.i for a in node.attribute if a.name == "to"), 0)
         if elem_type:
-            known.update((name, elem_type) for name in node.output if name not in known)
-    return known
+            found.update((name, elem_type) for name in node.output if not known(name))
+    return found
 
 
 Values = list[Dim]

@@ -103,7 +103,7 @@ def _collect(
     own = GraphTypes(graph)
     collected[scope.ref] = own
     types = Nested(own, outer) if outer else own
-    places = _places(scope, graph)
+    places = _places(scope, graph) if scope.calls or scope.children else {}
     for call in scope.calls:
         names = _names(call, scope.graph.node[call.owner], scope)
         instance = _Instance(types, names, call.prefix, call.start, places)

@@ -147,6 +147,13 @@ class GraphTypes(Mapping[str, TensorType]):
                 self._known[name] = type_of(value.type)
         return self._known[name]
 
+    def elem_type(self, name: str) -> int:
+        """The element type alone, 0 when it is not known: the shape is not read."""
+        value = self._values.get(name)
+        if isinstance(value, onnx.TensorProto):
+            return value.data_type
+        return 0 if value is None else value.type.tensor_type.elem_type
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 
