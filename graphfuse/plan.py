@@ -30,6 +30,9 @@ from graphfuse.records import (
 )
 from graphfuse.targets import Target
 
+EXPRESSION_OPSET = 9
+"""Below it there are no constants of integers, or no Expand, to compute a scale with."""
+
 
 def plan(
     model: Model,
@@ -151,6 +154,9 @@ def _refusal(
     chosen = not include or any(_selects(pattern, site) for pattern in include)
     if not chosen or any(_selects(pattern, site) for pattern in exclude):
         return Refusal(Reason.EXCLUDED)
+    computed = any(isinstance(p, Expression) for p in (site.scale, site.bias))
+    if computed and opset < EXPRESSION_OPSET:
+        return Refusal(Reason.OPSET, f"opset {opset}, and a scale or bias that is computed")
     return targets.refusal(target, site, opset)
 
 

@@ -64,6 +64,66 @@ WRONG = {
             },
         },
     ),
+    "a root on the variance": (
+        """l = ReduceL2<axes=[-1]>(x) q = Mul(x,x) v0 = ReduceMean<axes=[-1]>(q) s = Sqrt(v0)
+           p = Mul(l,s) v = Div(p,n8)"""
+        + TAIL,
+        {"constants": {"n8": np.sqrt(8).astype(np.float32)}},
+    ),
+    "a statistic as the bias of a LayerNormalization": (
+        """m0 = ReduceMean<axes=[-1],keepdims=0>(x) m = ReduceMean<axes=[-1]>(x)
+           y0 = LayerNormalization(x,scale,m0) y = Sub(y0,m)""",
+        {"inputs": "float[8,8] a, float[8,8] b", "outputs": "float[8,8] y"},
+    ),
+    "axes through a boolean": (
+        """ab = Cast<to=9>(ax) ai = Cast<to=7>(ab) q = Mul(x,x) v = ReduceMean(q,ai)""" + TAIL,
+        {**CUBE, "opset": 18, "ir": 8, "constants": {"ax": np.array([2])}},
+    ),
+    "an extent that wraps": (
+        """ci = Cast<to=6>(c) g = Gather(ci,i0) nf = Cast<to=1>(g) q = Mul(x,x)
+           v0 = ReduceSum<axes=[-1]>(q) v = Div(v0,nf)"""
+        + TAIL,
+        {
+            "inputs": "float[2,3,8] a, float[2,3,8] b",
+            "outputs": "float[2,3,8] y",
+            "opset": 12,
+            "constants": {"c": np.array([2**32 + 8, 4]), "i0": np.array(0)},
+        },
+    ),
+    "a number that enlarges a statistic": (
+        DROPPED
+        + """ex = Expand(eps,t) e0 = Add(v0,ex) e = Unsqueeze(e0,two) r = Sqrt(e) n = Div(x,r)
+             y = Mul(n,scale)""",
+        {
+            "inputs": "float[4,1,8] a, float[4,1,8] b",
+            "outputs": "float[P,Q,R] y",
+            "constants": {"t": np.array([8])},
+        },
+    ),
+    "an exponent made of x": (
+        DROPPED
+        + """z = Sub(v0,v0) p = Add(z,half) v = ReduceMean<axes=[-1]>(q) e = Add(v,eps)
+             r = Pow(e,p) n = Div(x,r) y = Mul(n,scale)""",
+        {
+            "inputs": "float[4,1,8] a, float[4,1,8] b",
+            "outputs": "float[P,Q,R] y",
+            "constants": {"half": np.array(0.5, np.float32)},
+        },
+    ),
+    "a number that CastLike rounds": (
+        """k0 = CastLike(c,x) k = Sub(k0,one) k1 = Mul(k,big) n = LayerNormalization(x,ones)
+           y = Mul(n,k1)""",
+        {
+            "inputs": "float[2,3,8] a, float[2,3,8] b",
+            "outputs": "float[2,3,8] y",
+            "constants": {
+                "c": np.array([[[1 + 1e-9]]]),
+                "one": np.array(1, np.float32),
+                "big": np.array(1e9, np.float32),
+                "ones": np.ones(8, np.float32),
+            },
+        },
+    ),
     "a power that does not expand": (
         """q = Mul(x,x) v = ReduceMean<axes=[-1]>(q) e = Add(v,eps) z = Pow(e,p) r = Sqrt(e)
            n = Div(x,r) y0 = Mul(n,scale) y = Mul(y0,z)""",
@@ -253,3 +313,70 @@ def test_roots_of_huge_numbers_have_no_form() -> None:
         },
     )
     assert kinds(graphfuse.fuse(proto).model)
+
+
+def test_a_function_under_the_name_of_an_operator_that_keeps_shapes() -> None:
+    relus = "u0 = Relu(z) " + "".join(f"u{n + 1} = Relu(u{n}) " for n in range(260))
+    proto = scoped(
+        f"""g (float[4,8] z, float[1,1] b) => (float[P,Q] y) {{ h = my.FastGelu(z) x = Add(h, b)
+              q = Mul(x,x) v = ReduceMean<axes=[-1]>(q) eps = Constant<value = float {{1e-5}}>()
+              e = Add(v,eps) r = Sqrt(e) y = Div(x,r) }}
+            {HEAD} FastGelu (z) => (y) {{ {relus} y = Transpose<perm = [1, 0]>(u260) }}"""
+    )
+    proto.graph.node[0].domain = proto.functions[0].domain = "com.microsoft"
+    proto.opset_import[1].domain = "com.microsoft"
+    # Its shape is the function's: transposed.
+    result = compared(proto)
+    assert [fusion.site.extents for fusion in result.fused] == [(4,)]
+
+
+@pytest.mark.parametrize("opset", [7, 8])
+def test_a_computed_scale_at_a_low_opset_is_left(opset: int) -> None:
+    proto = residual(
+        """q = Mul(x,x) v = ReduceMean<axes=[2]>(q) e = Add(v,eps) r = Sqrt(e) n = Div(x,r)
+           y0 = Mul(n,scale) y = Mul(y0,two)""",
+        opset=opset,
+        ir=3,
+        constants={"two": np.array(2, np.float32)},
+    )
+    assert [miss.reason.value for miss in graphfuse.fuse(proto).left] == ["opset"]
+
+
+def test_a_reader_without_outputs() -> None:
+    proto = scoped(
+        f"""g (float[2,8] a, float[2,8] b) => (float[2,8] y)
+            {{ x = Add(a,b) t = LayerNormalization(x, scale) w = my.log(t) y = Relu(t) }}
+            {HEAD} log (t) => (w) {{ w = Relu(t) }}"""
+    )
+    del proto.graph.node[2].output[:], proto.functions[0].output[:]
+    assert len(graphfuse.fuse(proto).fused) == 1
+
+
+def test_a_sum_of_weights_is_no_residual() -> None:
+    proto = model(
+        """a1 = Relu(wa) b1 = Relu(wb) x = Add(a1,b1) s = ReduceMax<axes=[0,1],keepdims=0>(x)
+           y0 = LayerNormalization(x,s) y = Add(y0,c)""",
+        inputs="float[2,3,8] c",
+        outputs="float[2,3,8] y",
+        constants={"wa": np.ones((2, 3, 8), np.float32), "wb": np.ones((2, 3, 8), np.float32)},
+    )
+    assert not graphfuse.fuse(proto).changed
+
+
+def test_many_paths_are_not_walked_one_by_one() -> None:
+    """16 layers of 6 tensors, each made of all before: 6^16 paths, and as many to an extent."""
+    layers, names = [], ["x"] * 6
+    for layer in range(16):
+        outputs = [f"t{layer}_{n}" for n in range(6)]
+        layers += [f"{name} = Max({', '.join(names)})" for name in outputs]
+        names = outputs
+    shapes = ["k0 = Shape(x)"]
+    for level in range(12):
+        shapes.append(f"c{level} = Concat<axis=0>({', '.join([f'k{level}'] * 5)})")
+        shapes.append(f"k{level + 1} = Slice(c{level}, zero, one, zero)")
+    proto = residual(
+        " ".join([*layers, *shapes])
+        + f" y0 = LayerNormalization({names[0]}, scale) f = Cast<to=1>(k12) y = Mul(y0, f)",
+        constants={"zero": np.array([0]), "one": np.array([1])},
+    )
+    assert not graphfuse.scan(proto).sites

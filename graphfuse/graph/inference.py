@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from graphfuse.graph.scopes import all_bodies
+from graphfuse.graph.scopes import FunctionKey, all_bodies, function_key
 from graphfuse.graph.shapes import UNKNOWN, GraphTypes, Nested, weightless
 from graphfuse.graph.tensors import DEFAULT_DOMAINS, subgraphs
 from graphfuse.records import Dim, TensorType
@@ -110,17 +110,20 @@ def _simplify(skeleton: onnx.ModelProto) -> None:
     """
     for entry in skeleton.opset_import:
         entry.domain = "" if entry.domain in DEFAULT_DOMAINS else entry.domain
-    _pass_types(skeleton.graph)
+    own = {function_key(function) for function in skeleton.functions}
+    _pass_types(skeleton.graph, own)
 
 
-def _pass_types(graph: onnx.GraphProto) -> None:
+def _pass_types(graph: onnx.GraphProto, own: set[FunctionKey]) -> None:
     nodes: list[onnx.NodeProto] = []
     replaced = False
     for node in graph.node:
         node.domain = "" if node.domain in DEFAULT_DOMAINS else node.domain
         for body in subgraphs(node):
-            _pass_types(body)
+            _pass_types(body, own)
         passes = node.op_type in PASSING and node.domain in ("", "com.microsoft")
+        # A function of the model under that name may do something else.
+        passes = passes and function_key(node) not in own
         if not passes or not node.input:
             nodes.append(node)
             continue
@@ -223,9 +226,18 @@ class ShapeValues:
         self._producers = {name: node for node in nodes for name in node.output if name}
         self._inputs = frozenset(inputs)
         self._constants = {t.name: t for t in initializers if t.name not in self._inputs}
+        self._found: dict[str, tuple[int, Values | None]] = {}
 
     def of(self, name: str, reach: int = 12) -> Values | None:
         """The entries of a vector, None for those not known; None when its length is not."""
+        before = self._found.get(name)
+        if before is None or before[0] < reach:
+            # Once for each tensor and depth: otherwise a graph could make this exponential.
+            before = (reach, self._look(name, reach))
+            self._found[name] = before
+        return before[1]
+
+    def _look(self, name: str, reach: int) -> Values | None:
         shape = self.types.get(name, UNKNOWN).shape
         if shape is not None and len(shape) > 1:
             return None
@@ -258,7 +270,8 @@ class ShapeValues:
             return [math.prod(numbers)] if shape and len(numbers) == len(shape) else [None]
         if node.op_type == "Concat":
             parts = [self.of(part, reach) for part in node.input]
-            return None if None in parts else [v for part in parts for v in part or []]
+            joined = [v for part in parts for v in part or []]
+            return None if None in parts or len(joined) > LONGEST else joined
         if node.op_type in ("Squeeze", "Unsqueeze", "Identity", "Cast", "Reshape"):
             return self._passed_on(node, reach)
         if node.op_type == "ReduceProd":
@@ -279,7 +292,12 @@ class ShapeValues:
             shape = self.types.get(node.output[0], UNKNOWN).shape
             if shape is None or len(shape) > 1:
                 return None
-        return self.of(node.input[0], reach)
+        values = self.of(node.input[0], reach)
+        if node.op_type == "Cast" and any(
+            isinstance(v, int) and abs(v) >= 2**31 for v in values or ()
+        ):
+            return None
+        return values
 
     def _picked(self, node: onnx.NodeProto, reach: int) -> Values | None:
         """Gather(values, i), or Slice(values, start, end) with a step of 1."""

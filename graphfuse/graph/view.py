@@ -334,7 +334,10 @@ class GraphView:
 
     def integers(self, name: str) -> tuple[int, ...] | None:
         """The values of a small constant integer tensor, flat: axes, shapes."""
-        tensor = self.constant(self.behind(name)[0])
+        source, casts = self.behind(name)
+        tensor = self.constant(source)
+        if any(to != TensorProto.INT64 for to in casts):
+            return None
         if tensor is None or tensor.data_type not in (6, 7) or int(np.prod(tensor.dims)) > 64:
             return None
         return tuple(int(value) for value in self.model.read(tensor).reshape(-1))

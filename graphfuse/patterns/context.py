@@ -121,7 +121,8 @@ class Context:
         if not exact:
             return None
         inside = replace(self, node=node, values={}, depth=self.depth + 1)
-        value = self.rules[node.op_type](inside)
+        is_cast = node.op_type == "Cast"
+        value = inside.operand(0) if is_cast else self.rules[node.op_type](inside)
         if isinstance(value, Refusal) or len(value.form.terms) > MAX_WEIGHT_TERMS:
             return None
         return value.form

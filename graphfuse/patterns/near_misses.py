@@ -79,7 +79,7 @@ def _closest_stop(view: GraphView, region: Region, add: Node) -> NearMiss | None
 
 def feeds_root(view: GraphView, node: Node, reach: int = 12) -> bool:
     """Whether a root is taken of something near behind a reduction: the mark of a norm."""
-    names = [node.outputs[0]]
+    names = list(node.outputs[:1])
     for _ in range(reach):
         readers = [reader for name in names for reader in view.readers(name)[:8]]
         if any(reader.op_type == "Sqrt" or _is_fractional(view, reader) for reader in readers):

@@ -107,7 +107,9 @@ def _variance(base: Form) -> tuple[str, float] | Refusal:
         return Refusal(reason, base)
     if square <= 0 or not (middle == 0 or _close(middle, -square)):
         return Refusal(Reason.NOT_THE_DEFINITION, base)
-    # c * v + eps is c * (v + eps/c): the root's own coefficient is 1 by the normal form.
+    # c * v + eps is c * (v + eps/c), and c is 1 by the normal form unless it is a root itself.
+    if not _close(square, Fraction(1)):
+        return Refusal(Reason.NOT_THE_DEFINITION, base)
     if epsilon <= 0:
         return Refusal(Reason.EPSILON_NOT_POSITIVE, base)
     return (LAYER_NORM if middle else RMS_NORM), float(epsilon / square)

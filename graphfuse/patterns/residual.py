@@ -100,8 +100,14 @@ def sources(view: GraphView, name: str, reach: int = 16) -> list[Source]:
     """
     found: dict[str, Source] = {}
     pending = [_Step(name, reach)]
+    seen: dict[tuple[str, bool], int] = {}
     while pending:
         step = pending.pop()
+        # A tensor is looked at again only from nearer: otherwise many paths were too many.
+        key = (step.tensor, step.obstacle is None)
+        if seen.get(key, -1) >= step.left:
+            continue
+        seen[key] = step.left
         home = view.home(step.tensor)
         node = home.producer(step.tensor)
         if node is None or not node.standard or step.left == 0:
@@ -141,7 +147,8 @@ def _factors(view: GraphView, name: str, reach: int = 4) -> set[str]:
     for _ in range(reach):
         nodes = [node for tensor in pending if (node := view.producer(tensor)) is not None]
         steps = [node for node in nodes if node.standard and node.op_type in PRODUCTS]
-        pending = [name for node in steps for name in node.inputs if view.scalar(name) is None]
+        read = {name for node in steps for name in node.inputs}
+        pending = [name for name in sorted(read) if view.scalar(name) is None][:16]
         found.update(pending)
     return found
 
@@ -215,7 +222,7 @@ def residual_sum(view: GraphView, add: Node) -> ResidualSum | Refusal:
         return Refusal(Reason.SUM_OF_MANY, f"{len(add.inputs)} operands")
     left, right = add.inputs
     constants = [view.constant(view.behind(name)[0]) is not None for name in (left, right)]
-    if all(constants):
+    if all(constants) or view.is_weight(add.outputs[0]):
         return Refusal(Reason.CONSTANT_SUM, f"{left} + {right}")
     for name, is_constant in zip((left, right), constants, strict=True):
         if (is_constant or view.is_weight(name)) and _is_vector(view, name):

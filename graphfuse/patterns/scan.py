@@ -216,4 +216,4 @@ def _choose(
 def _escapes(view: GraphView, name: str, valid: dict[str, Site]) -> bool:
     if name in view.outputs:
         return True
-    return any(reader.outputs[0] not in valid for reader in view.readers(name))
+    return any(not r.outputs or r.outputs[0] not in valid for r in view.readers(name))

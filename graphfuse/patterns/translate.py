@@ -83,15 +83,26 @@ def evaluate(view: GraphView, candidate: Candidate) -> Region:
 
 
 def _of_rank(view: GraphView, candidate: Candidate, node: Node, value: Value) -> Value | Refusal:
-    """The value, if its tensor has the axes that it must have: those of x, or without some."""
-    shape = view.type(node.outputs[0]).shape
-    if shape is None:
+    """The value, if its tensor has the axes that it must have: those of x, or without some.
+
+    A number such as [[1]], or one of eight elements, may give a statistic axes that it had not.
+    """
+    shape, x_shape = view.type(node.outputs[0]).shape, view.type(candidate.tensor).shape
+    if shape is None or x_shape is None:
         return Refusal(Reason.UNKNOWN_SHAPE, f"{node.outputs[0]} has no known shape")
-    wanted = candidate.rank - (len(candidate.axes) if value.dropped else 0)
-    if len(shape) == wanted:
+    axes = [axis + candidate.rank for axis in candidate.axes]
+    whole = [dim for at, dim in enumerate(x_shape) if not value.dropped or at not in axes]
+    pairs = zip(shape, whole, strict=False)
+    if len(shape) == len(whole) and not any(_enlarges(*pair) for pair in pairs):
         return value
-    # A number such as [[1]] gives a statistic axes that it had not.
-    return Refusal(Reason.AXIS_NOT_PUT_BACK, f"{node.outputs[0]} has {len(shape)} axes")
+    return Refusal(Reason.AXIS_NOT_PUT_BACK, f"{node.outputs[0]} has shape {list(shape)}")
+
+
+def _enlarges(dim: Dim, of_x: Dim) -> bool:
+    """Whether an extent is known to be another than x has there, or 1."""
+    if dim in (1, of_x):
+        return False
+    return of_x == 1 or isinstance(dim, int)
 
 
 def _outside(node: Node) -> Refusal:
@@ -124,7 +135,10 @@ def _divide(left: Form, right: Form) -> Form | Refusal:
 
 def _pow(context: Context) -> Value | Refusal:
     """a^p, for p a constant number."""
-    exponent = context.operand(1)
+    name = context.node.input(1)
+    if name in context.values:
+        return Refusal(Reason.EXPONENT, f"exponent {context.values[name].form}")
+    exponent = context.opaque(name)
     if isinstance(exponent, Refusal):
         return exponent
     number = exponent.form.number
@@ -207,6 +221,9 @@ def _cast(context: Context) -> Value | Refusal:
     """a, for a cast from one float type to another."""
     if context.view.cast_type(context.node) not in FLOAT_TYPES:
         return Refusal(Reason.NOT_THE_DEFINITION, "a cast to integers")
+    if context.node.input(0) not in context.values:
+        # CastLike(c, x) rounds c: what comes out counts.
+        return context.opaque(context.node.outputs[0])
     return _same(context)
 
 
@@ -284,7 +301,10 @@ def _normalize(centred: bool) -> Rule:
         for position, operation in ((1, algebra.multiply), (2, algebra.add)):
             if not context.node.input(position):
                 continue
-            parameter = context.operand(position)
+            name = context.node.input(position)
+            if name in context.values:
+                return Refusal(Reason.PARAMETER_OF_SUM, name)
+            parameter = context.opaque(name)
             if isinstance(parameter, Refusal):
                 return parameter
             if isinstance(normal, Form):
