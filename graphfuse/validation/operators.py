@@ -181,43 +181,7 @@ class AddLayerNormalization(OpRun):
     """graphfuse's fused LayerNorm: Y = LayerNorm(A + B), Sum = A + B."""
 
     op_domain = "graphfuse"
-
-    def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        a: Array,
-        b: Array,
-        scale: Array,
-        bias: Array,
-        axis: int = -1,
-        epsilon: float = EPSILON,
-        stash_type: int = 1,
-        nudge: float = 0.0,
-    ) -> tuple[Array, ...]:
-        return norm_of_sum((a, b), scale, bias, True, axis, float(epsilon) * (1 + float(nudge)))
-
-
-class AddRMSNormalization(OpRun):
-    """graphfuse's fused RMSNorm: Y = RMSNorm(A + B), Sum = A + B."""
-
-    op_domain = "graphfuse"
-
-    def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        a: Array,
-        b: Array,
-        scale: Array,
-        axis: int = -1,
-        epsilon: float = EPSILON,
-        stash_type: int = 1,
-        nudge: float = 0.0,
-    ) -> tuple[Array, ...]:
-        return norm_of_sum((a, b), scale, None, False, axis, float(epsilon) * (1 + float(nudge)))
-
-
-class AddBiasLayerNormalization(OpRun):
-    """The same with a bias vector before the residual: Sum = A + B + AddBias."""
-
-    op_domain = "graphfuse"
+    centred = True
 
     def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -227,29 +191,24 @@ class AddBiasLayerNormalization(OpRun):
         stash_type: int = 1,
         nudge: float = 0.0,
     ) -> tuple[Array, ...]:
-        a, b, scale, bias, add_bias = operands
+        a, b, scale, *more = operands
+        bias = more.pop(0) if self.centred else None
         nudged = float(epsilon) * (1 + float(nudge))
-        return norm_of_sum((a, b, add_bias), scale, bias, True, axis, nudged)
+        return norm_of_sum((a, b, *more), scale, bias, self.centred, axis, nudged)
 
 
-class AddBiasRMSNormalization(OpRun):
-    """The same with a bias vector before the residual: Sum = A + B + AddBias."""
+class AddRMSNormalization(AddLayerNormalization):
+    """graphfuse's fused RMSNorm: Y = RMSNorm(A + B), Sum = A + B."""
 
-    op_domain = "graphfuse"
+    centred = False
 
-    def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self,
-        a: Array,
-        b: Array,
-        scale: Array,
-        add_bias: Array,
-        axis: int = -1,
-        epsilon: float = EPSILON,
-        stash_type: int = 1,
-        nudge: float = 0.0,
-    ) -> tuple[Array, ...]:
-        nudged = float(epsilon) * (1 + float(nudge))
-        return norm_of_sum((a, b, add_bias), scale, None, False, axis, nudged)
+
+class AddBiasLayerNormalization(AddLayerNormalization):
+    """The same with a bias vector before the residual, the last operand: Sum = A + B + AddBias."""
+
+
+class AddBiasRMSNormalization(AddRMSNormalization):
+    """The same with a bias vector before the residual, the last operand: Sum = A + B + AddBias."""
 
 
 def _contrib_outputs(node: onnx.NodeProto, y: Array, total: Array) -> tuple[Array, ...]:
