@@ -24,6 +24,7 @@ from graphfuse.graph.scope_types import Types, infer_scopes
 from graphfuse.graph.scopes import Scope, fully_seen, scopes
 from graphfuse.graph.shapes import SMALL, UNKNOWN, GraphTypes
 from graphfuse.graph.tensors import (
+    FLOAT_TYPES,
     is_external,
     read_names,
     subgraphs,
@@ -269,18 +270,21 @@ class GraphView:
         if any(extent != 1 for extent in shape):
             return None
         if node.op_type in ARITHMETIC:
-            # In 16 bits it would be rounded, and so be another number.
-            if self.type(name).elem_type not in (TensorProto.FLOAT, TensorProto.DOUBLE):
+            elem_type = self.type(name).elem_type
+            if elem_type not in FLOAT_TYPES:
                 return None
             found = [self.scalar(operand, reach - 1) for operand in node.inputs]
             operands = [operand for operand in found if operand is not None]
             if len(operands) < len(found):
                 return None
             try:
-                return np.asarray(ARITHMETIC[node.op_type](operands))
+                value = np.asarray(ARITHMETIC[node.op_type](operands))
             except (ArithmeticError, ValueError):
                 # 1 / 0, the root of -1: a number that no norm has.
                 return None
+            # In 16 bits it may be rounded, and so be another number.
+            narrow = elem_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+            return value if not narrow or _is_held(value, elem_type) else None
         if node.op_type in EXTENTS:
             values = self._extents.of(name)
             if values and len(values) == 1 and isinstance(values[0], int):
@@ -373,3 +377,10 @@ def _equal(left: onnx.TensorProto, right: onnx.TensorProto) -> bool:
         return False
     one, other = (onnx.numpy_helper.to_array(tensor) for tensor in (left, right))
     return bool(np.array_equal(one, other))
+
+
+def _is_held(value: NDArray[Any], elem_type: int) -> bool:
+    """Whether a type holds a number exactly."""
+    with np.errstate(all="ignore"):
+        held = value.astype(onnx.helper.tensor_dtype_to_np_dtype(elem_type))
+    return bool(held.astype(np.float64) == value)
