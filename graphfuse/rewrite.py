@@ -18,7 +18,14 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from graphfuse import ops
 from graphfuse.errors import InternalError
 from graphfuse.graph.scopes import find
-from graphfuse.graph.tensors import AnyGraph, fresh_name, read_names, value_names, vanished
+from graphfuse.graph.tensors import (
+    AnyGraph,
+    fresh_name,
+    read_names,
+    replace_nodes,
+    value_names,
+    vanished,
+)
 from graphfuse.plan import added_functions, added_imports
 from graphfuse.proof import (
     LOSING_FIELDS,
@@ -48,7 +55,7 @@ def rewrite(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
         editor = _Editor(find(result, ref))
         for fusion in fusions:
             editor.fuse(fusion)
-        _replace_nodes(editor.graph, editor.nodes())
+        replace_nodes(editor.graph, editor.nodes())
         removed[ref] = editor.removed
     _clean(result, model, plan)
     prove(model, result, plan, removed)
@@ -175,12 +182,6 @@ def _ordered(
             done[stack.pop()] = True
             ordered.append(entries[position][1])
     return ordered
-
-
-def _replace_nodes(graph: AnyGraph, nodes: list[NodeProto]) -> None:
-    copies = onnx.GraphProto(node=nodes).node
-    del graph.node[:]
-    graph.node.extend(copies)
 
 
 def _clean(result: onnx.ModelProto, model: onnx.ModelProto, plan: Plan) -> None:

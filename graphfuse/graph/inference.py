@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 
 from graphfuse.graph.scopes import FunctionKey, all_bodies, function_key
 from graphfuse.graph.shapes import UNKNOWN, GraphTypes, Nested, weightless
-from graphfuse.graph.tensors import DEFAULT_DOMAINS, subgraphs
+from graphfuse.graph.tensors import DEFAULT_DOMAINS, replace_nodes, subgraphs
 from graphfuse.records import Dim, TensorType
 
 # fmt: off
@@ -133,9 +133,7 @@ def _pass_types(graph: onnx.GraphProto, own: set[FunctionKey]) -> None:
             if output:
                 nodes.append(helper.make_node("Identity", node.input[:1], [output]))
     if replaced:
-        copies = onnx.GraphProto(node=nodes).node
-        del graph.node[:]
-        graph.node.extend(copies)
+        replace_nodes(graph, nodes)
 
 
 def _infer(skeleton: onnx.ModelProto) -> onnx.ModelProto:

@@ -21,7 +21,7 @@ from graphfuse.graph.shapes import (
     strip_bodies,
     weightless,
 )
-from graphfuse.graph.tensors import subgraphs
+from graphfuse.graph.tensors import replace_nodes, subgraphs
 from graphfuse.records import Dim, ScopeRef, TensorType
 
 Types = dict[ScopeRef, Mapping[str, TensorType]]
@@ -50,9 +50,7 @@ def infer_scopes(model: onnx.ModelProto, scopes: list[Scope]) -> Types:
 def _replace_calls(graph: onnx.GraphProto, scope: Scope) -> None:
     if not any(inner.calls for inner in scope.tree()):
         return
-    copies = onnx.GraphProto(node=scope.nodes).node
-    del graph.node[:]
-    graph.node.extend(copies)
+    replace_nodes(graph, scope.nodes)
     for place, child in scope.children.items():
         position, name, number = place
         found = {(n, k): body for n, k, body in bodies(graph.node[position])}

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 FLOAT_TYPES: frozenset[int] = frozenset(
     (
@@ -147,6 +152,20 @@ def count_nodes(model: onnx.ModelProto) -> int:
 def _count(graph: AnyGraph) -> int:
     inner = (body for node in graph.node for body in subgraphs(node))
     return len(graph.node) + sum(map(_count, inner))
+
+
+def holds(elem_type: int, values: NDArray[Any]) -> bool:
+    """Whether a type holds all of some numbers exactly."""
+    with np.errstate(all="ignore"):
+        held = values.astype(onnx.helper.tensor_dtype_to_np_dtype(elem_type)).astype(values.dtype)
+    return bool((held == values).all())
+
+
+def replace_nodes(graph: AnyGraph, nodes: Iterable[onnx.NodeProto]) -> None:
+    """Give a graph another list of nodes, which may be its own in part: they are copied first."""
+    copies = onnx.GraphProto(node=nodes).node
+    del graph.node[:]
+    graph.node.extend(copies)
 
 
 def fresh_name(base: str, taken: set[str]) -> str:

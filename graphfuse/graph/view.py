@@ -25,6 +25,7 @@ from graphfuse.graph.scopes import Scope, fully_seen, scopes
 from graphfuse.graph.shapes import SMALL, UNKNOWN, GraphTypes
 from graphfuse.graph.tensors import (
     FLOAT_TYPES,
+    holds,
     is_external,
     read_names,
     subgraphs,
@@ -284,7 +285,7 @@ class GraphView:
                 return None
             # In 16 bits it may be rounded, and so be another number.
             narrow = elem_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16)
-            return value if not narrow or _is_held(value, elem_type) else None
+            return value if not narrow or holds(elem_type, value) else None
         if node.op_type in EXTENTS:
             values = self._extents.of(name)
             if values and len(values) == 1 and isinstance(values[0], int):
@@ -377,10 +378,3 @@ def _equal(left: onnx.TensorProto, right: onnx.TensorProto) -> bool:
         return False
     one, other = (onnx.numpy_helper.to_array(tensor) for tensor in (left, right))
     return bool(np.array_equal(one, other))
-
-
-def _is_held(value: NDArray[Any], elem_type: int) -> bool:
-    """Whether a type holds a number exactly."""
-    with np.errstate(all="ignore"):
-        held = value.astype(onnx.helper.tensor_dtype_to_np_dtype(elem_type))
-    return bool(held.astype(np.float64) == value)

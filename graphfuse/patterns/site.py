@@ -7,10 +7,10 @@ from fractions import Fraction
 from math import prod
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from graphfuse.graph.nodes import Node
-from graphfuse.graph.tensors import widens
+from graphfuse.graph.tensors import holds, widens
 from graphfuse.graph.view import GraphView
 from graphfuse.patterns import algebra, norms
 from graphfuse.patterns.algebra import Refusal
@@ -211,9 +211,7 @@ def _parameter_type(view: GraphView, region: Region, norm: Norm, elem_type: int)
 
 def _is_of(number: Fraction, elem_type: int) -> bool:
     """Whether a type holds a number exactly."""
-    with np.errstate(over="ignore"):
-        held = np.asarray(float(number)).astype(helper.tensor_dtype_to_np_dtype(elem_type))
-    return float(held) == number
+    return float(number) == number and holds(elem_type, np.asarray(float(number)))
 
 
 def _parameter(
@@ -244,10 +242,7 @@ def _holds(view: GraphView, name: str, to: int) -> bool:
     tensor = view.constant(name)
     if tensor is None or prod(tensor.dims) > MAX_READ:
         return False
-    values = view.model.read(tensor)
-    with np.errstate(over="ignore"):
-        held = values.astype(helper.tensor_dtype_to_np_dtype(to)).astype(values.dtype)
-    return bool((held == values).all())
+    return holds(to, view.model.read(tensor))
 
 
 def _aliases(total: str, interior: list[Node]) -> list[str]:
