@@ -27,8 +27,11 @@ class Totals:
     misses: Counter[str] = field(default_factory=Counter)
     silent: Counter[str] = field(default_factory=Counter)
     parts: int = 0
-    kept: list[Ticket] = field(default_factory=list)
-    """Cases to look at: failures first, then some that were missed or silent."""
+    failed: list[Ticket] = field(default_factory=list)
+    unexplained: list[Ticket] = field(default_factory=list)
+    """Missed without a reason."""
+    others: list[Ticket] = field(default_factory=list)
+    """Missed with a reason, or silent."""
     seconds: float = 0.0
 
     @property
@@ -49,6 +52,11 @@ class Totals:
         return self.kinds[FUSED] / legal if legal else 1.0
 
     @property
+    def kept(self) -> list[Ticket]:
+        """Cases to look at, the worst first."""
+        return self.failed + self.unexplained + self.others
+
+    @property
     def passed(self) -> bool:
         """No wrong fusion and enough legal ones."""
         return not self.failures and self.rate >= RATE
@@ -62,9 +70,11 @@ class Totals:
         if verdict.kind == SILENT:
             self.silent[move] += 1
         if is_failure(verdict):
-            self.kept.insert(0, ticket)
+            self.failed.append(ticket)
+        elif verdict.kind == MISSED and not verdict.reasons:
+            self.unexplained.append(ticket)
         elif verdict.kind not in (FUSED, REFUSED):
-            self.kept.append(ticket)
+            self.others.append(ticket)
 
     def merge(self, other: Totals) -> None:
         """Add the totals of another chunk."""
@@ -72,7 +82,9 @@ class Totals:
         self.misses += other.misses
         self.silent += other.silent
         self.parts += other.parts
-        self.kept += other.kept
+        self.failed += other.failed
+        self.unexplained += other.unexplained
+        self.others += other.others
 
     def lines(self) -> Iterator[str]:
         """The totals for a reader."""
