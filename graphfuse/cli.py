@@ -198,12 +198,19 @@ def validate(
 
 
 @app.command()
-def env() -> None:
+def env(
+    kernels_path: Annotated[
+        bool, typer.Option("--kernels-path", help="Print the path of the kernel library alone.")
+    ] = False,
+) -> None:
     """Show versions, execution providers, and what is missing."""
     import platform
 
-    from graphfuse import __version__, foreign
+    from graphfuse import __version__, foreign, kernels
 
+    if kernels_path:
+        print(kernels.library_path())
+        return
     console = _console()
     console.print(f"graphfuse {__version__}, Python {platform.python_version()}")
     for package in ("onnx", "onnx_graphsurgeon", "numpy", "onnxruntime", "torch"):
@@ -214,7 +221,8 @@ def env() -> None:
         console.print(str(error))
     else:
         console.print(f"execution providers: {', '.join(runtime.get_available_providers())}")
-    console.print("kernels: none in this version; fused nodes run through their functions")
+    missing = kernels.why_not()
+    console.print(f"kernels: {missing or kernels.library_path()}", soft_wrap=True)
 
 
 def main() -> None:

@@ -25,9 +25,12 @@ class SessionOptions(Protocol):
     """onnxruntime.SessionOptions."""
 
     graph_optimization_level: Any
+    intra_op_num_threads: int
     log_severity_level: int
 
     def add_session_config_entry(self, key: str, value: str) -> None: ...
+    def get_session_config_entry(self, key: str) -> str: ...
+    def register_custom_ops_library(self, path: str) -> None: ...
 
 
 class NodeArg(Protocol):

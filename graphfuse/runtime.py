@@ -1,8 +1,8 @@
-"""Sessions of onnxruntime, and feeds that a model accepts."""
+"""Sessions of onnxruntime on one execution provider, with graphfuse's kernels or without."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import onnx
 from graphfuse import foreign
 from graphfuse.errors import ProviderError
 from graphfuse.graph.model_file import serialize
+from graphfuse.kernels import register, why_not
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,13 +24,31 @@ CRASHING = ("FuseFp16InitializerToFp32NodeTransformer",)
 FOLDER_KEY = "session.model_external_initializers_file_folder_path"
 
 
-def session_options() -> foreign.SessionOptions:
-    """Options for an onnxruntime session that runs fused models.
+CPU = "CPUExecutionProvider"
 
-    Graphfuse's kernels are not part of this version: fused nodes run through their functions.
+
+def session_options(
+    kernels: bool | None = None, providers: Sequence[str] = (CPU,)
+) -> foreign.SessionOptions:
+    """An onnxruntime.SessionOptions for a session that runs fused models on `providers`.
+
+    graphfuse's CPU kernels are registered when the CPU comes first; where a GPU does, they would
+    draw its fused nodes to the CPU. Without them fused nodes run through their functions.
+
+    kernels: True registers them whatever the providers are, and raises ProviderError when they were
+    not built or onnxruntime cannot load them; False registers none; None registers what there is.
     """
     options: foreign.SessionOptions = foreign.onnxruntime().SessionOptions()
+    if kernels is None:
+        kernels = has_kernels(providers)
+    if kernels:
+        register(options)
     return options
+
+
+def has_kernels(providers: Sequence[str]) -> bool:
+    """Whether sessions on these providers run fused nodes with graphfuse's own kernels."""
+    return list(providers[:1]) == [CPU] and not why_not()
 
 
 def require_provider(provider: str) -> None:
@@ -48,12 +67,16 @@ def require_provider(provider: str) -> None:
 def session(
     model: onnx.ModelProto | bytes,
     folder: Path,
-    provider: str = "CPUExecutionProvider",
+    provider: str = CPU,
     optimize: bool = True,
+    kernels: bool | None = None,
 ) -> foreign.Session:
-    """A session on one execution provider; external data is looked for in `folder`."""
+    """A session on one execution provider; external data is looked for in `folder`.
+
+    `kernels` is that of `session_options`.
+    """
     runtime = foreign.onnxruntime()
-    options = session_options()
+    options = session_options(kernels, (provider,))
     options.log_severity_level = 4
     levels = runtime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL

@@ -120,7 +120,7 @@ def test_gates_are_all_there() -> None:
     path = MODELS / "llama.onnx"
     report = graphfuse.validate(path, graphfuse.fuse(path).model)
     assert {check.gate for check in report.checks} == {"G0", "G1", "G2"}
-    assert sum(check.gate == "G1" for check in report.checks) == 4
+    assert len({check.subject for check in report.checks if check.gate == "G1"}) == 4
     optimizations = {check.where.rsplit(" ", 1)[1] for check in report.checks if check.gate == "G2"}
     assert optimizations == {"on", "off"}
 

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-FUSED_DOMAINS = ("graphfuse", "com.microsoft")
+OWN_DOMAIN = "graphfuse"
+FUSED_DOMAINS = (OWN_DOMAIN, "com.microsoft")
 
 ADDED = "/graphfuse_"
 """What graphfuse computes a scale from is in the name of its nodes' outputs; it is exact."""

@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 MEANING_BOUND = 1e-11
 """G0: relative L2 distance of two float64 twins. An epsilon off by 1 % gives about 6e-10."""
 
+OWN_KERNEL = 1.0
+"""G1: the K of graphfuse's own kernels."""
+
 OTHER_KERNEL = 8.0
-"""G1: the K of kernels that are not graphfuse's own."""
+"""G1: the K of all others, those behind the functions' bodies among them."""
 
 END_TO_END = 1.25
 """G2: how much further from float64 than the original the fused model may be."""

@@ -14,8 +14,8 @@ from graphfuse.graph.model_file import Model
 from graphfuse.graph.shapes import type_of
 from graphfuse.graph.tensors import FLOAT_TYPES
 from graphfuse.records import Check
-from graphfuse.runtime import run, session
-from graphfuse.validation.reference import FUSED_DOMAINS, Twin
+from graphfuse.runtime import has_kernels, run, session
+from graphfuse.validation.reference import FUSED_DOMAINS, OWN_DOMAIN, Twin
 from graphfuse.validation.tolerance import END_TO_END, FLOAT, MEANING_BOUND, distance
 
 if TYPE_CHECKING:
@@ -54,11 +54,23 @@ def check_whole_model(
     checks = meaning(other, reference, values, where)
     types = {value.name: type_of(value.type).elem_type for value in original.proto.graph.output}
     judge = _Judge(twin, values, before, reference, types)
-    for optimize in before:
+    for optimize, kernels in _ways(fused, provider):
         at = f"{where}, optimizations {'on' if optimize else 'off'}"
-        checks += _end_to_end(fused, provider, optimize, values, judge, at)
+        at += ", graphfuse kernels" if kernels else ""
+        checks += _end_to_end(fused, provider, optimize, kernels, values, judge, at)
     meanings_agree = all(check.passed for check in checks if check.gate == "G0")
     return checks, "" if meanings_agree else first_difference(twin, other, values)
+
+
+def _ways(fused: Model, provider: str) -> list[tuple[bool, bool]]:
+    """How the fused model is run: optimizations, graphfuse's kernels.
+
+    Whoever has no kernels runs the functions' bodies, so those are run as well.
+    """
+    own = any(opset.domain == OWN_DOMAIN for opset in fused.proto.opset_import)
+    if own and has_kernels([provider]):
+        return [(False, True), (True, True), (True, False)]
+    return [(False, False), (True, False)]
 
 
 def _numeric(array: Array) -> bool:
@@ -157,10 +169,16 @@ def compare(result: Array, reference: Array) -> float:
 
 
 def _end_to_end(
-    fused: Model, provider: str, optimize: bool, feeds: Outputs, judge: _Judge, where: str
+    fused: Model,
+    provider: str,
+    optimize: bool,
+    kernels: bool,
+    feeds: Outputs,
+    judge: _Judge,
+    where: str,
 ) -> list[Check]:
     try:
-        made = session(fused.proto, fused.folder, provider, optimize)
+        made = session(fused.proto, fused.folder, provider, optimize, kernels)
         results = run(made, feeds)
     except Exception as error:
         # onnxruntime raises its own classes, one per failure code.

@@ -1,0 +1,1 @@
+"""Measurements that ship: paired, interleaved, as ratios within one run."""

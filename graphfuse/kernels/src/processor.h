@@ -1,0 +1,21 @@
+// What this processor has.
+
+#pragma once
+
+#include <cstdint>
+
+#include "rows.h"
+
+namespace graphfuse {
+
+// The best instruction set of this processor, or the one that GRAPHFUSE_KERNEL_ISA names.
+// Null: it names one that does not exist or that this processor lacks.
+const InstructionSet* choose_instruction_set();
+
+// The names that GRAPHFUSE_KERNEL_ISA can take on this machine, with commas.
+const char* instruction_set_names();
+
+// Bytes of the last level of cache, or a guess where the system does not tell.
+int64_t last_cache_bytes();
+
+}  // namespace graphfuse
