@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--norm", choices=NORMS, help="both when not given")
     parser.add_argument("--isa", help=f"instruction set ({ISA})")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
-    parser.add_argument("--seconds", type=float, default=1.0, help="per contender and line")
+    parser.add_argument("--seconds", type=float, default=2.0, help="per contender and line")
     parser.add_argument("--json", action="store_true")
     return parser
 

@@ -11,7 +11,7 @@ import numpy as np
 SAMPLE_SECONDS = 1e-3
 """A sample repeats its call until it lasts this long, far above what the clock resolves."""
 
-SETTLE_SECONDS = 5e-3
+SETTLE_SECONDS = 30e-3
 """Rest before a sample: onnxruntime's threads spin on after a run, on the next one's cores."""
 
 

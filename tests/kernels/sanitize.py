@@ -82,9 +82,8 @@ def in_onnxruntime(folder: Path) -> int:
     from graphfuse.kernels import library_path
 
     build(folder / library_path().name, "address", [])
-    runtime = subprocess.run(
-        [compiler(), "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    # The sanitizer must find the C++ library before the interpreter loads any extension.
+    runtime = " ".join(library_of_compiler(name) for name in ("libasan.so", "libstdc++.so"))
     environment = {
         **os.environ,
         "LD_PRELOAD": runtime,
@@ -93,6 +92,11 @@ def in_onnxruntime(folder: Path) -> int:
     }
     command = [sys.executable, "-m", "pytest", "-q", "tests/test_kernels.py", "-k", "not exported"]
     return subprocess.run(command, env=environment, cwd=ROOT, check=False).returncode
+
+
+def library_of_compiler(name: str) -> str:
+    command = [compiler(), f"-print-file-name={name}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def main(arguments: list[str]) -> int:

@@ -157,7 +157,7 @@ void normalize_carefully(const F* h, const Call& call, T* y) {
   const P* const bias = static_cast<const P*>(call.bias);
   double largest = 0;
   for (int64_t i = 0; i < call.extent; ++i) {
-    const double size = __builtin_fabs(static_cast<double>(h[i]));
+    const double size = __builtin_fabs(static_cast<double>(peek(h, i)));
     if (size > largest) largest = size;
   }
   int exponent = 0;
@@ -165,7 +165,7 @@ void normalize_carefully(const F* h, const Call& call, T* y) {
   // Twice, because 2^-exponent alone can leave the range.
   const double down = __builtin_ldexp(1.0, -(exponent / 2));
   const double further = __builtin_ldexp(1.0, -(exponent - exponent / 2));
-  const auto scaled = [&](int64_t i) { return static_cast<double>(h[i]) * down * further; };
+  const auto scaled = [&](int64_t i) { return static_cast<double>(peek(h, i)) * down * further; };
   const double n = static_cast<double>(call.extent);
   double mean = 0;
   if constexpr (kCentred) {
@@ -252,7 +252,7 @@ void spread_out(const T* from, const Call& call, const Operand& operand, T* to) 
       offset += index % call.inner_dims[k] * operand.inner_strides[k];
       index /= call.inner_dims[k];
     }
-    to[i] = from[offset];
+    to[i] = peek(from, offset);
   }
 }
 

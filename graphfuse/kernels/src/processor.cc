@@ -26,6 +26,21 @@ bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && (ecx & bit_F16C);
 }
 
+// The size of the largest cache that a leaf of CPUID describes; 0 where there is no such leaf.
+int64_t largest_cache(unsigned leaf) {
+  int64_t largest = 0;
+  for (unsigned index = 0; index < 16; ++index) {
+    unsigned eax, ebx, ecx, edx;
+    if (!__get_cpuid_count(leaf, index, &eax, &ebx, &ecx, &edx)) return largest;
+    if ((eax & 0x1f) == 0) return largest;  // no more caches
+    const int64_t ways = (ebx >> 22) + 1, partitions = ((ebx >> 12) & 0x3ff) + 1;
+    const int64_t line = (ebx & 0xfff) + 1, sets = int64_t{ecx} + 1;
+    const int64_t size = ways * partitions * line * sets;
+    if (size > largest) largest = size;
+  }
+  return largest;
+}
+
 bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
@@ -74,9 +89,13 @@ const char* instruction_set_names() {
 int64_t last_cache_bytes() {
   static const int64_t bytes = [] {
     int64_t found = 0;
-#if defined(_SC_LEVEL3_CACHE_SIZE)
+#if defined(__x86_64__)
+    // Of one cache, as the processor describes it: AMD's leaf first, then Intel's. glibc's sysconf
+    // adds up all caches of the machine for AMD.
+    found = largest_cache(0x8000001D);
+    if (found == 0) found = largest_cache(4);
+#elif defined(_SC_LEVEL3_CACHE_SIZE)
     found = sysconf(_SC_LEVEL3_CACHE_SIZE);
-    if (found <= 0) found = sysconf(_SC_LEVEL2_CACHE_SIZE);
 #endif
     return found > 0 ? found : int64_t{16} << 20;
   }();

@@ -39,6 +39,19 @@ using Vec = typename Sized<F, GRAPHFUSE_VECTOR_BYTES>::Type;
 using Bits = typename Sized<uint32_t, GRAPHFUSE_VECTOR_BYTES>::Type;
 using Shorts = typename Sized<uint16_t, GRAPHFUSE_VECTOR_BYTES / 2>::Type;
 
+// One element, at any address.
+template <class T>
+GRAPHFUSE_INLINE T peek(const T* from, int64_t index) {
+  T value;
+  __builtin_memcpy(&value, reinterpret_cast<const char*>(from) + index * sizeof(T), sizeof(T));
+  return value;
+}
+
+template <class T>
+GRAPHFUSE_INLINE void poke(T* to, int64_t index, T value) {
+  __builtin_memcpy(reinterpret_cast<char*>(to) + index * sizeof(T), &value, sizeof(T));
+}
+
 template <class V>
 GRAPHFUSE_INLINE V load_raw(const void* from) {
   V v;
@@ -137,7 +150,7 @@ template <class T, class F>
 GRAPHFUSE_INLINE Vec<F> load(const T* from, int64_t count) {
   if (count == kLanes<F>) return load_full<T, F>(from);
   T part[kLanes<F>] = {};
-  for (int64_t i = 0; i < count; ++i) part[i] = from[i];
+  for (int64_t i = 0; i < count; ++i) part[i] = peek(from, i);
   return load_full<T, F>(part);
 }
 
@@ -153,7 +166,7 @@ GRAPHFUSE_INLINE void store(T* to, Vec<F> v, int64_t count) {
   }
   T part[kLanes<F>];
   store_full<T, F>(part, v);
-  for (int64_t i = 0; i < count; ++i) to[i] = part[i];
+  for (int64_t i = 0; i < count; ++i) poke(to, i, part[i]);
 }
 
 // Lanes from `count` on become 0.
