@@ -180,8 +180,8 @@ class Reason(Enum):
     )
     INSIDE_A_NORM = (
         "inside-a-norm",
-        "the Add is itself a part of an earlier norm that is fused",
-        "nothing: one node fuses once",
+        "the Add is itself a part of a norm: of its deviation, or of a bias",
+        "nothing: it adds no residual",
     )
     SUM_TAKEN = (
         "sum-taken",

@@ -117,15 +117,28 @@ def test_an_add_inside_a_norm_is_not_another_residual() -> None:
            z = LayerNormalization(d, scale, bias)""",
         outputs="float[B,S,8] y, float[B,S,8] z",
     )
-    assert [miss.reason for miss in check(twice).left] == [
-        Reason.SUM_TAKEN,
-        Reason.INSIDE_A_NORM,
-    ]
+    assert [miss.reason for miss in check(twice).left] == [Reason.SUM_TAKEN]
     deviation = residual(
         """m = ReduceMean<axes=[-1]>(x) n = Neg(m) d = Add(x, n) q = Mul(d, d)
            v = ReduceMean<axes=[-1]>(q) u = Add(v, eps) r = Sqrt(u) y = Div(d, r)"""
     )
     assert [fusion.site.total for fusion in check(deviation).fused] == ["x"]
+
+
+def test_a_deviation_is_no_residual() -> None:
+    """A LayerNorm without an Add before it: x + (-mean) is its own, not a residual of an RMSNorm."""
+    norm = """n = Neg(m) d = Add(t, n) q = Mul(d, d) v = ReduceMean<axes=[-1]>(q)
+              u = Add(v, eps) r = Sqrt(u) y = Div(d, r)"""
+    for start in (
+        "t = Mul(a, b) m = ReduceMean<axes=[-1]>(t)",
+        "p = Mul(a, b) t = Identity(p) m = ReduceMean<axes=[-1]>(p)",
+    ):
+        result = check(model(f"{start} {norm}"))
+        assert not result.changed
+        assert [miss.reason for miss in result.left] == [Reason.INSIDE_A_NORM]
+    # Another row's mean is an addend like any other.
+    other = f"t = Mul(a, b) w = Add(t, b) m = ReduceMean<axes=[-1]>(w) {norm}"
+    assert [fusion.site.kind for fusion in check(model(other)).fused] == ["RMSNorm"]
 
 
 def test_scales_computed_from_each_others_sums() -> None:

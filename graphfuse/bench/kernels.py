@@ -4,9 +4,10 @@
     python -m graphfuse.bench.kernels --type float16 --norm RMS --shape 8,512,4096 --isa avx2
 
 One line per shape and norm: microseconds per node of graphfuse's kernel; how many times faster it
-is than Add followed by the norm (onnxruntime's own kernels), and than the contrib op; and its share
-of copy bandwidth: the time in which the same bytes are copied, half of them read and half written,
-divided by the kernel's. Each ratio is the median of pairs, with its quartiles.
+is than Add followed by the norm (onnxruntime's own kernels; through float32 in bfloat16, where it
+has none), and than the contrib op; and its share of copy bandwidth: the time in which the same
+bytes are copied, half of them read and half written, divided by the kernel's. Each ratio is the
+median of pairs, with its quartiles.
 
 Small nodes are timed in a chain of several, each reading what the one before wrote, as in a model,
 so that the cost of entering onnxruntime does not hide theirs. Threads are pinned where the system
@@ -254,10 +255,26 @@ def _nodes(
             helper.make_node(operator, inputs, outputs, domain="com.microsoft", epsilon=EPSILON)
         ]
     operator = "LayerNormalization" if kind == LAYER_NORM else "SimplifiedLayerNormalization"
-    return [
-        helper.make_node("Add", inputs[:2], [total]),
-        helper.make_node(operator, [total, *inputs[2:]], [y], epsilon=EPSILON, axis=-1),
+    if TYPES[case.type] != TensorProto.BFLOAT16:
+        return [
+            helper.make_node("Add", inputs[:2], [total]),
+            helper.make_node(operator, [total, *inputs[2:]], [y], epsilon=EPSILON, axis=-1),
+        ]
+    # onnxruntime's CPU provider has neither in bfloat16: a model has to go through float32.
+    wide = [f"{y}/{name}" for name in inputs]
+    nodes = [
+        helper.make_node("Cast", [name], [to], to=TensorProto.FLOAT)
+        for name, to in zip(inputs, wide, strict=True)
     ]
+    nodes.append(helper.make_node("Add", wide[:2], [f"{total}/wide"]))
+    parts = [f"{total}/wide", *wide[2:]]
+    nodes.append(helper.make_node(operator, parts, [f"{y}/wide"], epsilon=EPSILON, axis=-1))
+    outputs = [y, total] if case.sum_is_read else [y]
+    nodes += [
+        helper.make_node("Cast", [f"{name}/wide"], [name], to=TensorProto.BFLOAT16)
+        for name in outputs
+    ]
+    return nodes
 
 
 def _copy(size: int, threads: int) -> Callable[[], object]:

@@ -69,6 +69,12 @@ def match(form: Form) -> Norm | Refusal:
     return Norm(kind, epsilon, factor, evaluated(Form(bias)))
 
 
+def is_deviation(form: Form) -> bool:
+    """Whether a form is x - mean(x), or a multiple of it."""
+    x, mean = frozenset({(SUBJECT, ONE)}), frozenset({(FIRST, ONE)})
+    return form.terms.keys() == {x, mean} and form.terms[x] == -form.terms[mean]
+
+
 def _root(form: Form) -> Root | Refusal:
     """The one root r^(-1/2) that multiplies x."""
     found: set[tuple[Root, Fraction]] = set()

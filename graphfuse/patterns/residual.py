@@ -70,7 +70,7 @@ OBSTACLES = {
     **dict.fromkeys(SLICING, Reason.SUM_SLICED),
     **dict.fromkeys(SEQUENCES, Reason.SUM_IN_SEQUENCE),
 }
-PRODUCTS = frozenset(("Mul", "Div", "Pow", "Neg", "Identity", "Cast"))
+PRODUCTS = frozenset(("Mul", "Div", "Pow", "Neg", "Identity", "Dropout", "Cast"))
 PASSING = frozenset(("Identity", "Dropout"))
 LONGEST_PATH = 8
 
@@ -125,7 +125,7 @@ def sources(view: GraphView, name: str, reach: int = 16) -> list[Source]:
         else:
             pending.extend(_behind(node, step))
             if node.op_type == "Sub":
-                pending.extend(_shifted(view, node, step))
+                pending.extend(_shifted(view, node, step) or _common(view, node, step))
     return sorted(found.values(), key=lambda source: source.add.position)
 
 
@@ -141,16 +141,25 @@ def _common(view: GraphView, node: Node, step: _Step) -> list[_Step]:
     return [_further(step, name) for name in sorted(first.intersection(*others))]
 
 
-def _factors(view: GraphView, name: str, reach: int = 4) -> set[str]:
-    """The tensors that a product is made of, in a few steps."""
+def _factors(view: GraphView, name: str, reach: int = 6) -> set[str]:
+    """The tensors that a product is made of, in a few steps, past numbers that are added."""
     found, pending = set[str](), [name]
     for _ in range(reach):
         nodes = [node for tensor in pending if (node := view.producer(tensor)) is not None]
-        steps = [node for node in nodes if node.standard and node.op_type in PRODUCTS]
+        steps = [
+            node
+            for node in nodes
+            if node.standard and (node.op_type in PRODUCTS or _is_shift(view, node))
+        ]
         read = {name for node in steps for name in node.inputs}
         pending = [name for name in sorted(read) if view.scalar(name) is None][:16]
         found.update(pending)
     return found
+
+
+def _is_shift(view: GraphView, node: Node) -> bool:
+    numbers = (view.scalar(name) is not None for name in node.inputs)
+    return node.op_type in ("Add", "Sub") and any(numbers)
 
 
 def _further(step: _Step, tensor: str) -> _Step:

@@ -158,7 +158,24 @@ def _judge(view: GraphView, candidate: _Candidate) -> list[Site | NearMiss]:
         return _in_the_way(view, source, matches) if is_residual else []
     if isinstance(residual, Refusal):
         return [NearMiss(residual.reason, add.ref, add.ref, got=residual.got)]
+    if _is_deviation(view, residual, axes):
+        return [NearMiss(Reason.INSIDE_A_NORM, add.ref, add.ref, got=f"{residual.a} - its mean")]
     return _choose(view, region, source, residual, matches)
+
+
+def _is_deviation(view: GraphView, residual: ResidualSum, axes: tuple[int, ...]) -> bool:
+    """Whether the Add is x + (-mean(x)): the deviation of a LayerNorm, and no residual."""
+    shape = residual.b_shape
+    if shape is None or any(shape[axis] != 1 for axis in axes if -axis <= len(shape)):
+        return False
+    # The mean may be of what was cast to x.
+    x = view.behind(residual.a)[0]
+    whole = view.type(x).shape
+    if whole is None or len(whole) < max(-axis for axis in axes):
+        return False
+    region = evaluate(view, Candidate(x, axes, len(whole), extent_of(whole, axes)))
+    value = region.values.get(residual.total)
+    return value is not None and norms.is_deviation(value.form)
 
 
 def _matches(region: Region) -> dict[str, Norm]:
