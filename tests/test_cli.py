@@ -332,7 +332,9 @@ def test_signals_leave_nothing(number: signal.Signals, tmp_path: Path) -> None:
     """The child stops in the middle of writing; its temporary file goes, the old output stays."""
     (tmp_path / "out.onnx").write_text("old")
     code = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
+        # A shell that starts the tests in the background has them ignore SIGINT.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from graphfuse import cli\n"
         "from graphfuse.graph import model_file\n"
         "write = model_file._sync\n"
