@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from graphfuse import foreign
-from graphfuse.errors import ProviderError
+from graphfuse.errors import ProviderError, UsageError
 from graphfuse.graph.model_file import serialize
 from graphfuse.kernels import register, why_not
 
@@ -26,15 +26,18 @@ FOLDER_KEY = "session.model_external_initializers_file_folder_path"
 
 CPU = "CPUExecutionProvider"
 
+Providers = str | Sequence[str | tuple[str, Any]]
+
 
 def session_options(
-    kernels: bool | None = None, providers: Sequence[str] = (CPU,)
+    kernels: bool | None = None, providers: Providers = (CPU,)
 ) -> foreign.SessionOptions:
     """An onnxruntime.SessionOptions for a session that runs fused models on `providers`.
 
     graphfuse's CPU kernels are registered when the CPU comes first; where a GPU does, they would
     draw its fused nodes to the CPU. Without them fused nodes run through their functions.
 
+    providers: as for onnxruntime.InferenceSession, names or (name, options) pairs.
     kernels: True registers them whatever the providers are, and raises ProviderError when they were
     not built or onnxruntime cannot load them; False registers none; None registers what there is.
     """
@@ -46,9 +49,15 @@ def session_options(
     return options
 
 
-def has_kernels(providers: Sequence[str]) -> bool:
+def has_kernels(providers: Providers) -> bool:
     """Whether sessions on these providers run fused nodes with graphfuse's own kernels."""
-    return list(providers[:1]) == [CPU] and not why_not()
+    if not providers:
+        raise UsageError(
+            "no execution provider is named", f"name the session's, such as providers=[{CPU!r}]"
+        )
+    first = providers if isinstance(providers, str) else providers[0]
+    name = first if isinstance(first, str) else first[0]
+    return name == CPU and not why_not()
 
 
 def require_provider(provider: str) -> None:

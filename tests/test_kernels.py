@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import pytest
 
 import graphfuse
 from graphfuse import kernels
-from graphfuse.errors import ProviderError
+from graphfuse.errors import ProviderError, UsageError
 from graphfuse.runtime import has_kernels
 from graphfuse.validation.tolerance import least_factor, reference_rows
 from tests.conftest import MODELS
@@ -252,8 +254,69 @@ def test_types_that_do_not_go_together_are_refused() -> None:
 
 
 def test_an_instruction_set_that_is_not_there() -> None:
-    with isa("avx1024"), pytest.raises(Exception, match=r"GRAPHFUSE_KERNEL_ISA.*can be.*portable"):
-        Node(LAYER_NORM).session()
+    """Told where the library is registered, and where a node is made by a session that has it."""
+    options = ort.SessionOptions()
+    kernels.register(options)
+    wanted = r"GRAPHFUSE_KERNEL_ISA.*can be.*portable"
+    with isa("avx1024"):
+        with pytest.raises(ProviderError, match=wanted):
+            Node(LAYER_NORM).session()
+        model = Node(LAYER_NORM).model().SerializeToString()
+        with pytest.raises(Exception, match=wanted):
+            ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def test_long_sums_of_equal_numbers() -> None:
+    """Rounded the same way each time, a plain sum drifts by thousands of units in the last place."""
+    for name in SETS:
+        for constant in (0.1, 0.7, 1 / 3):
+            row = np.full((1, 2**22), constant, np.float32)
+            feeds = {
+                "A": row,
+                "B": np.zeros((1, 1), np.float32),
+                "Scale": np.ones(2**22, np.float32),
+            }
+            with isa(name):
+                result = Node("AddRMSNormalization", outputs=("Y",)).run(feeds)["Y"][0, 0]
+            exact = np.float64(row[0, 0]) / np.sqrt(np.float64(row[0, 0]) ** 2 + EPSILON)
+            assert abs(result / exact - 1) < 20 * 2.0**-24, (name, constant)
+
+
+@pytest.mark.parametrize(("kind", "largest"), [("float32", 3.3e38), ("float64", 1.7e308)])
+def test_a_constant_row_near_the_largest_number(kind: str, largest: float) -> None:
+    node = Node(LAYER_NORM, kind, outputs=("Y",))
+    feeds = node.feeds(np.random.default_rng(0), (2, 16))
+    feeds["A"][...], feeds["B"][...] = largest, 0
+    assert np.array_equal(node.run(feeds)["Y"], np.stack([feeds["Bias"]] * 2))
+
+
+def test_a_session_that_outlives_the_library(tmp_path: Path) -> None:
+    """A host's global session is destroyed after the library's own destructors have run."""
+    compiler = shutil.which("c++")
+    if compiler is None:
+        pytest.skip("there is no C++ compiler")
+    host = tmp_path / "host.so"
+    source = Path(__file__).parent / "kernels" / "host.cc"
+    subprocess.run([compiler, "-std=c++17", "-shared", "-fPIC", source, "-o", host], check=True)
+    model = tmp_path / "model.onnx"
+    onnx.save(Node(LAYER_NORM).model(), model)
+    code = f"""if True:
+        import ctypes, onnxruntime
+        keep = ctypes.CDLL({str(host)!r})
+        options = onnxruntime.SessionOptions()
+        options.register_custom_ops_library({str(host)!r})
+        print("made", flush=True)"""
+    environment = {
+        **os.environ,
+        "MALLOC_PERTURB_": "165",  # freed memory does not survive by chance
+        "HOST_MODEL": str(model),
+        "HOST_LIBRARY": str(kernels.library_path()),
+    }
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == "made\n"
+    assert run.stderr == "released\n"
 
 
 def test_the_instruction_sets_agree_but_for_rounding() -> None:
@@ -372,7 +435,11 @@ def test_validation_runs_both_ways() -> None:
 def test_kernels_are_for_sessions_on_the_cpu() -> None:
     assert has_kernels(["CPUExecutionProvider"])
     assert not has_kernels(["CUDAExecutionProvider", "CPUExecutionProvider"])
-    assert not has_kernels([])
+    assert has_kernels([("CPUExecutionProvider", {}), "CUDAExecutionProvider"])
+    assert has_kernels("CPUExecutionProvider")
+    assert not has_kernels([("CUDAExecutionProvider", {"device_id": 0})])
+    with pytest.raises(UsageError, match="no execution provider is named"):
+        graphfuse.session_options(providers=[])
 
 
 def test_without_a_library(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,8 @@ def instruction_sets() -> list[str]:
         try:
             Node("AddRMSNormalization").session()
         except Exception as error:
-            return str(error).rsplit("it can be ", 1)[1].split(", ")
+            # The remedy follows behind a semicolon.
+            return str(error).rsplit("it can be ", 1)[1].split(";")[0].split(", ")
     raise AssertionError("an instruction set that does not exist was accepted")
 
 

@@ -71,11 +71,7 @@ OrtStatus* Kernel::create(const Operator& op, const OrtKernelInfo* info, void** 
   const Api& api = *op.api;
   const InstructionSet* const set = choose_instruction_set();
   if (set == nullptr) {
-    return api.CreateStatus(
-        kFail, ("the environment variable GRAPHFUSE_KERNEL_ISA names no instruction set of this "
-                "processor; it can be " +
-                std::string(instruction_set_names()))
-                   .c_str());
+    return api.CreateStatus(kFail, wrong_instruction_set().c_str());
   }
   const RunRows run = set->find(op.type, op.parameters, op.centred);
   auto made = std::unique_ptr<Kernel>(new Kernel(op, run));

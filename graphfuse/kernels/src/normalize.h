@@ -9,8 +9,8 @@
 //
 // The mean m is rounded to F, so d has a mean of its own, which is small and known well: it is
 // taken off twice, from the variance and from each element. Means of 1e4 standard deviations then
-// cost no digits. Sums go over several lanes and are cut into blocks: a long sum of equal numbers
-// does not drift. Squares that leave F's range are noticed, and the row is done again in float64,
+// cost no digits. Sums go over several lanes and are cut into blocks, which are added with
+// compensation: a long sum of equal numbers does not drift. Squares that leave F's range are noticed, and the row is done again in float64,
 // scaled. Which thread computes a row changes nothing in it.
 
 #pragma once
@@ -41,10 +41,14 @@ template <class F>
 struct Sum {
   Vec<F> parts[kUnroll] = {};
   Vec<F> whole = {};
+  Vec<F> lost = {};  // what rounding took from `whole`
 
   GRAPHFUSE_INLINE void add(int slot, Vec<F> v) { parts[slot] += v; }
   GRAPHFUSE_INLINE void close_block() {
-    whole += (parts[0] + parts[1]) + (parts[2] + parts[3]);
+    const Vec<F> block = (parts[0] + parts[1]) + (parts[2] + parts[3]) - lost;
+    const Vec<F> next = whole + block;
+    lost = (next - whole) - block;
+    whole = next;
     for (auto& part : parts) part = Vec<F>{};
   }
   GRAPHFUSE_INLINE double total() const { return add_lanes<F, GRAPHFUSE_VECTOR_BYTES>(whole); }
@@ -182,7 +186,9 @@ void normalize_carefully(const F* h, const Call& call, T* y) {
   double variance = squares / n - rest * rest;
   if (variance < 0) variance = 0;
   const double epsilon = call.epsilon * down * further * down * further;
-  const double root = __builtin_sqrt(variance + epsilon);
+  // Scaled by as much as 2^-2048, an epsilon can vanish: then a row without variance is 0 over 1.
+  const double under_root = variance + epsilon;
+  const double root = under_root == 0 ? 1 : __builtin_sqrt(under_root);
   for (int64_t i = 0; i < call.extent; i += kLanes<F>) {
     const int64_t left = call.extent - i;
     const int64_t count = left < kLanes<F> ? left : kLanes<F>;

@@ -129,7 +129,7 @@ ElementType Operator::input_type(size_t index) const {
   return at == 2 || at == bias_index() ? parameters : type;
 }
 
-std::vector<Operator> make_operators(const Api& api, uint32_t version) {
+Operators make_operators(const Api& api, uint32_t version) {
   struct Name {
     const char* name;
     bool centred, biased;
@@ -148,7 +148,8 @@ std::vector<Operator> make_operators(const Api& api, uint32_t version) {
       {ElementType::kBFloat16, ElementType::kBFloat16},
       {ElementType::kBFloat16, ElementType::kFloat},
   };
-  std::vector<Operator> operators;
+  Operators operators = {};
+  size_t made = 0;
   for (const Name& of_name : kNames) {
     for (const auto& types : kTypes) {
       Operator op = {};
@@ -184,7 +185,7 @@ std::vector<Operator> make_operators(const Api& api, uint32_t version) {
       op.biased = of_name.biased;
       op.type = types[0];
       op.parameters = types[1];
-      operators.push_back(op);
+      operators[made++] = op;
     }
   }
   return operators;

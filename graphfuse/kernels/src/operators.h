@@ -2,8 +2,8 @@
 
 #pragma once
 
+#include <array>
 #include <string>
-#include <vector>
 
 #include "ort_abi.h"
 
@@ -24,7 +24,10 @@ struct Operator : OrtCustomOp {
   ElementType input_type(size_t index) const;
 };
 
+constexpr size_t kOperators = 24;  // four names, six pairs of types
+using Operators = std::array<Operator, kOperators>;
+
 // All operators, for a running onnxruntime of API `version`.
-std::vector<Operator> make_operators(const Api& api, uint32_t version);
+Operators make_operators(const Api& api, uint32_t version);
 
 }  // namespace graphfuse

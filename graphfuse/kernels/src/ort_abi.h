@@ -94,6 +94,7 @@ constexpr int kOptional = 1;
 
 // The entries of OrtApi that are used, each with its position in the table.
 struct Api {
+  Api() = default;
   // `version` is that of the table.
   Api(const void* table, uint32_t version) {
     const auto* entries = static_cast<void* const*>(table);

@@ -75,15 +75,14 @@ const InstructionSet* choose_instruction_set() {
   return nullptr;
 }
 
-const char* instruction_set_names() {
-  static const std::string names = [] {
-    std::string text;
-    for (const InstructionSet* const* set = available(); *set != nullptr; ++set) {
-      text += (text.empty() ? "" : ", ") + std::string((*set)->name);
-    }
-    return text;
-  }();
-  return names.c_str();
+std::string wrong_instruction_set() {
+  std::string names;
+  for (const InstructionSet* const* set = available(); *set != nullptr; ++set) {
+    names += (names.empty() ? "" : ", ") + std::string((*set)->name);
+  }
+  return "the environment variable GRAPHFUSE_KERNEL_ISA names no instruction set of this processor; "
+         "it can be " +
+         names;
 }
 
 int64_t last_cache_bytes() {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "rows.h"
 
@@ -12,8 +13,8 @@ namespace graphfuse {
 // Null: it names one that does not exist or that this processor lacks.
 const InstructionSet* choose_instruction_set();
 
-// The names that GRAPHFUSE_KERNEL_ISA can take on this machine, with commas.
-const char* instruction_set_names();
+// What is wrong with GRAPHFUSE_KERNEL_ISA, and what it can be on this machine.
+std::string wrong_instruction_set();
 
 // Bytes of the last level of cache, or a guess where the system does not tell.
 int64_t last_cache_bytes();

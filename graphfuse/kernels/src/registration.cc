@@ -1,31 +1,41 @@
 // The one entry point: onnxruntime calls RegisterCustomOps with the options of a session.
 
 #include <cstdlib>
-#include <memory>
-#include <mutex>
 #include <exception>
-#include <vector>
+#include <mutex>
+#include <string>
+#include <type_traits>
 
 #include "operators.h"
+#include "processor.h"
 
 namespace graphfuse {
 
 namespace {
 
-// What was registered with one copy of onnxruntime; sessions hold pointers into it.
+// What was registered with one copy of onnxruntime. Sessions hold pointers into it, and a host may
+// destroy a session after the destructors of this library have run: so it lies in memory that goes
+// with the library itself, and nothing destroys it.
 struct Registration {
-  Registration(const OrtApiBase* base, const void* table, uint32_t version)
-      : base(base), api(table, version), operators(make_operators(api, version)) {}
-  ~Registration() {
-    if (domain != nullptr) api.ReleaseCustomOpDomain(domain);
-  }
-  Registration(const Registration&) = delete;
-  Registration& operator=(const Registration&) = delete;
+  const OrtApiBase* base;
+  Api api;
+  Operators operators;
+  OrtCustomOpDomain* domain;
+};
+static_assert(std::is_trivially_destructible_v<Registration>);
 
-  const OrtApiBase* const base;
-  const Api api;
-  const std::vector<Operator> operators;
-  OrtCustomOpDomain* domain = nullptr;
+// Copies of onnxruntime in one process: more than one is rare, more than these unheard of.
+constexpr size_t kMostRuntimes = 8;
+
+// Sessions look at a domain only while they are made, so those are given back at the end.
+struct Domains {
+  Registration* registrations;
+  size_t count = 0;
+  ~Domains() {
+    for (size_t k = 0; k < count; ++k) {
+      registrations[k].api.ReleaseCustomOpDomain(registrations[k].domain);
+    }
+  }
 };
 
 // The minor number of "1.17.3"; 0 where that cannot be read.
@@ -49,8 +59,10 @@ OrtStatus* make_domain(Registration& made) {
 
 OrtStatus* register_with(OrtSessionOptions* options, const OrtApiBase* base) {
   static std::mutex mutex;
-  static std::vector<std::unique_ptr<Registration>> registrations;
+  static Registration registrations[kMostRuntimes];
+  static Domains domains = {registrations};
 
+  if (choose_instruction_set() == nullptr) return fail(base, wrong_instruction_set().c_str());
   const uint32_t running = minor_version(base->GetVersionString());
   const uint32_t version = running < kNewestApi ? running : kNewestApi;
   const void* const table = running < kOldestApi ? nullptr : base->GetApi(version);
@@ -60,13 +72,20 @@ OrtStatus* register_with(OrtSessionOptions* options, const OrtApiBase* base) {
   }
 
   const std::lock_guard<std::mutex> lock(mutex);
-  for (const auto& made : registrations) {
-    if (made->base == base) return made->api.AddCustomOpDomain(options, made->domain);
+  for (size_t k = 0; k < domains.count; ++k) {
+    const Registration& made = registrations[k];
+    if (made.base == base) return made.api.AddCustomOpDomain(options, made.domain);
   }
-  auto made = std::make_unique<Registration>(base, table, version);
-  if (OrtStatus* const status = make_domain(*made)) return status;
-  registrations.push_back(std::move(made));
-  return registrations.back()->api.AddCustomOpDomain(options, registrations.back()->domain);
+  if (domains.count == kMostRuntimes) {
+    return fail(base, "too many copies of onnxruntime in one process for graphfuse's kernels");
+  }
+  Registration& made = registrations[domains.count];
+  made.base = base;
+  made.api = Api(table, version);
+  made.operators = make_operators(made.api, version);
+  if (OrtStatus* const status = make_domain(made)) return status;
+  ++domains.count;
+  return made.api.AddCustomOpDomain(options, made.domain);
 }
 
 }  // namespace
