@@ -112,14 +112,12 @@ struct Api {
     load(GetTensorTypeAndShape, 65);
     load(KernelInfoGetAttribute_float, 85);
     load(KernelInfoGetAttribute_int64, 86);
-    load(KernelContext_GetInputCount, 88);
     load(KernelContext_GetOutputCount, 89);
     load(KernelContext_GetInput, 90);
     load(KernelContext_GetOutput, 91);
     load(ReleaseStatus, 93);
     load(ReleaseTensorTypeAndShapeInfo, 99);
     load(ReleaseCustomOpDomain, 101);
-    load(ShapeInferContext_GetInputCount, 267);
     load(ShapeInferContext_GetInputTypeShape, 268);
     load(ShapeInferContext_SetOutputTypeShape, 270);
     load(KernelContext_ParallelFor, 274);
@@ -149,7 +147,6 @@ struct Api {
                                                                const char* name, float*);
   OrtStatus*(GRAPHFUSE_ORT_CALL* KernelInfoGetAttribute_int64)(const OrtKernelInfo*,
                                                                const char* name, int64_t*);
-  OrtStatus*(GRAPHFUSE_ORT_CALL* KernelContext_GetInputCount)(const OrtKernelContext*, size_t*);
   OrtStatus*(GRAPHFUSE_ORT_CALL* KernelContext_GetOutputCount)(const OrtKernelContext*, size_t*);
   OrtStatus*(GRAPHFUSE_ORT_CALL* KernelContext_GetInput)(const OrtKernelContext*, size_t index,
                                                          const OrtValue**);
@@ -159,8 +156,6 @@ struct Api {
   void(GRAPHFUSE_ORT_CALL* ReleaseStatus)(OrtStatus*);
   void(GRAPHFUSE_ORT_CALL* ReleaseTensorTypeAndShapeInfo)(OrtTensorTypeAndShapeInfo*);
   void(GRAPHFUSE_ORT_CALL* ReleaseCustomOpDomain)(OrtCustomOpDomain*);
-  OrtStatus*(GRAPHFUSE_ORT_CALL* ShapeInferContext_GetInputCount)(const OrtShapeInferContext*,
-                                                                  size_t*);
   OrtStatus*(GRAPHFUSE_ORT_CALL* ShapeInferContext_GetInputTypeShape)(
       const OrtShapeInferContext*, size_t index, OrtTensorTypeAndShapeInfo**);
   OrtStatus*(GRAPHFUSE_ORT_CALL* ShapeInferContext_SetOutputTypeShape)(
