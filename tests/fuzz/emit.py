@@ -279,7 +279,11 @@ class Emitter:
     def _reduce(self, op_type: str, expr: Mean, elem_type: int, form: str) -> str:
         name = self.emit(expr.arg, elem_type)
         keepdims = int(form == KEPT and expr.kept)
-        return self.draft.reduce(op_type, name, self._axes(expr.axes), keepdims)
+        axes = self._axes(expr.axes)
+        if axes is not None and extent(expr.arg) == VECTOR:
+            # A weight has fewer axes than x: its last one is counted from the end.
+            axes = tuple(axis - self.frame.rank if axis >= 0 else axis for axis in axes)
+        return self.draft.reduce(op_type, name, axes, keepdims)
 
     def _axes(self, which: str) -> Sequence[int] | None:
         rank = self.frame.rank
