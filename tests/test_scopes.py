@@ -392,4 +392,5 @@ def test_a_merged_decoder() -> None:
     }
     report = graphfuse.validate(merged, result.model)
     assert report.passed, report.failures
-    assert len({check.subject for check in report.checks if check.gate == "G1"}) == 8
+    through = [c for c in report.checks if c.gate == "G1" and "kernel" not in c.where]
+    assert len(through) == 8
