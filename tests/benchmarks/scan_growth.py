@@ -4,8 +4,9 @@
     python -m tests.benchmarks.scan_growth --task fuse --nodes 1000 10000 --style computed
 
 Makes decoders of 1,000, 10,000 and 100,000 nodes with tiny weights, so that only the graph counts,
-and a chain 2,000 layers deep. Each is scanned (or fused) in fresh processes; the table has the
-median time, what ten times the nodes cost, and the peak memory of the process.
+and a chain 2,000 layers deep. Each is scanned (or fused) in fresh processes, the sizes in turn, so
+that a slow minute of the machine meets all of them; the table has the median time, what ten times
+the nodes cost (median of the turns, and the least and most), and the peak memory of the process.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
@@ -44,53 +45,60 @@ print(json.dumps({"seconds": seconds, "peak_mb": peak / 1024, "sites": len(found
 """
 
 
-@dataclass(frozen=True)
+@dataclass
 class Row:
-    """One graph's figures; `seconds` is the median of the runs."""
+    """One graph's figures, the seconds of each turn."""
 
     name: str
     nodes: int
     sites: int
-    seconds: float
-    peak_mb: float
+    seconds: list[float] = field(default_factory=list)
+    peak_mb: float = 0
+
+    def measure(self, path: Path, small: Path, task: str) -> None:
+        """Run the task in a fresh process, which must find the sites that were built."""
+        command = [sys.executable, "-c", CHILD, task, str(small), str(path)]
+        child = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert child.returncode == 0, child.stderr[-2000:]
+        report = json.loads(child.stdout)
+        assert report["sites"] == self.sites, f"{self.name}: {report['sites']} sites"
+        self.seconds.append(report["seconds"])
+        self.peak_mb = max(self.peak_mb, report["peak_mb"])
 
 
-def measure(name: str, model: onnx.ModelProto, sites: int, task: str, runs: int) -> Row:
-    """Run the task on a model in fresh processes; every one must find `sites` sites."""
+def measured(
+    name: str, models: Sequence[tuple[onnx.ModelProto, int]], task: str, runs: int
+) -> list[Row]:
+    """Run the task on each model, with the number of its sites, in turn."""
+    rows = [Row(name, len(model.graph.node), sites) for model, sites in models]
     with tempfile.TemporaryDirectory() as folder:
-        path, small = Path(folder, "model.onnx"), Path(folder, "small.onnx")
-        path.write_bytes(model.SerializeToString())
+        small = Path(folder, "small.onnx")
         small.write_bytes(decoder(1).SerializeToString())
-        reports = []
+        paths = [Path(folder, f"{number}.onnx") for number in range(len(rows))]
+        for path, (model, _) in zip(paths, models, strict=True):
+            path.write_bytes(model.SerializeToString())
         for _ in range(runs):
-            command = [sys.executable, "-c", CHILD, task, str(small), str(path)]
-            child = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert child.returncode == 0, child.stderr[-2000:]
-            reports.append(json.loads(child.stdout))
-    found = {report["sites"] for report in reports}
-    assert found == {sites}, f"{name}: {found} sites, {sites} were built"
-    return Row(
-        name,
-        len(model.graph.node),
-        sites,
-        statistics.median(report["seconds"] for report in reports),
-        max(report["peak_mb"] for report in reports),
-    )
+            for row, path in zip(rows, paths, strict=True):
+                row.measure(path, small, task)
+    return rows
 
 
-def tenfold(before: Row, after: Row) -> float:
-    """The factor in time for ten times the nodes, between two graphs whatever their sizes."""
-    growth = math.log(after.seconds / before.seconds) / math.log(after.nodes / before.nodes)
-    return 10**growth
+def tenfold(before: Row, after: Row) -> list[float]:
+    """The factors in time for ten times the nodes, turn by turn, whatever the sizes."""
+    decades = math.log10(after.nodes / before.nodes)
+    turns = zip(before.seconds, after.seconds, strict=True)
+    return [(more / less) ** (1 / decades) for less, more in turns]
 
 
 def show(row: Row, before: Row | None) -> None:
     """One line of the table."""
-    ratio = f"{tenfold(before, row):.1f}" if before else ""
-    each = row.seconds / row.nodes * 1e6
+    factors = tenfold(before, row) if before else []
+    ratio = f"{statistics.median(factors):.1f}" if factors else ""
+    spread = f"{min(factors):.1f} to {max(factors):.1f}" if factors else ""
+    seconds = statistics.median(row.seconds)
     print(
-        f"{row.name:<12} {row.nodes:>8,} {row.sites:>7,} {row.seconds:>9.3f} {each:>9.1f} "
-        f"{ratio:>8} {row.peak_mb:>8.0f}",
+        f"{row.name:<12} {row.nodes:>8,} {row.sites:>7,} {seconds:>9.3f} "
+        f"{seconds / row.nodes * 1e6:>9.1f} {ratio:>8} {spread:>13} {row.peak_mb:>8.0f}",
         flush=True,
     )
 
@@ -98,15 +106,14 @@ def show(row: Row, before: Row | None) -> None:
 def table(styles: Sequence[str], sizes: Sequence[int], task: str, runs: int) -> None:
     """Measure and print everything."""
     print(f"graphfuse.{task}, median of {runs} fresh processes")
-    print("graph           nodes   sites   seconds   us/node  tenfold  peak MB")
+    print("graph           nodes   sites   seconds   us/node  tenfold  least to most  peak MB")
     for style in styles:
-        before = None
-        for size in sizes:
-            layers = layers_of(size, style)
-            row = measure(style, decoder(layers, style), 2 * layers, task, runs)
+        layers = [layers_of(size, style) for size in sizes]
+        models = [(decoder(count, style), 2 * count) for count in layers]
+        rows = measured(style, models, task, runs)
+        for before, row in zip([None, *rows], rows, strict=False):
             show(row, before)
-            before = row
-    row = measure(f"{DEEP} deep", chain(DEEP), DEEP, task, runs)
+    [row] = measured(f"{DEEP} deep", [(chain(DEEP), DEEP)], task, runs)
     show(row, None)
 
 
