@@ -5,19 +5,23 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
+import shlex
 import signal
 import sys
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from graphfuse.errors import GraphfuseError, UsageError
+from graphfuse.isolation import begin, run_isolated
+from graphfuse.options import parse_ranges, parse_shapes
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_stages: int | None = None
+"""Where an isolated process writes its stages."""
 
 app = typer.Typer(
     name="graphfuse",
@@ -41,6 +45,21 @@ ShapesOption = Annotated[
 InputsOption = Annotated[
     str | None, typer.Option("--load-inputs", help="Feeds: an .npz file with an array per input.")
 ]
+LoaderOption = Annotated[
+    str | None,
+    typer.Option(help="Feeds: a function that yields them, such as file.py:load_data."),
+]
+RangeOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Range of drawn numbers, [0,1] or name:[0,1]. May be repeated."),
+]
+IsolateOption = Annotated[
+    bool, typer.Option("--isolate", help="Run in a child process with limits.")
+]
+MemoryOption = Annotated[
+    float, typer.Option(min=0, help="GiB that --isolate allows; 0: the machine's memory.")
+]
+TimeOption = Annotated[float, typer.Option(min=1, help="Seconds that --isolate allows.")]
 
 
 def _show_version(wanted: bool) -> None:
@@ -62,8 +81,15 @@ def options(
 
 
 @app.command()
-def scan(model: ModelArgument, as_json: JsonOption = False) -> None:
+def scan(
+    model: ModelArgument,
+    isolate: IsolateOption = False,
+    memory_limit: MemoryOption = 0,
+    time_limit: TimeOption = 600,
+    as_json: JsonOption = False,
+) -> None:
     """List the sites of a model, and what is not fused and why."""
+    _isolate(isolate, memory_limit, time_limit)
     from graphfuse import pipeline
 
     found = pipeline.scan(model)
@@ -113,11 +139,21 @@ def fuse(
     fold_bias: Annotated[
         bool, typer.Option(help="Let the fused node add a bias vector before the residual.")
     ] = False,
-    validation: Annotated[str, typer.Option("--validate", help="fast, full or none.")] = "fast",
+    validation: Annotated[
+        str, typer.Option("--validate", help="fast, full, sites (each fused node alone) or none.")
+    ] = "fast",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail when a site does, instead of putting it back.")
+    ] = False,
     input_shapes: ShapesOption = None,
+    val_range: RangeOption = None,
     load_inputs: InputsOption = None,
+    data_loader_script: LoaderOption = None,
     seed: SeedOption = 0,
     iterations: IterationsOption = None,
+    isolate: IsolateOption = False,
+    memory_limit: MemoryOption = 0,
+    time_limit: TimeOption = 600,
     min_fused: Annotated[
         int, typer.Option(min=0, help="Exit with 6 and write nothing when fewer sites are fused.")
     ] = 0,
@@ -130,7 +166,8 @@ def fuse(
 
     if output is None and not dry_run:
         raise UsageError("no output is named", "pass -o FILE, or --dry-run")
-    shapes, feeds = _parse_shapes(input_shapes), _load_feeds(load_inputs)
+    _isolate(isolate, memory_limit, time_limit)
+    feeds = _feeds(load_inputs, data_loader_script, iterations)
     with _progress() as stage:
         result = pipeline.optimize(
             model,
@@ -140,10 +177,12 @@ def fuse(
             exclude=exclude or (),
             fold_bias=fold_bias,
             validation=validation,
+            strict=strict,
             seed=seed,
             iterations=iterations,
             inputs=feeds,
-            input_shapes=shapes,
+            input_shapes=parse_shapes(input_shapes),
+            val_range=parse_ranges(val_range),
             min_fused=min_fused,
             force=force,
             dry_run=dry_run,
@@ -152,7 +191,7 @@ def fuse(
     if as_json:
         from graphfuse.report.document import fuse_document
 
-        _print_json(fuse_document(model, result))
+        _print_json(fuse_document(model, result, _data_options()))
     else:
         from graphfuse.report.terminal import print_summary
 
@@ -164,35 +203,52 @@ def validate(
     original: Annotated[str, typer.Argument(metavar="ORIGINAL")],
     fused: Annotated[str, typer.Argument(metavar="FUSED")],
     ep: Annotated[str, typer.Option(help="Execution providers, such as cpu,cuda.")] = "cpu",
+    level: Annotated[
+        str, typer.Option("--validate", help="fast, full or sites (each fused node alone).")
+    ] = "full",
+    site: Annotated[
+        list[str] | None,
+        typer.Option(help="Only the fused node with this output, alone. May be repeated."),
+    ] = None,
     input_shapes: ShapesOption = None,
+    val_range: RangeOption = None,
     load_inputs: InputsOption = None,
+    data_loader_script: LoaderOption = None,
     seed: SeedOption = 0,
     iterations: IterationsOption = None,
+    isolate: IsolateOption = False,
+    memory_limit: MemoryOption = 0,
+    time_limit: TimeOption = 600,
     as_json: JsonOption = False,
 ) -> None:
     """Compare two models with each other and with float64. Exits with 1 when a gate fails."""
     from graphfuse import pipeline
 
-    shapes, feeds = _parse_shapes(input_shapes), _load_feeds(load_inputs)
+    _isolate(isolate, memory_limit, time_limit)
+    feeds = _feeds(load_inputs, data_loader_script, iterations)
     with _progress() as stage:
         report = pipeline.validate(
             original,
             fused,
             ep.split(","),
+            level=level,
+            sites=site or (),
             seed=seed,
-            iterations=iterations or 1,
+            iterations=iterations,
             inputs=feeds,
-            input_shapes=shapes,
+            input_shapes=parse_shapes(input_shapes),
+            val_range=parse_ranges(val_range),
             stage=stage,
         )
     if as_json:
         from graphfuse.report.document import validation_document
 
-        _print_json(validation_document(original, fused, report))
+        _print_json(validation_document(original, fused, report, _data_options()))
     else:
         from graphfuse.report.terminal import print_checks
 
-        print_checks(_console(), report)
+        repeat = shlex.join(["graphfuse", "validate", original, fused, *_data_options()])
+        print_checks(_console(), report, repeat)
     if not report.passed:
         raise typer.Exit(1)
 
@@ -214,7 +270,7 @@ def env(
     console = _console()
     console.print(f"graphfuse {__version__}, Python {platform.python_version()}")
     for package in ("onnx", "onnx_graphsurgeon", "numpy", "onnxruntime", "torch"):
-        console.print(f"{package}: {_version(package)}")
+        console.print(f"{package}: {foreign.version_of(package)}")
     try:
         runtime = foreign.onnxruntime()
     except GraphfuseError as error:
@@ -225,6 +281,37 @@ def env(
     console.print(f"kernels: {missing or kernels.library_path()}", soft_wrap=True)
 
 
+def _isolate(wanted: bool, memory_limit: float, time_limit: float) -> None:
+    """Do the same in a child process, and end with its exit code."""
+    if not wanted:
+        return
+    arguments = [argument for argument in sys.argv[1:] if argument != "--isolate"]
+    raise typer.Exit(run_isolated(arguments, memory_limit, time_limit))
+
+
+def _feeds(path: str | None, script: str | None, iterations: int | None) -> Any:
+    """The feeds that the user gives, or None."""
+    from graphfuse.feeding import load_inputs, load_script
+
+    if path is not None and script is not None:
+        raise UsageError(
+            "feeds come from --load-inputs or from --data-loader-script", "pass one of them"
+        )
+    if script is not None:
+        return load_script(script, iterations)
+    return None if path is None else load_inputs(path)
+
+
+def _data_options() -> list[str]:
+    """The options that name the user's own feeds: a command that repeats a check needs them."""
+    words: list[str] = []
+    for position, word in enumerate(sys.argv):
+        name, _, value = word.partition("=")
+        if name in ("--load-inputs", "--data-loader-script"):
+            words += [name, value or sys.argv[position + 1]]
+    return words
+
+
 def main() -> None:
     """The entry point: errors become one line on stderr and their exit code."""
     for stream in (sys.stdout, sys.stderr):
@@ -232,6 +319,8 @@ def main() -> None:
             # A name that the terminal cannot show is no reason to fail.
             stream.reconfigure(errors="backslashreplace")
     _handle_signals()
+    global _stages  # noqa: PLW0603
+    _stages = begin()
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     try:
@@ -291,60 +380,11 @@ def _console(stderr: bool = False) -> Console:
 def _progress() -> Any:
     from graphfuse.report.progress import StageProgress
 
-    return StageProgress(_console(stderr=True))
+    return StageProgress(_console(stderr=True), _stages)
 
 
 def _print_json(document: dict[str, Any]) -> None:
     print(json.dumps(document, indent=2, allow_nan=False))
-
-
-def _version(package: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    names = ("onnxruntime", "onnxruntime-gpu") if package == "onnxruntime" else (package,)
-    for name in names:
-        try:
-            return f"{version(name)} ({name})" if name == "onnxruntime-gpu" else version(name)
-        except PackageNotFoundError:
-            continue
-    return "not installed"
-
-
-SHAPE = re.compile(r"(\S+?):\[\s*((?:\d+\s*(?:,\s*\d+\s*)*)?)\]")
-HINT = "write it as name:[1,128]"
-
-
-def _parse_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]] | None:
-    """`name:[1,128]`, polygraphy's spelling; several may stand in one argument."""
-    if not texts:
-        return None
-    text = " ".join(texts)
-    shapes: dict[str, tuple[int, ...]] = {}
-    for match in SHAPE.finditer(text):
-        extents = [extent.strip() for extent in match[2].split(",") if extent.strip()]
-        if match[1] in shapes or any(len(extent) > 12 for extent in extents):
-            raise UsageError(f"shape {match[0].strip()[:80]!r} is too large or given twice", HINT)
-        shapes[match[1]] = tuple(map(int, extents))
-    rest = SHAPE.sub("", text).strip()
-    if rest:
-        raise UsageError(f"cannot read the shape {rest[:80]!r}", HINT)
-    return shapes
-
-
-def _load_feeds(path: str | None) -> dict[str, Any] | None:
-    if path is None:
-        return None
-    import numpy as np
-
-    try:
-        with np.load(Path(path), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except Exception as error:
-        # numpy, zipfile and zlib each raise their own classes on damaged archives.
-        raise UsageError(
-            f"{path} cannot be read as feeds ({' '.join(str(error).split())})",
-            "write it with numpy.savez(file, input_name=array)",
-        ) from error
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from __future__ import annotations
 import ast
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,8 +32,27 @@ DEFAULT_ROWS = 100
 LARGEST_FEED = 2**30
 """The most elements that are drawn for one input."""
 
-LATER_EXTENT = 7
-"""What an unknown extent is drawn as, unless it is an input's first."""
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What unknown extents are drawn as: an input's first, and later ones.
+
+    Later symbols get `step` more each, so that two of them are never taken for one another.
+    """
+
+    batch: int = 2
+    later: int = 7
+    step: int = 0
+
+    def __str__(self) -> str:
+        more = f" and {self.step} more each" if self.step else ""
+        return f"batch {self.batch}, extents {self.later}{more}"
+
+
+USUAL = Sizes()
+
+Ranges = Mapping[str, tuple[float, float]]
+"""The least and the largest number to draw for an input; '' stands for every other."""
 
 ROUTES = frozenset(("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Slice"))
 """Operators that pass ids on unchanged."""
@@ -49,21 +69,22 @@ def random_feeds(
     model: onnx.ModelProto,
     seed: int = 0,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
-    batch: int = 2,
-    later: int = LATER_EXTENT,
+    sizes: Sizes = USUAL,
     condition: bool | None = None,
+    ranges: Ranges | None = None,
 ) -> dict[str, Array]:
     """One feed for each input of a model, drawn from a seeded generator.
 
-    `shapes` fixes whole inputs by name. What it does not fix is small: an unknown first extent is
-    `batch`, later ones are `later`. `condition` is what single booleans are, which branches are
-    taken by; drawn when it is None.
+    `shapes` fixes whole inputs by name, `sizes` the extents that are left. `condition` is what
+    single booleans are, which branches are taken by; drawn when it is None. `ranges` bounds what is
+    drawn, both ends included.
     """
     graph = model.graph
     initialized = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in initialized]
     given = dict(shapes or {})
-    unknown = set(given) - {value.name for value in inputs}
+    bounds = dict(ranges or {})
+    unknown = (set(given) | set(bounds) - {""}) - {value.name for value in inputs}
     if unknown:
         raise UsageError(
             f"the model has no input {min(unknown)!r}",
@@ -73,13 +94,14 @@ def random_feeds(
     for value in inputs:
         if value.name in given:
             _bind(value, given[value.name], symbols)
+    _bind_total(inputs, symbols, sizes)
     rows = _table_rows(graph)
     rng = np.random.default_rng(seed)
-    sizes = (batch, later)
-    feeds = {
-        value.name: _draw(value, _shape(value, given, symbols, sizes), rows.get(value.name), rng)
-        for value in inputs
-    }
+    feeds: dict[str, Array] = {}
+    for value in inputs:
+        shape = _shape(value, given, symbols, sizes)
+        bound = bounds.get(value.name, bounds.get(""))
+        feeds[value.name] = _draw(value, shape, rows.get(value.name), bound, rng)
     if condition is not None:
         for value in filter(is_condition, inputs):
             feeds[value.name] = np.full(feeds[value.name].shape, condition)
@@ -121,7 +143,7 @@ def _shape(
     value: onnx.ValueInfoProto,
     given: Mapping[str, tuple[int, ...]],
     symbols: dict[str, int],
-    sizes: tuple[int, int],
+    sizes: Sizes,
 ) -> tuple[int, ...]:
     if value.name in given:
         return given[value.name]
@@ -130,39 +152,61 @@ def _shape(
         raise OriginalModelError(
             f"input {value.name!r} has no declared shape", "give one with --input-shapes"
         )
-    return tuple(
-        _size(dim, sizes[min(position, 1)], symbols) for position, dim in enumerate(declared)
-    )
+    return tuple(_size(dim, sizes, not position, symbols) for position, dim in enumerate(declared))
 
 
-def _size(dim: Dim, default: int, symbols: dict[str, int]) -> int:
-    if isinstance(dim, int):
-        return dim if dim >= 0 else default
-    if dim is None:
-        return default
+def _size(dim: Dim, sizes: Sizes, first: bool, symbols: dict[str, int]) -> int:
+    if isinstance(dim, int) and dim >= 0:
+        return dim
+    if not isinstance(dim, str):
+        return sizes.batch if first else sizes.later
     if dim not in symbols:
-        value = _evaluate(dim, symbols)
+        default = sizes.batch if first else _next_size(sizes, symbols)
+        value = _evaluate(dim, sizes, symbols)
         symbols[dim] = default if value is None or value < 0 else value
     return symbols[dim]
 
 
-def _evaluate(text: str, symbols: dict[str, int]) -> int | None:
+def _next_size(sizes: Sizes, symbols: Mapping[str, int]) -> int:
+    """What the next symbol is: different from those before, where sizes differ."""
+    return sizes.later + sizes.step * len(symbols)
+
+
+def _bind_total(
+    inputs: Sequence[onnx.ValueInfoProto], symbols: dict[str, int], sizes: Sizes
+) -> None:
+    """The length of a mask beside a cache: past and new tokens, whose symbols say so."""
+    found = [type_of(value.type).shape or () for value in inputs]
+    names = list(dict.fromkeys(d for shape in found for d in shape if isinstance(d, str)))
+    plain = [name for name in names if name.isidentifier() and "batch" not in name]
+    totals = [name for name in plain if "total" in name and name not in symbols]
+    parts = [name for name in plain if "seq" in name and "total" not in name]
+    if not totals or not any("past" in name for name in parts) or len(parts) != 2:
+        return
+    for name in parts:
+        if name not in symbols:
+            symbols[name] = _next_size(sizes, symbols)
+    symbols.update(dict.fromkeys(totals, sum(symbols[name] for name in parts)))
+
+
+def _evaluate(text: str, sizes: Sizes, symbols: dict[str, int]) -> int | None:
     """The value of an extent such as 'past + sequence', whose parts then get sizes too."""
     try:
         tree = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
-    return None if isinstance(tree, ast.Name) else _evaluate_node(tree, symbols)
+    return None if isinstance(tree, ast.Name) else _evaluate_node(tree, sizes, symbols)
 
 
-def _evaluate_node(tree: ast.expr, symbols: dict[str, int]) -> int | None:
+def _evaluate_node(tree: ast.expr, sizes: Sizes, symbols: dict[str, int]) -> int | None:
     if isinstance(tree, ast.Constant) and isinstance(tree.value, int):
         return tree.value
     if isinstance(tree, ast.Name):
-        return symbols.setdefault(tree.id, LATER_EXTENT)
+        return symbols.setdefault(tree.id, _next_size(sizes, symbols))
     if not isinstance(tree, ast.BinOp) or type(tree.op) not in OPERATIONS:
         return None
-    left, right = _evaluate_node(tree.left, symbols), _evaluate_node(tree.right, symbols)
+    left = _evaluate_node(tree.left, sizes, symbols)
+    right = _evaluate_node(tree.right, sizes, symbols)
     if left is None or right is None or (right == 0 and isinstance(tree.op, ast.FloorDiv)):
         return None
     return OPERATIONS[type(tree.op)](left, right)
@@ -187,7 +231,11 @@ def _table_rows(graph: onnx.GraphProto) -> dict[str, int]:
 
 
 def _draw(
-    value: onnx.ValueInfoProto, shape: tuple[int, ...], rows: int | None, rng: np.random.Generator
+    value: onnx.ValueInfoProto,
+    shape: tuple[int, ...],
+    rows: int | None,
+    bound: tuple[float, float] | None,
+    rng: np.random.Generator,
 ) -> Array:
     elem_type = type_of(value.type).elem_type
     if math.prod(shape) > LARGEST_FEED:
@@ -200,6 +248,8 @@ def _draw(
     except KeyError:
         dtype = np.dtype(object)
     name = value.name.lower()
+    if bound is not None and dtype.kind != "O":
+        return _within(shape, dtype, bound, rng)
     if dtype == np.bool_:
         return (
             np.ones(shape, np.bool_)
@@ -219,3 +269,17 @@ def _draw(
     if "mask" in name:
         return np.ones(shape, np.float32).astype(dtype)
     return np.asarray(rng.standard_normal(shape, np.float32)).astype(dtype)
+
+
+def _within(
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    bound: tuple[float, float],
+    rng: np.random.Generator,
+) -> Array:
+    """Numbers from a range, both ends included."""
+    low, high = bound
+    if dtype.kind in "iub":
+        drawn = rng.integers(math.ceil(low), math.floor(high) + 1, shape)
+        return np.asarray(drawn > 0) if dtype.kind == "b" else np.asarray(drawn).astype(dtype)
+    return np.asarray(rng.uniform(low, high, shape)).astype(dtype)

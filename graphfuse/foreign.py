@@ -26,6 +26,7 @@ class SessionOptions(Protocol):
 
     graph_optimization_level: Any
     intra_op_num_threads: int
+    enable_cpu_mem_arena: bool
     log_severity_level: int
 
     def add_session_config_entry(self, key: str, value: str) -> None: ...
@@ -79,3 +80,16 @@ def onnxruntime() -> OnnxRuntime:
             "uninstall onnxruntime and onnxruntime-gpu, then install one of them again",
         )
     return cast(OnnxRuntime, module)
+
+
+def version_of(package: str) -> str:
+    """The version of an installed package, and which of its names; or that there is none."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    names = ("onnxruntime", "onnxruntime-gpu") if package == "onnxruntime" else (package,)
+    for name in names:
+        try:
+            return f"{version(name)} ({name})" if name == "onnxruntime-gpu" else version(name)
+        except PackageNotFoundError:
+            continue
+    return "not installed"

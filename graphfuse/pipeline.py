@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,8 @@ import onnx
 
 from graphfuse import targets
 from graphfuse.errors import GateError, UsageError, ValidationError
-from graphfuse.feeds import is_condition
+from graphfuse.feeding import Feeding
+from graphfuse.feeds import Ranges
 from graphfuse.graph.model_file import (
     Model,
     check_external_data,
@@ -33,12 +34,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
+    Feeds = Mapping[str, Array]
 
 ModelLike = str | os.PathLike[str] | onnx.ModelProto
 Stage = Callable[[str], object]
 
-LEVELS = {"fast": 1, "full": 3, "none": 0}
-"""Levels of validation, and the number of seeded feeds that the whole model is run on."""
+LEVELS = ("fast", "full", "sites", "none")
+"""Levels of validation (validation/judge.py), and none."""
 
 
 def _silent(_: str) -> None:
@@ -92,32 +94,72 @@ def fuse(
     residual. The input is not changed; external data of the result stays where it is.
     Raises ModelError, UsageError, or InternalError when the rewrite cannot be proven.
     """
-    return _fuse(as_model(model), ep, include, exclude, fold_bias, stage)
+    return _Fusing(as_model(model), ep, include, exclude, fold_bias, stage).result({})
 
 
-def _fuse(
-    source: Model,
-    ep: str,
-    include: Sequence[str],
-    exclude: Sequence[str],
-    fold_bias: bool,
-    stage: Stage,
-) -> FuseResult:
-    targets.target(ep)
-    stage("scanning")
-    found = scan_model(source)
-    planned = make_plan(source, found, ep, include, exclude, fold_bias)
-    stage("rewriting")
-    result = rewrite(source.proto, planned)
-    return FuseResult(
-        model=result,
-        target=ep,
-        scan=found,
-        fused=planned.fusions,
-        left=(*found.near_misses, *planned.left),
-        nodes_before=found.nodes,
-        nodes_after=count_nodes(result),
-    )
+@dataclass
+class _Fusing:
+    """One model and what the user wants of it; sites can be put back, so it may be asked again."""
+
+    source: Model
+    ep: str
+    include: Sequence[str]
+    exclude: Sequence[str]
+    fold_bias: bool
+    stage: Stage
+
+    @cached_property
+    def scan(self) -> Scan:
+        """The sites, looked for once."""
+        targets.target(self.ep)
+        self.stage("scanning")
+        return scan_model(self.source)
+
+    def result(self, put_back: Mapping[str, str]) -> FuseResult:
+        """The rewritten model; `put_back` are ids of sites to leave, and why."""
+        planned = make_plan(
+            self.source,
+            self.scan,
+            self.ep,
+            self.include,
+            self.exclude,
+            self.fold_bias,
+            put_back,
+        )
+        self.stage("rewriting")
+        model = rewrite(self.source.proto, planned)
+        return FuseResult(
+            model=model,
+            target=self.ep,
+            scan=self.scan,
+            fused=planned.fusions,
+            left=(*self.scan.near_misses, *planned.left),
+            nodes_before=self.scan.nodes,
+            nodes_after=count_nodes(model),
+        )
+
+    def validated(self, level: str, feeding: Feeding, strict: bool) -> FuseResult:
+        """The rewritten model without the sites that fail validation, and the report of the rest.
+
+        Raises ValidationError when `strict`, or when no site can be blamed.
+        """
+        put_back: dict[str, str] = {}
+        while True:
+            result = self.result(put_back)
+            if not result.changed:
+                return result
+            fused = Model(result.model, None, self.source.folder)
+            report = _validate(self.source, fused, [self.ep], feeding, level, (), self.stage)
+            if report.passed:
+                return replace(result, validation=report)
+            blamed = {
+                fusion.site.id: _why(report, fusion.output)
+                for fusion in result.fused
+                if fusion.output in report.wrong
+            }
+            if strict or not blamed:
+                raise ValidationError(_failure(report), "nothing was written; please report it")
+            put_back |= blamed
 
 
 def validate(
@@ -125,74 +167,61 @@ def validate(
     fused: ModelLike,
     eps: Sequence[str] = ("cpu",),
     *,
+    level: str = "full",
+    sites: Sequence[str] = (),
     seed: int = 0,
-    iterations: int = 1,
-    inputs: Mapping[str, Array] | None = None,
+    iterations: int | None = None,
+    inputs: Feeds | Sequence[Feeds] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    val_range: Ranges | None = None,
     stage: Stage = _silent,
 ) -> ValidationReport:
     """Compare two models with each other and with float64 on each execution provider.
 
-    Gates: G0 both in float64 agree to 1e-11; G1 every fused node alone, on hard inputs, is within
-    its type's rounding bound; G2 the fused model is no further from float64 than the original.
-    `inputs` are feeds by name; without them they are drawn, `iterations` times with seeds from
-    `seed` on, `input_shapes` fixing sizes.
+    The models have the same inputs and outputs; the second may come from any tool. Gates: G0 both
+    in float64 agree to 1e-11; G1 every fused node alone, on hard inputs, is within its type's
+    rounding bound; G2 the fused model is no further from float64 than the original; G3 nothing
+    finite is lost; G4 integers and clear decisions are kept. `level` is fast, full, or sites (each
+    fused node alone, at the memory of one), `sites` the outputs of the fused nodes to check alone.
+    `inputs` are feeds by name, or several; without them they are drawn, `iterations` times with
+    seeds from `seed` on, `input_shapes` fixing sizes and `val_range` the numbers ('' for all).
     External data of a ModelProto is looked for beside the original. The report says what passed:
     a failure does not raise. Raises OriginalModelError when the original does not run, and
     ProviderError when a provider is missing.
     """
     first = as_model(original)
     second = as_model(fused, first.folder)
-    drawn = _Feeding(seed, iterations, inputs, input_shapes)
-    return _validate(first, second, eps, drawn, stage)
+    feeding = _feeding(seed, iterations, inputs, input_shapes, val_range)
+    return _validate(first, second, eps, feeding, level, sites, stage)
 
 
-@dataclass(frozen=True)
-class _Feeding:
-    """What to feed: given inputs, or inputs drawn with as many seeds as there are iterations."""
-
-    seed: int
-    iterations: int
-    inputs: Mapping[str, Array] | None
-    shapes: Mapping[str, tuple[int, ...]] | None
-
-    def conditions(self, model: Model) -> tuple[bool | None, ...]:
-        """Both ways where a single boolean is drawn: a branch that is not taken is not compared."""
-        drawn = not self.inputs and any(map(is_condition, model.proto.graph.input))
-        return (True, False) if drawn else (None,)
-
-    @property
-    def seeds(self) -> range:
-        return range(self.seed, self.seed + (1 if self.inputs else self.iterations))
+def _feeding(
+    seed: int,
+    iterations: int | None,
+    inputs: Feeds | Sequence[Feeds] | None,
+    shapes: Mapping[str, tuple[int, ...]] | None,
+    ranges: Ranges | None,
+) -> Feeding:
+    given = [inputs] if isinstance(inputs, Mapping) else inputs
+    return Feeding(seed, iterations, given, shapes or {}, ranges or {})
 
 
 def _validate(
-    original: Model, fused: Model, eps: Sequence[str], feeding: _Feeding, stage: Stage
+    original: Model,
+    fused: Model,
+    eps: Sequence[str],
+    feeding: Feeding,
+    level: str,
+    sites: Sequence[str],
+    stage: Stage,
 ) -> ValidationReport:
-    from graphfuse.runtime import require_provider
-    from graphfuse.validation.sites import check_sites
-    from graphfuse.validation.whole_model import check_whole_model
+    from graphfuse.validation.judge import LEVELS, judge
 
-    providers = tuple(targets.target(ep).provider for ep in eps)
-    for provider in providers:
-        require_provider(provider)
+    if level not in LEVELS:
+        raise UsageError(f"unknown level {level!r}", f"choose one of {', '.join(LEVELS)}")
+    providers = {ep: targets.target(ep).provider for ep in eps}
     _check_signature(original.proto.graph, fused.proto.graph)
-    checks, differs = (), ""
-    for provider in dict.fromkeys(providers):
-        stage(f"validating each site on {provider}")
-        alone, at_site = check_sites(original, fused, provider, feeding.seed)
-        # Nodes that only the original has fused: the arguments swapped, or unfused again.
-        reverse, at_other = check_sites(fused, original, provider, feeding.seed)
-        checks += (*alone, *reverse)
-        for seed, condition in itertools.product(feeding.seeds, feeding.conditions(original)):
-            stage(f"validating the whole model on {provider}, seed {seed}")
-            whole, first = check_whole_model(
-                original, fused, provider, seed, feeding.inputs, feeding.shapes, condition
-            )
-            checks += tuple(whole)
-            differs = differs or first
-        differs = differs or at_site or at_other
-    return ValidationReport(checks, providers, feeding.seed, differs)
+    return judge(original, fused, providers, feeding, level, sites, stage)
 
 
 def _check_signature(original: onnx.GraphProto, fused: onnx.GraphProto) -> None:
@@ -214,10 +243,12 @@ def optimize(
     exclude: Sequence[str] = (),
     fold_bias: bool = False,
     validation: str = "fast",
+    strict: bool = False,
     seed: int = 0,
     iterations: int | None = None,
-    inputs: Mapping[str, Array] | None = None,
+    inputs: Feeds | Sequence[Feeds] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    val_range: Ranges | None = None,
     min_fused: int = 0,
     force: bool = False,
     dry_run: bool = False,
@@ -225,11 +256,12 @@ def optimize(
 ) -> FuseResult:
     """The whole step: load, scan, rewrite, validate, and write `output` in one atomic rename.
 
-    `validation` is fast (feeds of one seed), full (three), or none; `iterations` overrides the
-    number of seeds. With `dry_run` nothing is written. A model without sites is
-    copied byte for byte. Raises ValidationError (nothing is written) when a gate fails, GateError
-    when fewer than `min_fused` sites were fused, UsageError for an output that exists without
-    `force`, and what `fuse` and `validate` raise.
+    `validation` is a level of `validate`, or none. A site that fails is put back, and named in
+    `result.left` with the reason PUT_BACK; with `strict` nothing is written then. With `dry_run`
+    nothing is written. A model without sites is copied byte for byte. Raises ValidationError
+    (nothing is written) when a gate fails and no site can be blamed, GateError when fewer than
+    `min_fused` sites were fused, UsageError for an output that exists without `force`, and what
+    `fuse` and `validate` raise.
     """
     if validation not in LEVELS:
         raise UsageError(f"unknown level {validation!r}", f"choose one of {', '.join(LEVELS)}")
@@ -239,19 +271,13 @@ def optimize(
     target = Path(output)
     if not dry_run:
         check_output(target, source, force)
-    result = _fuse(source, ep, include, exclude, fold_bias, stage)
-    if len(result.fused) < min_fused:
-        raise GateError(
-            f"{len(result.fused)} of {min_fused} sites were fused that --min-fused asks for",
-            f"`graphfuse scan {model}` says why the others were left",
-        )
-    report = None
+    fusing = _Fusing(source, ep, include, exclude, fold_bias, stage)
+    result = fusing.result({})
+    _check_fused(result, model, min_fused)
     if validation != "none" and result.changed:
-        fused = Model(result.model, None, source.folder)
-        drawn = _Feeding(seed, iterations or LEVELS[validation], inputs, input_shapes)
-        report = _validate(source, fused, [ep], drawn, stage)
-        if not report.passed:
-            raise ValidationError(_failure(report), "nothing was written; please report the model")
+        feeding = _feeding(seed, iterations, inputs, input_shapes, val_range)
+        result = fusing.validated(validation, feeding, strict)
+        _check_fused(result, model, min_fused)
     written = ()
     if not dry_run:
         stage("writing")
@@ -260,7 +286,22 @@ def optimize(
         with drafted(data, target, source, force) as draft:
             check_written(draft.path, data)
             written = draft.commit()
-    return replace(result, validation=report, written=written)
+    return replace(result, written=written)
+
+
+def _check_fused(result: FuseResult, model: str | os.PathLike[str], wanted: int) -> None:
+    if len(result.fused) < wanted:
+        raise GateError(
+            f"{len(result.fused)} of {wanted} sites were fused that --min-fused asks for",
+            f"`graphfuse scan {model}` says why the others were left",
+        )
+
+
+def _why(report: ValidationReport, output: str) -> str:
+    """How a fused node failed: its own check, or the first of the whole model's."""
+    own = [check for check in report.failures if check.subject == output]
+    check = (own or list(report.failures))[0]
+    return f"{check.gate} is {check.value:.3g}, bound {check.bound:.3g} ({check.where})"
 
 
 def _failure(report: ValidationReport) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 
 import onnx
 from onnx import TensorProto, helper
@@ -41,11 +42,13 @@ def plan(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     fold_bias: bool = False,
+    put_back: Mapping[str, str] = MappingProxyType({}),
 ) -> Plan:
     """Choose the sites to fuse for an execution provider.
 
     `include` and `exclude` hold site ids or patterns of output names ('s3', '*/layer.2/*').
-    `fold_bias` lets the fused node add a bias vector that stands before the residual.
+    `fold_bias` lets the fused node add a bias vector that stands before the residual. `put_back`
+    are the sites that failed validation, by id, and how.
     """
     target = targets.target(ep)
     _check_selection(scan, (*include, *exclude))
@@ -63,6 +66,8 @@ def plan(
             biased = False
         operator = targets.operator(target, site.kind, biased)
         refusal = _refusal(site, target, opset, include, exclude)
+        if site.id in put_back:
+            refusal = Refusal(Reason.PUT_BACK, put_back[site.id])
         if refusal is None and target.domain == ops.DOMAIN:
             refusal = bodies.refusal(site, operator)
         if refusal is None:

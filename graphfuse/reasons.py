@@ -228,6 +228,11 @@ class Reason(Enum):
         "the model already has another function under the fused operator's name",
         "fuse the model that this function was added to",
     )
+    PUT_BACK = (
+        "put-back",
+        "the fused node failed validation, so the site was put back as it was",
+        "report it with the model's graph; `graphfuse validate` shows the figures",
+    )
     EXCLUDED = (
         "excluded",
         "left out by --include or --exclude",

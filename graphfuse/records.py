@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -252,8 +253,10 @@ class Check:
     """One figure of a gate against its bound: `value <= bound` passes.
 
     `gate` is G0 (meaning, relative L2 in float64), G1 (a site alone, multiples of the rounding
-    bound) or G2 (the whole model, relative L2 distance to float64). `subject` is the output or
-    the site.
+    bound), G2 (the whole model, relative L2 distance to float64), G3 (elements that lost their
+    value to NaN, infinity or zero) or G4 (decisions and integers that changed). `subject` is the
+    output of the model or of the fused node, `where` the feed that gave the worst, and `repeat`
+    the options of `graphfuse validate ORIGINAL FUSED` that measure it again.
     """
 
     gate: str
@@ -262,17 +265,65 @@ class Check:
     bound: float
     where: str
     passed: bool
+    repeat: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """What a sum was in the original's own run: `largest` is a magnitude.
+
+    `float16_share` is that magnitude's share of float16's range. `squares_overflow` says that its
+    square leaves that range: providers that square in float16 then give infinity.
+    """
+
+    site: str
+    mean: float
+    std: float
+    largest: float
+
+    @property
+    def float16_share(self) -> float:
+        """The largest magnitude, as a share of 65,504."""
+        return self.largest / 65504.0
+
+    @property
+    def squares_overflow(self) -> bool:
+        """Whether the square of the largest magnitude is beyond float16."""
+        return self.largest > 255.0
+
+
+@dataclass(frozen=True, slots=True)
+class Unpaired:
+    """A fused node that could not be compared with what it replaced, and why."""
+
+    site: str
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
 class ValidationReport:
-    """All checks of one validation. `passed` is true when every one of them holds."""
+    """All checks of one validation. `passed` is true when every one of them holds.
+
+    `wrong` are outputs of fused nodes that are to blame for a failure, in the order of the model.
+    `evaluated` tells what evaluated which operators for the float64 twins. `activations` are the
+    sums of the original's own run, `unpaired` the fused nodes that only the whole model was judged
+    by, and `notes` what was left out and why.
+    """
 
     checks: tuple[Check, ...]
     providers: tuple[str, ...]
     seed: int
-    first_difference: str = ""
-    """The output of the first fused node whose meaning differs, when G0 failed."""
+    level: str = "full"
+    wrong: tuple[str, ...] = ()
+    evaluated: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    activations: tuple[Activation, ...] = ()
+    unpaired: tuple[Unpaired, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def first_difference(self) -> str:
+        """The output of the first fused node that is to blame; '' when none is."""
+        return self.wrong[0] if self.wrong else ""
 
     @property
     def passed(self) -> bool:

@@ -280,9 +280,9 @@ def test_a_model_that_fails_is_not_written(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(pipeline, "rewrite", wrong)
     with pytest.raises(graphfuse.ValidationError, match="validation failed at") as caught:
-        graphfuse.optimize(BERT, tmp_path / "out.onnx")
+        graphfuse.optimize(BERT, tmp_path / "out.onnx", strict=True)
     assert caught.value.exit_code == 1
-    assert "graphfuse/" in str(caught.value)
+    assert "layer_norm" in str(caught.value)
     assert files_of(tmp_path) == []
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import shlex
+from collections.abc import Sequence
 from typing import Any
 
 from graphfuse import __version__
 from graphfuse.graph.tensors import type_name
 from graphfuse.records import (
+    Activation,
     Check,
     Explanation,
     Expression,
@@ -53,8 +56,9 @@ def explain_document(model: str, found: Explanation) -> Document:
     }
 
 
-def fuse_document(model: str, result: FuseResult) -> Document:
-    """What `graphfuse fuse` did."""
+def fuse_document(model: str, result: FuseResult, options: Sequence[str] = ()) -> Document:
+    """What `graphfuse fuse` did; `options` are those that name the user's feeds."""
+    written = result.written[0].path if result.written else ""
     return {
         **_head("fuse"),
         "model": model,
@@ -64,7 +68,9 @@ def fuse_document(model: str, result: FuseResult) -> Document:
         "already_fused": result.scan.already_fused,
         "fused": [{**_site(f.site), "operator": f"{f.domain}::{f.op_type}"} for f in result.fused],
         "left": [_near_miss(miss) for miss in result.left],
-        "validation": _validation(result.validation) if result.validation else None,
+        "validation": None
+        if result.validation is None
+        else _validation(result.validation, model, written, options),
         "written": [
             {"path": file.path, "bytes": file.size, "sha256": file.sha256}
             for file in result.written
@@ -72,9 +78,16 @@ def fuse_document(model: str, result: FuseResult) -> Document:
     }
 
 
-def validation_document(original: str, fused: str, report: ValidationReport) -> Document:
-    """What `graphfuse validate` measured."""
-    return {**_head("validate"), "original": original, "fused": fused, **_validation(report)}
+def validation_document(
+    original: str, fused: str, report: ValidationReport, options: Sequence[str] = ()
+) -> Document:
+    """What `graphfuse validate` measured; `options` are those that name the user's feeds."""
+    return {
+        **_head("validate"),
+        "original": original,
+        "fused": fused,
+        **_validation(report, original, fused, options),
+    }
 
 
 def _head(command: str) -> Document:
@@ -143,17 +156,26 @@ def _near_miss(miss: NearMiss) -> Document:
     }
 
 
-def _validation(report: ValidationReport) -> Document:
+def _validation(
+    report: ValidationReport, original: str, fused: str, options: Sequence[str]
+) -> Document:
+    command = shlex.join(["graphfuse", "validate", original, fused or "FUSED", *options])
     return {
         "passed": report.passed,
+        "level": report.level,
         "providers": list(report.providers),
         "seed": report.seed,
         "first_difference": report.first_difference,
-        "checks": [_check(check) for check in report.checks],
+        "wrong": list(report.wrong),
+        "checks": [_check(check, command) for check in report.checks],
+        "activations": [_activation(found) for found in report.activations],
+        "evaluated_by": {means: list(names) for means, names in report.evaluated.items()},
+        "unpaired": [{"site": item.site, "why": item.why} for item in report.unpaired],
+        "notes": list(report.notes),
     }
 
 
-def _check(check: Check) -> Document:
+def _check(check: Check, command: str) -> Document:
     return {
         "gate": check.gate,
         "subject": check.subject,
@@ -162,4 +184,16 @@ def _check(check: Check) -> Document:
         "bound": check.bound,
         "where": check.where,
         "passed": check.passed,
+        "repeat": f"{command} {check.repeat}".strip(),
+    }
+
+
+def _activation(found: Activation) -> Document:
+    return {
+        "site": found.site,
+        "mean": found.mean,
+        "std": found.std,
+        "largest": found.largest,
+        "float16_share": found.float16_share,
+        "squares_overflow_float16": found.squares_overflow,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from types import TracebackType
 
@@ -15,7 +16,9 @@ DELAY = 1.0
 class StageProgress:
     """A context that is called with the name of each stage as it begins."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, descriptor: int | None = None) -> None:
+        """`descriptor` is where each stage is also written, a line each."""
+        self._descriptor = descriptor
         self._progress = Progress(
             SpinnerColumn(),
             BarColumn(),
@@ -32,6 +35,8 @@ class StageProgress:
     def __call__(self, stage: str) -> None:
         """Show that a stage begins."""
         self._progress.update(self._task, description=stage)
+        if self._descriptor is not None:
+            os.write(self._descriptor, f"{stage}\n".encode())
 
     def __enter__(self) -> StageProgress:
         self._timer.start()

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from graphfuse.graph.tensors import type_name
+from graphfuse.reasons import Reason
 from graphfuse.records import (
     LAYER_NORM,
     RMS_NORM,
@@ -21,10 +22,15 @@ from graphfuse.records import (
     ValidationReport,
 )
 
+SHOWN = 12
+"""How many failures, and sites that could not be paired, are listed."""
+
 GATES = {
     "G0": "meaning, both in float64",
     "G1": "each site alone, times its rounding bound",
     "G2": "whole model, distance to float64",
+    "G3": "values lost to NaN, infinity or zero",
+    "G4": "integers and clear decisions changed",
 }
 
 
@@ -119,7 +125,10 @@ def print_summary(console: Console, model: str, result: FuseResult) -> None:
     for reason, count in sorted(result.reasons().items(), key=lambda item: item[0].value):
         console.print(f"not fused: {count} x {reason.sentence} ({reason.value})")
     if result.validation is not None:
-        print_checks(console, result.validation)
+        print_checks(console, result.validation, "")
+        for miss in result.left:
+            if miss.reason is Reason.PUT_BACK:
+                console.print(f"put back: {miss.site} {miss.add}: {miss.got}")
     elif not result.changed:
         console.print("nothing to fuse: the model is unchanged")
     else:
@@ -128,8 +137,8 @@ def print_summary(console: Console, model: str, result: FuseResult) -> None:
         console.print(f"wrote {file.path}, {file.size:,} bytes, sha256 {file.sha256[:16]}")
 
 
-def print_checks(console: Console, report: ValidationReport) -> None:
-    """The worst figure of each gate, and every failure."""
+def print_checks(console: Console, report: ValidationReport, command: str) -> None:
+    """The worst figure of each gate, and every failure; `command` and its options repeat it."""
     table = _table("gate", "worst", "bound", "at", "verdict")
     for gate, meaning in GATES.items():
         worst = report.worst(gate)
@@ -142,10 +151,35 @@ def print_checks(console: Console, report: ValidationReport) -> None:
                 "pass" if worst.passed else "FAIL",
             )
     console.print(table)
-    for check in report.failures:
+    for check in report.failures[:SHOWN]:
         console.print(describe(check))
-    if report.first_difference:
-        console.print(f"the first fused node that means something else: {report.first_difference}")
+        if command and check.repeat:
+            console.print(f"  again: {command} {check.repeat}", soft_wrap=True)
+    if len(report.failures) > SHOWN:
+        console.print(f"and {len(report.failures) - SHOWN} more failures (--json lists them)")
+    if report.wrong:
+        console.print(f"the first fused node that is wrong: {report.first_difference}")
+    print_context(console, report)
+
+
+def print_context(console: Console, report: ValidationReport) -> None:
+    """What a verdict rests on, and what it leaves out."""
+    for means, operators in report.evaluated.items():
+        if means not in ("numpy", "onnxruntime"):
+            console.print(f"float64 by {means}: {', '.join(operators)}")
+    for item in report.unpaired[:SHOWN]:
+        console.print(f"not paired: {item.site} ({item.why})")
+    if len(report.unpaired) > SHOWN:
+        console.print(f"not paired: {len(report.unpaired) - SHOWN} more")
+    large = [found for found in report.activations if found.squares_overflow]
+    if large:
+        worst = max(large, key=lambda found: found.largest)
+        console.print(
+            f"sums of {len(large)} of {len(report.activations)} sites overflow float16 when they "
+            f"are squared: the largest is {worst.largest:.4g} at {worst.site}"
+        )
+    for note in report.notes:
+        console.print(f"note: {note}")
 
 
 def describe(check: Check) -> str:

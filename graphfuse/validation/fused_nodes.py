@@ -15,8 +15,8 @@ from graphfuse.graph.scope_types import infer_scopes
 from graphfuse.graph.scopes import Scope, scopes
 from graphfuse.graph.shapes import UNKNOWN
 from graphfuse.records import Dim, ScopeRef, TensorType
+from graphfuse.validation.lifting import FUSED_DOMAINS, upcast
 from graphfuse.validation.operators import CONTRIB_EPSILON, EPSILON
-from graphfuse.validation.reference import FUSED_DOMAINS, upcast
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,9 +58,9 @@ class FusedNode:
     epsilon: float
 
     @property
-    def name(self) -> str:
-        """The node's name, or its output's."""
-        return self.node.name or self.node.output[0]
+    def output(self) -> str:
+        """The normalised tensor; the original has it under the same name."""
+        return self.node.output[0]
 
     @property
     def centred(self) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import onnx
+from onnx import TensorProto
 from onnx.reference.op_run import OpRun
 
 if TYPE_CHECKING:
@@ -177,6 +178,25 @@ class SimplifiedLayerNormalization(RMSNormalization):
     """onnxruntime's name for RMSNormalization."""
 
 
+def round_to(array: Array, elem_type: int) -> Array:
+    """float64 rounded to another float type, as float64; anything else as it is."""
+    if elem_type in (0, TensorProto.DOUBLE) or getattr(array, "dtype", None) != np.float64:
+        return array
+    with np.errstate(all="ignore"):
+        return array.astype(onnx.helper.tensor_dtype_to_np_dtype(elem_type)).astype(np.float64)
+
+
+class RoundTo(OpRun):
+    """What the rounded twin puts behind each node of a body."""
+
+    op_domain = "graphfuse"
+
+    def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: Array, to: int = TensorProto.DOUBLE
+    ) -> tuple[Array]:
+        return (round_to(x, to),)
+
+
 class AddLayerNormalization(OpRun):
     """graphfuse's fused LayerNorm: Y = LayerNorm(A + B), Sum = A + B."""
 
@@ -257,12 +277,7 @@ class SkipSimplifiedLayerNormalization(OpRun):
         return _contrib_outputs(self.onnx_node, y, total)
 
 
-OWN_OPERATORS: list[type[OpRun]] = [
-    Erf,
-    Gelu,
-    GatherElements,
-    Pad,
-    BatchNormalization,
+EXACT_OPERATORS: list[type[OpRun]] = [
     LayerNormalization,
     RMSNormalization,
     SimplifiedLayerNormalization,
@@ -273,3 +288,15 @@ OWN_OPERATORS: list[type[OpRun]] = [
     SkipLayerNormalization,
     SkipSimplifiedLayerNormalization,
 ]
+"""Norms and fused operators: the formulas that a validation rests on."""
+
+OWN_OPERATORS: list[type[OpRun]] = [
+    *EXACT_OPERATORS,
+    RoundTo,
+    Erf,
+    Gelu,
+    GatherElements,
+    Pad,
+    BatchNormalization,
+]
+"""All of them; the others are for where onnxruntime has no float64 kernel."""

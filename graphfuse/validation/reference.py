@@ -1,353 +1,262 @@
 """The float64 twin of a model: what it means, free of rounding.
 
 Weights and inputs are upcast, casts to lower float types are lifted, and fused nodes are evaluated
-from their own attributes (operators.py). Evaluation is by onnx.reference.
+from their own attributes (operators.py). Nodes are evaluated one at a time (evaluator.py); a weight
+is read and upcast when a node needs it, and a value is dropped once nothing reads it any more, so
+the memory is that of the largest weight and of the values in flight.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnx.inliner
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from graphfuse.errors import ValidationError
 from graphfuse.graph.inference import infer_types
 from graphfuse.graph.model_file import Model
-from graphfuse.graph.tensors import (
-    DEFAULT_DOMAINS,
-    FLOAT_TYPES,
-    default_opset,
-    is_external,
-    subgraphs,
-)
-from graphfuse.validation.operators import OWN_OPERATORS
+from graphfuse.graph.tensors import FLOAT_TYPES, read_names, replace_nodes, subgraphs
+from graphfuse.validation.evaluator import REFERENCE, NodeEvaluator, unsupported
+from graphfuse.validation.lifting import FUSED_DOMAINS, OWN_DOMAIN, dense, lifted, upcast
+from graphfuse.validation.operators import OWN_OPERATORS, round_to
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
-
-OWN_DOMAIN = "graphfuse"
-FUSED_DOMAINS = (OWN_DOMAIN, "com.microsoft")
-
-ADDED = "/graphfuse_"
-"""What graphfuse computes a scale from is in the name of its nodes' outputs; it is exact."""
+    Lookup = Callable[[str], Array]
 
 HALF_UNIT = 2.0**-24
 """An epsilon attribute is a float32: it is off by this share of itself at most."""
 
-SINGLE = frozenset(("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Expand", "Flatten"))
-"""Operators that pass a single number on."""
-
-ZERO64 = helper.make_tensor("value", TensorProto.DOUBLE, [1], [0.0])
-
-
-class UnsupportedModelError(ValidationError):
-    """The model holds an operator that has no float64 reference."""
+KEPT_WEIGHT = 2**16
+"""Weights of up to this many elements stay in memory as float64."""
 
 
 class Twin:
-    """A model's float64 twin: the graph lifted, the weights as float64 arrays beside it."""
+    """A model's float64 twin: the graph lifted; weights stay where they are."""
 
-    def __init__(self, model: Model, like: Twin | None = None) -> None:
-        """Lift a model. Weights that `like` has under the same name and value are shared."""
+    def __init__(self, model: Model) -> None:
+        """Lift a model."""
         self.model = model
-        self.proto = _lifted(model)
+        self.proto = lifted(model)
         self.tensors = {tensor.name: tensor for tensor in model.proto.graph.initializer}
-        self.weights: dict[str, Array] = {}
-        for name, tensor in self.tensors.items():
-            shared = like is not None and like.model.folder == model.folder
-            if like is not None and shared and like.tensors.get(name) == tensor:
-                self.weights[name] = like.weights[name]
-            else:
-                self.weights[name] = upcast(model.read(tensor))
+        self.inputs = [value.name for value in model.proto.graph.input]
+        self.outputs = [value.name for value in model.proto.graph.output]
+        self._kept: dict[str, Array] = {}
         for sparse in model.proto.graph.sparse_initializer:
-            self.weights[sparse.values.name] = upcast(_dense(sparse))
-        self._evaluator: ReferenceEvaluator | None = None
+            self._kept[sparse.values.name] = upcast(dense(sparse))
+        self._evaluator = NodeEvaluator(self.proto.opset_import)
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """The outputs in float64. Raises UnsupportedModelError naming what has no reference."""
-        if self._evaluator is None:
-            self._evaluator = _evaluator(self.proto)
-        return _run(self._evaluator, self.proto, self.weights, feeds)
+    @property
+    def used(self) -> Mapping[str, set[str]]:
+        """By what nodes were evaluated so far, and which operators."""
+        return self._evaluator.used
 
-    def run_nudged(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """The same with every fused node's epsilon off by half a unit in its last place.
+    @property
+    def narrow_runs(self) -> int:
+        """How many nodes were evaluated in float32, for want of anything better."""
+        return self._evaluator.narrow_runs
 
-        What this changes is no difference in meaning: an attribute cannot say it better.
+    def holds(self, name: str) -> bool:
+        """Whether a tensor is a weight."""
+        return name in self.tensors or name in self._kept
+
+    def weight(self, name: str) -> Array:
+        """A weight in float64. Raises UnsupportedModelError for a name that is none."""
+        if name in self._kept:
+            return self._kept[name]
+        if name not in self.tensors:
+            raise unsupported(onnx.NodeProto(op_type="tensor", name=name), ["nothing computes it"])
+        array = upcast(self.model.read(self.tensors[name]))
+        if array.size <= KEPT_WEIGHT:
+            self._kept[name] = array
+        return array
+
+    def run(self, feeds: Mapping[str, Array], nudged: bool = False) -> dict[str, Array]:
+        """The outputs in float64. Raises UnsupportedModelError naming what has no reference.
+
+        `nudged` moves every fused node's epsilon by half a unit in its last place. What this
+        changes is no difference in meaning: an attribute cannot say it better.
         """
-        proto = onnx.ModelProto()
-        proto.CopyFrom(self.proto)
-        _nudge(proto.graph.node)
-        return _run(_evaluator(proto), proto, self.weights, feeds)
-
-    def run_all(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Every value of the main graph in float64, by name."""
-        values = {**self.weights, **{name: upcast(array) for name, array in feeds.items()}}
-        with np.errstate(all="ignore"):
-            results = _evaluate(_evaluator(self.proto), values, intermediate=True)
-        return {name: array for name, array in results.items() if array is not None}
+        return self.values(feeds, self.outputs, nudged=nudged)
 
     def run_rounded(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """The same, but every value of the main graph is rounded to its declared float type."""
-        rounded = _with_rounding(self.proto, self.model.proto)
-        return _run(_evaluator(rounded), rounded, self.weights, feeds)
+        return self.values(feeds, self.outputs, infer_types_of(self.model))
 
+    def values(
+        self,
+        feeds: Mapping[str, Array],
+        names: Sequence[str],
+        rounded: Mapping[str, int] | None = None,
+        nudged: bool = False,
+    ) -> dict[str, Array]:
+        """Tensors of the main graph in float64; `rounded` are the types that values round to."""
+        values = Values(self, feeds, names)
+        for node in self.proto.graph.node:
+            step = nudge(node) if nudged else node
+            if rounded is not None and any(subgraphs(node)):
+                step = _with_casts(node, max((rounded.get(n, 0) for n in node.output), default=0))
+            found = self.evaluate(step, values.get)
+            if rounded is not None:
+                found = {
+                    name: round_to(array, rounded.get(name, 0)) for name, array in found.items()
+                }
+            values.put(found)
+            values.release(read_names(node))
+        return {name: values.get(name) for name in names}
 
-def _nudge(nodes: Iterable[onnx.NodeProto]) -> None:
-    for node in nodes:
-        if node.domain in FUSED_DOMAINS:
-            node.attribute.append(helper.make_attribute("nudge", HALF_UNIT))
-        for graph in subgraphs(node):
-            _nudge(graph.node)
+    def evaluate(self, node: onnx.NodeProto, get: Lookup) -> dict[str, Array]:
+        """The outputs of one node by name, what it reads looked up by `get`."""
+        bodies = list(subgraphs(node))
+        if node.op_type == "If":
+            results = self._branch(node, get)
+        elif bodies:
+            results = self._loop(node, get)
+        else:
+            inputs = [get(name) if name else None for name in node.input]
+            results = self._evaluator.run(node, inputs)
+        return dict(zip(filter(None, node.output), results, strict=True))
 
+    def _branch(self, node: onnx.NodeProto, get: Lookup) -> list[Array]:
+        taken = "then_branch" if bool(np.all(get(node.input[0]))) else "else_branch"
+        body = next(a.g for a in node.attribute if a.name == taken)
+        inner = {t.name: numpy_helper.to_array(t) for t in body.initializer}
+        inner |= {sparse.values.name: dense(sparse) for sparse in body.sparse_initializer}
 
-def _dense(sparse: onnx.SparseTensorProto) -> Array:
-    """A sparse initializer as an array; its indices are linear or one row per value."""
-    values = numpy_helper.to_array(sparse.values)
-    indices = numpy_helper.to_array(sparse.indices)
-    result = np.zeros(tuple(sparse.dims), values.dtype)
-    at = np.unravel_index(indices, result.shape) if indices.ndim == 1 else tuple(indices.T)
-    result[at] = values
-    return result
+        def look(name: str) -> Array:
+            return inner[name] if name in inner else get(name)
 
+        for step in body.node:
+            inner |= self.evaluate(step, look)
+        pairs = zip(node.output, body.output, strict=True)
+        return [look(value.name) for name, value in pairs if name]
 
-def upcast(array: Array) -> Array:
-    """Floating point, bfloat16 included, to float64; anything else as it is."""
-    is_float = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
-    return array.astype(np.float64) if is_float else array
-
-
-def _evaluator(proto: onnx.ModelProto) -> ReferenceEvaluator:
-    try:
-        return ReferenceEvaluator(proto, new_ops=OWN_OPERATORS)
-    except Exception as error:
-        # onnx.reference raises whatever an operator's loader raised.
-        raise _unsupported(error) from error
-
-
-def _evaluate(
-    evaluator: ReferenceEvaluator, values: dict[str, Array], intermediate: bool = False
-) -> Any:
-    return evaluator.run(  # pyright: ignore[reportUnknownMemberType]
-        None, values, intermediate=intermediate
-    )
-
-
-def _run(
-    evaluator: ReferenceEvaluator,
-    proto: onnx.ModelProto,
-    weights: Mapping[str, Array],
-    feeds: Mapping[str, Array],
-) -> dict[str, Array]:
-    values = {**weights, **{name: upcast(array) for name, array in feeds.items()}}
-    try:
-        with np.errstate(all="ignore"):
-            outputs = _evaluate(evaluator, values)
-    except Exception as error:
-        raise _unsupported(error) from error
-    named = dict(zip((value.name for value in proto.graph.output), outputs, strict=True))
-    for name, array in named.items():
-        if array.dtype in (np.float32, np.float16):
-            raise _unsupported(TypeError(f"output {name!r} came out as {array.dtype}"))
-    return named
-
-
-def _unsupported(error: Exception) -> UnsupportedModelError:
-    text = " ".join(str(error).split())[:200]
-    return UnsupportedModelError(
-        f"the model cannot be evaluated in float64 ({type(error).__name__}: {text})",
-        "`fuse --validate none` writes without the check",
-    )
-
-
-def _lifted(source: Model) -> onnx.ModelProto:
-    """The graph in float64, without its initializers; functions inlined, fused ones aside."""
-    model = source.proto
-    proto = onnx.ModelProto(ir_version=max(model.ir_version, 10))
-    proto.opset_import.extend(model.opset_import)
-    proto.functions.extend(f for f in model.functions if f.domain not in FUSED_DOMAINS)
-    for field in ("node", "input", "output"):
-        getattr(proto.graph, field).extend(getattr(model.graph, field))
-    proto.graph.name = "twin"
-    for named in (*proto.graph.node, *proto.opset_import):
-        named.domain = "" if named.domain in DEFAULT_DOMAINS else named.domain
-    inputs = {value.name for value in model.graph.input}
-    for tensor in model.graph.initializer:
-        if tensor.name not in inputs:
-            value = helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
-            proto.graph.input.append(value)
-    if proto.functions:
-        _fill_defaults(proto)
-        proto = onnx.inliner.inline_local_functions(proto)
-    present = {entry.domain for entry in proto.opset_import}
-    for domain in FUSED_DOMAINS:
-        if domain not in present:
-            proto.opset_import.append(helper.make_opsetid(domain, 1))
-    for values in (proto.graph.input, proto.graph.output):
-        for value in values:
-            if value.type.tensor_type.elem_type in FLOAT_TYPES:
-                value.type.tensor_type.elem_type = TensorProto.DOUBLE
-    _round_constants(proto.graph, model.graph)
-    _lift_nodes(proto.graph.node, source)
-    return proto
-
-
-def _fill_defaults(proto: onnx.ModelProto) -> None:
-    """Give calls the attributes that they leave out: onnx's inliner forgets their defaults.
-
-    It leaves functions alone, too, whose operator set has another version, if not another meaning.
-    """
-    functions = {(f.domain, f.name, f.overload): f for f in proto.functions}
-    pending = [proto.graph.node, *(function.node for function in proto.functions)]
-    while pending:
-        for node in pending.pop():
-            pending.extend(graph.node for graph in subgraphs(node))
-            function = functions.get((node.domain, node.op_type, node.overload))
-            given = {attribute.name for attribute in node.attribute}
-            defaults = function.attribute_proto if function is not None else ()
-            node.attribute.extend(value for value in defaults if value.name not in given)
-    version = default_opset(proto)
-    for function in proto.functions:
-        for entry in function.opset_import:
-            if entry.domain in DEFAULT_DOMAINS and _same_meaning(function, entry.version, version):
-                entry.version = version
-
-
-def _same_meaning(function: onnx.FunctionProto, version: int, other: int) -> bool:
-    """Whether the operators of a function look the same in another version of their set."""
-    return all(
-        _signature(node.op_type, version) == _signature(node.op_type, other)
-        for node in function.node
-        if node.domain in DEFAULT_DOMAINS
-    )
-
-
-def _signature(op_type: str, version: int) -> object:
-    """Inputs, and attributes with their defaults: later versions mostly add types alone."""
-    try:
-        schema = onnx.defs.get_schema(op_type, version)
-    except onnx.defs.SchemaError:
-        return None
-    defaults = {name: str(a.default_value) for name, a in schema.attributes.items()}
-    return (schema.min_input, schema.max_input, defaults)
-
-
-def _round_constants(graph: onnx.GraphProto, original: onnx.GraphProto) -> None:
-    """Replace casts of single constant numbers by their results.
-
-    Casts of activations are lifted, but an epsilon that is cast to float16 is another number: the
-    one that every run of the model adds.
-    """
-    inputs = {value.name for value in original.input}
-    known = {
-        tensor.name: numpy_helper.to_array(tensor)
-        for tensor in original.initializer
-        if tensor.name not in inputs and not is_external(tensor) and math.prod(tensor.dims) == 1
-    }
-    for node in graph.node:
-        if node.op_type == "Constant" and node.attribute[0].HasField("t"):
-            array = numpy_helper.to_array(node.attribute[0].t)
-            if array.size == 1:
-                known[node.output[0]] = array
-        if node.op_type not in SINGLE or not node.input or node.input[0] not in known:
-            continue
-        array = known[node.input[0]]
-        to = next((a.i for a in node.attribute if a.name == "to"), 0)
-        if node.op_type == "Cast" and to not in FLOAT_TYPES:
-            # Evaluated as it is: a number that becomes an integer loses its fraction.
-            continue
-        exact = node.op_type != "Cast" or ADDED in node.output[0]
-        if not exact and to in FLOAT_TYPES:
+    def _loop(self, node: onnx.NodeProto, get: Lookup) -> list[Array]:
+        """Loop, Scan and the like, by onnx.reference: what their bodies capture become inputs."""
+        names = sorted(read_names(node))
+        model = onnx.ModelProto(ir_version=10)
+        model.opset_import.extend(self.proto.opset_import)
+        model.graph.name = node.op_type
+        model.graph.node.append(node)
+        for name in names:
+            model.graph.input.append(helper.make_tensor_value_info(name, 0, None))
+        outputs = [name for name in node.output if name]
+        for name in outputs:
+            model.graph.output.add(name=name)
+        try:
+            evaluator = ReferenceEvaluator(model, new_ops=OWN_OPERATORS)
             with np.errstate(all="ignore"):
-                array = array.astype(helper.tensor_dtype_to_np_dtype(to))
-            value = numpy_helper.from_array(array)
-            node.CopyFrom(helper.make_node("Constant", [], list(node.output), value=value))
-        known[node.output[0]] = array
+                results: Any = evaluator.run(  # pyright: ignore[reportUnknownMemberType]
+                    None, {name: get(name) for name in names}
+                )
+        except Exception as error:
+            # onnx.reference raises whatever an operator raised.
+            problem = " ".join(str(error).split())[:200]
+            raise unsupported(node, [f"{type(error).__name__}: {problem}"]) from error
+        self._evaluator.used.setdefault(REFERENCE, set()).add(node.op_type)
+        return results
 
 
-def _lift_nodes(nodes: Iterable[onnx.NodeProto], source: Model) -> None:
-    for node in nodes:
-        lift = LIFTED.get(node.op_type)
-        if lift is not None:
-            lift(node)
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                _lift_tensor(attribute.t, source)
-        for graph in subgraphs(node):
-            for tensor in graph.initializer:
-                _lift_tensor(tensor, source)
-            _lift_nodes(graph.node, source)
+class Values:
+    """The values of a run that something still reads; weights are looked up behind them."""
+
+    def __init__(
+        self, twin: Twin, feeds: Mapping[str, Array], kept: Iterable[str], more: Iterable[str] = ()
+    ) -> None:
+        """`kept` are never dropped; `more` are read once more than the graph reads them."""
+        self._twin = twin
+        self._readers = Counter(name for node in twin.proto.graph.node for name in read_names(node))
+        self._readers.update(kept)
+        self._readers.update(more)
+        self._values = {name: upcast(array) for name, array in feeds.items()}
+
+    def get(self, name: str) -> Array:
+        """A value or a weight in float64."""
+        found = self._values.get(name)
+        return self._twin.weight(name) if found is None else found
+
+    def has(self, name: str) -> bool:
+        """Whether a value is here, or a weight."""
+        return name in self._values or self._twin.holds(name)
+
+    def put(self, values: Mapping[str, Array]) -> None:
+        """Keep what something reads."""
+        self._values.update((k, array) for k, array in values.items() if self._readers[k] > 0)
+
+    def release(self, names: Iterable[str]) -> None:
+        """Each of these was read once."""
+        for name in names:
+            self._readers[name] -= 1
+            if self._readers[name] <= 0:
+                self._values.pop(name, None)
 
 
-def _lift_tensor(tensor: TensorProto, source: Model) -> None:
-    is_float = tensor.data_type in FLOAT_TYPES and tensor.data_type != TensorProto.DOUBLE
-    if is_float or is_external(tensor):
-        tensor.CopyFrom(numpy_helper.from_array(upcast(source.read(tensor)), tensor.name))
+def infer_types_of(model: Model) -> Mapping[str, int]:
+    """The declared or inferred float types of the tensors of the main graph."""
+    types = infer_types(model.proto)
+    return {name: kind.elem_type for name, kind in types.items() if kind.elem_type in FLOAT_TYPES}
 
 
-def _lift_type_attribute(name: str, default: int) -> Callable[[onnx.NodeProto], None]:
-    """An attribute that names a result type: float types become float64."""
-
-    def lift(node: onnx.NodeProto) -> None:
-        for attribute in node.attribute:
-            if attribute.name == name:
-                if attribute.i in FLOAT_TYPES:
-                    attribute.i = TensorProto.DOUBLE
-                return
-        if default in FLOAT_TYPES:
-            node.attribute.append(helper.make_attribute(name, TensorProto.DOUBLE))
-
-    return lift
-
-
-def _lift_constant(node: onnx.NodeProto) -> None:
-    for attribute in node.attribute:
-        if attribute.name in ("value_float", "value_floats"):
-            numbers = attribute.f if attribute.name == "value_float" else list(attribute.floats)
-            tensor = numpy_helper.from_array(np.array(numbers, np.float64))
-            attribute.CopyFrom(helper.make_attribute("value", tensor))
+def _with_casts(node: onnx.NodeProto, elem_type: int) -> onnx.NodeProto:
+    """A node in whose bodies every value is rounded to a type: that of what the node yields."""
+    if elem_type in (0, TensorProto.DOUBLE):
+        return node
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    for graph in subgraphs(copy):
+        rounded = [
+            step
+            for inner in graph.node
+            for step in _rounded_step(_with_casts(inner, elem_type), elem_type)
+        ]
+        replace_nodes(graph, rounded)
+    return copy
 
 
-def _lift_constant_of_shape(node: onnx.NodeProto) -> None:
-    if not node.attribute:
-        node.attribute.append(helper.make_attribute("value", ZERO64))
+def _rounded_step(node: onnx.NodeProto, elem_type: int) -> list[onnx.NodeProto]:
+    """A node, and what rounds each of its outputs."""
+    steps = [node]
+    for position, name in enumerate(node.output):
+        if name:
+            node.output[position] = f"{name}/exact"
+            rounding = helper.make_node("RoundTo", [f"{name}/exact"], [name], to=elem_type)
+            rounding.domain = OWN_DOMAIN
+            steps.append(rounding)
+    return steps
 
 
-LIFTED: Mapping[str, Callable[[onnx.NodeProto], None]] = {
-    "Cast": _lift_type_attribute("to", 0),
-    "Constant": _lift_constant,
-    "ConstantOfShape": _lift_constant_of_shape,
-    "EyeLike": _lift_type_attribute("dtype", 0),
-    "RandomNormal": _lift_type_attribute("dtype", 1),
-    "RandomUniform": _lift_type_attribute("dtype", 1),
-}
+def has_fused(node: onnx.NodeProto) -> bool:
+    """Whether a node is a fused one, or has one in a body."""
+    if node.domain in FUSED_DOMAINS:
+        return True
+    return any(has_fused(inner) for graph in subgraphs(node) for inner in graph.node)
 
 
-def _with_rounding(lifted: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:
-    """After each node, a cast of its outputs to their declared type and back to float64."""
-    types = infer_types(original)
-    proto = onnx.ModelProto()
-    proto.CopyFrom(lifted)
-    del proto.graph.node[:]
-    for node in lifted.graph.node:
-        copy = proto.graph.node.add()
-        copy.CopyFrom(node)
-        for position, name in enumerate(node.output):
-            declared = types.get(name)
-            if not name or declared is None or declared.elem_type not in FLOAT_TYPES:
-                continue
-            exact, typed = f"{name}/exact", f"{name}/typed"
-            copy.output[position] = exact
-            for source, target, to in (
-                (exact, typed, declared.elem_type),
-                (typed, name, TensorProto.DOUBLE),
-            ):
-                proto.graph.node.append(helper.make_node("Cast", [source], [target], to=to))
-    return proto
+def nudge(node: onnx.NodeProto) -> onnx.NodeProto:
+    """A node with every fused epsilon in it off by half a unit in its last place."""
+    if not has_fused(node):
+        return node
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    pending = [copy]
+    while pending:
+        current = pending.pop()
+        if current.domain in FUSED_DOMAINS:
+            current.attribute.append(helper.make_attribute("nudge", HALF_UNIT))
+        pending.extend(inner for graph in subgraphs(current) for inner in graph.node)
+    return copy
+
+
+def evaluated_by(twins: Iterable[Twin]) -> dict[str, tuple[str, ...]]:
+    """What evaluated which operators; a name for each means of evaluator.py."""
+    found: dict[str, set[str]] = {}
+    for twin in twins:
+        for means, operators in twin.used.items():
+            found.setdefault(means, set()).update(operators)
+    return {means: tuple(sorted(found[means])) for means in sorted(found)}

@@ -7,6 +7,9 @@ node on the provider, on hard rows, every element against its rounding bound.
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +18,14 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from graphfuse.graph.model_file import Model
-from graphfuse.records import Check
+from graphfuse.records import Check, Unpaired
 from graphfuse.runtime import has_kernels, run, session
+from graphfuse.validation.evaluator import UnsupportedModelError
 from graphfuse.validation.extract import Parts, parts_by_scope
 from graphfuse.validation.fused_nodes import ROLES, FusedNode, fused_nodes
-from graphfuse.validation.hard_inputs import hard_inputs, operands
-from graphfuse.validation.reference import OWN_DOMAIN, Twin, UnsupportedModelError, upcast
+from graphfuse.validation.hard_inputs import LARGEST, hard_inputs, operands
+from graphfuse.validation.lifting import OWN_DOMAIN, upcast
+from graphfuse.validation.reference import Twin
 from graphfuse.validation.tolerance import (
     MEANING_BOUND,
     OTHER_KERNEL,
@@ -41,38 +46,107 @@ WIDE = (TensorProto.FLOAT, TensorProto.DOUBLE)
 """The types in which statistics may be computed; for float64 sums only the second."""
 
 
-def check_sites(original: Model, fused: Model, provider: str, seed: int) -> tuple[list[Check], str]:
-    """Check every fused node that only the second model has, alone.
+@dataclass
+class SiteResults:
+    """What checking the fused nodes alone gave; `wrong` are the outputs of those that failed."""
 
-    Gives the checks and the output of the first node whose meaning differs.
-    """
-    checks: list[Check] = []
-    differs = ""
-    before, after = parts_by_scope(original), parts_by_scope(fused)
+    checks: list[Check] = field(default_factory=list[Check])
+    wrong: list[str] = field(default_factory=list[str])
+    unpaired: list[Unpaired] = field(default_factory=list[Unpaired])
+
+
+def new_sites(
+    original: Model, fused: Model, seed: int, only: Sequence[str] = ()
+) -> list[FusedNode]:
+    """The fused nodes that only the second model has, or those of them with a given output."""
+    before = parts_by_scope(original)
+    found: list[FusedNode] = []
     for site in fused_nodes(fused, np.random.default_rng(seed)):
         there = before.get(site.scope)
-        if there is not None and there.node(site.node.output[0]) == site.node:
-            continue
-        meaning = None
+        new = there is None or there.node(site.output) != site.node
+        if new and (not only or site.output in only):
+            found.append(site)
+    return found
+
+
+def check_sites(
+    original: Model,
+    fused: Model,
+    sites: Sequence[FusedNode],
+    provider: str,
+    seed: int,
+    activations: Mapping[str, tuple[Array, Array]] | None = None,
+) -> SiteResults:
+    """Check fused nodes alone: what each means, and the kernel of each distinct one.
+
+    `activations` are operands from the original's own run, by output.
+    """
+    results = SiteResults()
+    before, after = parts_by_scope(original), parts_by_scope(fused)
+    for site in sites:
+        there = before.get(site.scope)
+        found = "the original has no such graph"
         if there is not None:
-            meaning = _check_meaning(there, after[site.scope], site, seed)
-        if meaning is not None:
-            checks.append(meaning)
-            differs = differs or ("" if meaning.passed else site.node.output[0])
-        checks += _check_kernels(fused, site, provider, seed)
-    return checks, differs
+            found = _check_meaning(there, after[site.scope], site, seed)
+        if isinstance(found, str):
+            results.unpaired.append(Unpaired(site.output, found))
+            continue
+        results.checks.append(found)
+        if not found.passed:
+            results.wrong.append(site.output)
+    alike: dict[object, list[FusedNode]] = {}
+    for site in sites:
+        alike.setdefault(_likeness(site), []).append(site)
+    for first, *others in alike.values():
+        more = f", {len(others)} more alike" if others else ""
+        checks = _check_kernels(fused, first, provider, seed, more)
+        if not all(check.passed for check in checks):
+            results.wrong += [site.output for site in (first, *others)]
+        results.checks += checks
+    for site in sites:
+        if activations and site.output in activations:
+            checks = _check_activations(fused, site, provider, activations[site.output])
+            results.checks += checks
+            results.wrong += [check.subject for check in checks if not check.passed]
+    order = {site.output: number for number, site in enumerate(sites)}
+    results.wrong = sorted(set(results.wrong), key=order.__getitem__)
+    repeat = f"--validate sites --seed {seed} --site "
+    results.checks = [
+        check if check.repeat else replace(check, repeat=repeat + shlex.quote(check.subject))
+        for check in results.checks
+    ]
+    return results
 
 
-def _check_meaning(before: Parts, after: Parts, site: FusedNode, seed: int) -> Check | None:
-    """The node against what it replaced, in float64; None when they cannot be paired.
+def _likeness(site: FusedNode) -> object:
+    """What a kernel's result depends on: sites that have it in common are run once."""
+    vectors = tuple((role, array.tobytes()) for role, array in site.vectors.items())
+    attributes = tuple(sorted(a.SerializeToString() for a in site.node.attribute))
+    outputs = tuple(bool(name) for name in site.node.output)
+    types = (site.elem_type, site.parameter_type, site.a_shape, site.b_shape, site.extents)
+    return (
+        site.node.domain,
+        site.node.op_type,
+        attributes,
+        outputs,
+        tuple(site.roles),
+        types,
+        vectors,
+    )
+
+
+def _check_meaning(before: Parts, after: Parts, site: FusedNode, seed: int) -> Check | str:
+    """The node against what it replaced, in float64; a sentence when they cannot be paired.
 
     What cannot be paired, or does not run on rows of another number, is left to the whole model.
     """
     names = set(site.roles.values())
     shared = {name for name in names if before.computes(name) and after.computes(name)}
+    if before.node(site.output) is None:
+        return f"the original computes no {site.output!r}"
     part, replacement = before.behind(site.node, shared), after.behind(site.node, shared)
     if part is None or replacement is None:
-        return None
+        return "what it replaced reads more than the fused node does"
     rng = np.random.default_rng(seed)
     a, b = operands(site, _rows_around_epsilon(site, rng), rng, as_declared=True)
     values = {**site.vectors, "A": a, "B": b}
@@ -81,20 +155,20 @@ def _check_meaning(before: Parts, after: Parts, site: FusedNode, seed: int) -> C
     feeds |= {value.name: known[value.name] for value in replacement.proto.graph.input}
     try:
         meant = Twin(part).run(feeds)
-    except UnsupportedModelError:
-        return None
-    twin, name = Twin(replacement), site.node.output[0]
+    except UnsupportedModelError as error:
+        return f"what it replaced does not run on rows of its own ({error.message[:120]})"
+    twin, name = Twin(replacement), site.output
     result, wanted = twin.run(feeds)[name], meant[name]
     if result.shape != wanted.shape or wanted.size % site.hidden:
         where = f"float64, shape {result.shape} in place of {wanted.shape}"
-        return Check("G0", site.name, float("inf"), MEANING_BOUND, where, False)
+        return Check("G0", name, float("inf"), MEANING_BOUND, where, False)
     got = _rows(site, result)
     # Row by row: in one norm over all, large rows would hide the small ones.
     values = [distance(*pair) for pair in zip(got, _rows(site, wanted), strict=True)]
     bounds = [MEANING_BOUND] * len(values)
     if max(values) > MEANING_BOUND:
         # What float32 does to an epsilon is no difference in meaning.
-        nudged = _rows(site, twin.run_nudged(feeds)[name])
+        nudged = _rows(site, twin.run(feeds, nudged=True)[name])
         slack = [distance(*pair) for pair in zip(nudged, got, strict=True)]
         bounds = [
             bound + more if value > bound else bound
@@ -103,7 +177,7 @@ def _check_meaning(before: Parts, after: Parts, site: FusedNode, seed: int) -> C
     figures = zip(values, bounds, strict=True)
     value, bound = max(figures, key=lambda figure: figure[0] / figure[1])
     where = f"float64, rows around epsilon, seed {seed}"
-    return Check("G0", site.name, value, bound, where, value <= bound)
+    return Check("G0", name, value, bound, where, value <= bound)
 
 
 def _rows_around_epsilon(site: FusedNode, rng: np.random.Generator) -> Array:
@@ -116,14 +190,40 @@ def _rows_around_epsilon(site: FusedNode, rng: np.random.Generator) -> Array:
     return np.stack(rows)
 
 
-def _check_kernels(model: Model, site: FusedNode, provider: str, seed: int) -> list[Check]:
-    """G1 of each way in which the provider can run the node: graphfuse's kernel, the function."""
+def _check_kernels(
+    model: Model, site: FusedNode, provider: str, seed: int, more: str = ""
+) -> list[Check]:
+    """G1 on hard rows, of each way in which the provider can run the node."""
     stash = next((a.i for a in site.node.attribute if a.name == "stash_type"), 0)
     double = site.elem_type == TensorProto.DOUBLE
     if stash and stash not in ((TensorProto.DOUBLE,) if double else WIDE):
         where = f"stash_type {stash}: statistics in a type that is too narrow"
-        return [Check("G1", site.name, float("inf"), OTHER_KERNEL, where, False)]
+        return [Check("G1", site.output, float("inf"), OTHER_KERNEL, where, False)]
     a, b, labels = hard_inputs(site, seed)
+    return _run_alone(model, site, provider, (a, b), labels, f"seed {seed}{more}")
+
+
+def _check_activations(
+    model: Model, site: FusedNode, provider: str, captured: tuple[Array, Array]
+) -> list[Check]:
+    """G1 on what the site reads in the original's own run."""
+    dtype = helper.tensor_dtype_to_np_dtype(site.elem_type)
+    a, b = (array.astype(dtype) for array in captured)
+    if a.size > LARGEST or not a.size:
+        return []
+    return _run_alone(model, site, provider, (a, b), ["a row of a run"], "real activations")
+
+
+def _run_alone(
+    model: Model,
+    site: FusedNode,
+    provider: str,
+    arrays: tuple[Array, Array],
+    labels: list[str],
+    source: str,
+) -> list[Check]:
+    """Run the node with graphfuse's kernel, where the provider has it, and as others run it."""
+    a, b = arrays
     vectors = {role: _held(site, role) for role in site.vectors}
     with np.errstate(all="ignore"):
         reference = reference_rows(
@@ -139,16 +239,16 @@ def _check_kernels(model: Model, site: FusedNode, provider: str, seed: int) -> l
     checks: list[Check] = []
     for kernels in (True, False) if own else (False,):
         bound = OWN_KERNEL if kernels else OTHER_KERNEL
-        where = f"{provider}, {'graphfuse kernel, ' if kernels else ''}seed {seed}"
+        where = f"{provider}, {'graphfuse kernel, ' if kernels else ''}{source}"
         try:
             outputs = run(session(alone, Path(), provider, kernels=kernels), {"A": a, "B": b})
         except Exception as error:
             # onnxruntime raises its own classes; whatever it is, this site does not run.
             text = " ".join(str(error).split())[:200]
-            checks.append(Check("G1", site.name, float("inf"), bound, f"{where}: {text}", False))
+            checks.append(Check("G1", site.output, float("inf"), bound, f"{where}: {text}", False))
             continue
         value, label = _worst(site, outputs, reference, labels)
-        checks.append(Check("G1", site.name, value, bound, f"{where}, {label}", value <= bound))
+        checks.append(Check("G1", site.output, value, bound, f"{where}, {label}", value <= bound))
     return checks
 
 

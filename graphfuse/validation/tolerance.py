@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from onnx import TensorProto
@@ -75,6 +75,20 @@ def distance(result: Array, reference: Array) -> float:
     error = float(np.linalg.norm((y - r) / largest))
     size = float(np.linalg.norm(r / largest))
     return error / size if size else float("inf")
+
+
+def compare(result: Any, reference: Any) -> float:
+    """Floating point by relative L2; all else, and so the items of sequences, must be equal."""
+    if isinstance(reference, list):
+        items = cast("list[Array]", reference)
+        if not isinstance(result, list) or len(cast("list[Array]", result)) != len(items):
+            return float("inf")
+        pairs = zip(cast("list[Array]", result), items, strict=True)
+        return max((compare(*pair) for pair in pairs), default=0.0)
+    y, r = np.asarray(result), np.asarray(reference)
+    if r.dtype.kind == "f":
+        return distance(y, r)
+    return 0.0 if np.array_equal(y, r) else float("inf")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,22 +1,29 @@
-"""The whole model against its original: meaning (G0) and accuracy end to end (G2)."""
+"""The whole model against its original: meaning (G0) and accuracy end to end (G2 to G4).
+
+One session is open at a time. The original runs first, with optimizations off and on: which feeds
+it takes is known then. The float64 twins give the reference, and each way of running the fused
+model is judged as it comes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from graphfuse.errors import OriginalModelError, UsageError
-from graphfuse.feeds import check_feeds, random_feeds
+from graphfuse.feeding import Feed, Feeding
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.shapes import type_of
-from graphfuse.graph.tensors import FLOAT_TYPES
 from graphfuse.records import Check
-from graphfuse.runtime import has_kernels, run, session
-from graphfuse.validation.reference import FUSED_DOMAINS, OWN_DOMAIN, Twin
-from graphfuse.validation.tolerance import END_TO_END, FLOAT, MEANING_BOUND, distance
+from graphfuse.runtime import NORM_FUSIONS, has_kernels, run, session
+from graphfuse.validation.lifting import OWN_DOMAIN
+from graphfuse.validation.lockstep import Lockstep, Meaning
+from graphfuse.validation.outputs import OutputJudge
+from graphfuse.validation.reference import Twin, infer_types_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,196 +31,200 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
     Outputs = Mapping[str, Array]
 
+Stage = Callable[[str], object]
 
-def check_whole_model(
-    original: Model,
-    fused: Model,
-    provider: str,
-    seed: int,
-    feeds: Mapping[str, Array] | None = None,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
-    condition: bool | None = None,
-) -> tuple[list[Check], str]:
-    """Run both models, and both float64 twins, on the same feeds and compare every output.
-
-    Gives the checks, and the first fused output whose meaning differs when G0 fails. `condition` is
-    what the single booleans among drawn inputs are.
-
-    Raises OriginalModelError when the original does not run on the feeds.
-    """
-    values, before, drawn = _originals(original, provider, seed, feeds, shapes, condition)
-    where = f"{provider}, {drawn}"
-    twin = Twin(original)
-    reference = twin.run(values)
-    if not any(np.isfinite(array).any() for array in reference.values() if _numeric(array)):
-        raise UsageError(
-            f"no output of the original is finite ({drawn}), so nothing can be compared",
-            "give other feeds with --load-inputs or --input-shapes",
-        )
-    other = Twin(fused, like=twin)
-    checks = meaning(other, reference, values, where)
-    types = {value.name: type_of(value.type).elem_type for value in original.proto.graph.output}
-    judge = _Judge(twin, values, before, reference, types)
-    for optimize, kernels in _ways(fused, provider):
-        at = f"{where}, optimizations {'on' if optimize else 'off'}"
-        at += ", graphfuse kernels" if kernels else ""
-        checks += _end_to_end(fused, provider, optimize, kernels, values, judge, at)
-    meanings_agree = all(check.passed for check in checks if check.gate == "G0")
-    return checks, "" if meanings_agree else first_difference(twin, other, values)
-
-
-def _ways(fused: Model, provider: str) -> list[tuple[bool, bool]]:
-    """How the fused model is run: optimizations, graphfuse's kernels.
-
-    Whoever has no kernels runs the functions' bodies, so those are run as well.
-    """
-    own = any(opset.domain == OWN_DOMAIN for opset in fused.proto.opset_import)
-    if own and has_kernels([provider]):
-        return [(False, True), (True, True), (True, False)]
-    return [(False, False), (True, False)]
-
-
-def _numeric(array: Array) -> bool:
-    return array.dtype.kind in "fiub"
-
-
-def first_difference(original: Twin, fused: Twin, feeds: Outputs) -> str:
-    """The first fused node's output that the float64 twins disagree on; '' when there is none.
-
-    A fused node keeps the names of the tensors that it replaces, so both twins have them.
-    """
-    old, new = original.run_all(feeds), fused.run_all(feeds)
-    for node in fused.model.proto.graph.node:
-        if node.domain not in FUSED_DOMAINS:
-            continue
-        for name in reversed([name for name in node.output if name in old and name in new]):
-            if not compare(new[name], old[name]) <= MEANING_BOUND:
-                return name
-    return ""
-
-
-def _originals(
-    original: Model,
-    provider: str,
-    seed: int,
-    feeds: Outputs | None,
-    shapes: Mapping[str, tuple[int, ...]] | None,
-    condition: bool | None,
-) -> tuple[Outputs, dict[bool, Outputs], str]:
-    """Feeds on which the original runs, and its outputs with optimizations off and on.
-
-    Drawn feeds have batches of 2, or of 1 where the model only runs so, or larger extents where
-    nothing is left of small ones (images).
-    """
-    attempts: list[tuple[Outputs, str]] = []
-    if feeds is not None:
-        check_feeds(original.proto, feeds)
-        attempts.append((feeds, "given feeds"))
-    else:
-        for batch, later in ((2, 7), (1, 7), (1, 64)):
-            drawn = random_feeds(original.proto, seed, shapes, batch, later, condition)
-            taken = "" if condition is None else f", conditions {condition}"
-            attempts.append((drawn, f"seed {seed}, batch {batch}, extents {later}{taken}"))
-    failures: list[OriginalModelError] = []
-    for values, label in attempts:
-        try:
-            runs = {flag: _run_original(original, provider, flag, values) for flag in (False, True)}
-        except OriginalModelError as error:
-            failures.append(error)
-        else:
-            drawn = feeds is None and not shapes
-            if not drawn or any(array.size for array in runs[False].values()):
-                return values, runs, label
-            failures.append(
-                OriginalModelError(
-                    f"every output of the original is empty ({label})",
-                    "give larger feeds with --input-shapes or --load-inputs",
-                )
-            )
-    raise failures[0]
-
-
-def _run_original(model: Model, provider: str, optimize: bool, feeds: Outputs) -> Outputs:
-    try:
-        made = session(model.proto, model.folder, provider, optimize)
-        return run(made, feeds)
-    except Exception as error:
-        # onnxruntime raises its own classes, one per failure code.
-        text = " ".join(str(error).split())[:300]
-        raise OriginalModelError(
-            f"the original model does not run on {provider}: {text}",
-            "run it in onnxruntime alone first; feeds can be given with --load-inputs "
-            "or --input-shapes, and `fuse --validate none` skips the run",
-        ) from error
-
-
-def meaning(fused: Twin, reference: Outputs, feeds: Outputs, where: str) -> list[Check]:
-    """G0 of every output: both twins agree, but for what float32 does to an epsilon."""
-    results = fused.run(feeds)
-    nudged: Outputs | None = None
-    checks: list[Check] = []
-    for name, exact in reference.items():
-        value, bound = compare(results[name], exact), MEANING_BOUND
-        if bound < value < float("inf"):
-            nudged = nudged or fused.run_nudged(feeds)
-            bound += compare(nudged[name], results[name])
-        checks.append(Check("G0", name, value, bound, where, value <= bound))
-    return checks
-
-
-def compare(result: Array, reference: Array) -> float:
-    """Floating point by relative L2; integers, booleans and strings must be equal."""
-    if reference.dtype.kind == "f":
-        return distance(result, reference)
-    return 0.0 if np.array_equal(result, reference) else float("inf")
-
-
-def _end_to_end(
-    fused: Model,
-    provider: str,
-    optimize: bool,
-    kernels: bool,
-    feeds: Outputs,
-    judge: _Judge,
-    where: str,
-) -> list[Check]:
-    try:
-        made = session(fused.proto, fused.folder, provider, optimize, kernels)
-        results = run(made, feeds)
-    except Exception as error:
-        # onnxruntime raises its own classes, one per failure code.
-        text = " ".join(str(error).split())[:300]
-        return [Check("G2", "the fused model does not run", float("inf"), 0.0, text, False)]
-    return [
-        judge.check(name, results[name], judge.before[optimize][name], where) for name in results
-    ]
+FEEDS = {"fast": 1, "full": 3}
+"""How many feeds are drawn at each level, unless the user says."""
 
 
 @dataclass
-class _Judge:
-    """What G2 compares with: the original's outputs, the float64 twin's, and the rounded twin's.
+class Ran:
+    """One feed that the original ran on: its outputs by level of optimization, and float64's."""
 
-    The rounded twin is evaluated only when an output needs it.
-    """
+    feed: Feed
+    before: dict[bool, Outputs]
+    meaning: Meaning = field(default_factory=Meaning)
+    rounded: Outputs | None = None
 
-    twin: Twin
-    feeds: Outputs
-    before: Mapping[bool, Outputs]
-    reference: Outputs
-    types: Mapping[str, int]
-    _rounded: Outputs | None = None
 
-    def check(self, name: str, result: Array, base: Array, where: str) -> Check:
-        """Judge one output of the fused model."""
-        exact = self.reference[name]
-        if self.types[name] not in FLOAT_TYPES:
-            same = np.array_equal(result, base)
-            return Check("G2", name, 0.0 if same else 1.0, 0.0, where, same)
-        roundoff = FLOAT[self.types[name]].roundoff
-        value = compare(result, exact)
-        bound = END_TO_END * compare(base, exact) + roundoff
-        if not value <= bound:
-            if self._rounded is None:
-                self._rounded = self.twin.run_rounded(self.feeds)
-            bound = max(bound, END_TO_END * compare(self._rounded[name], exact) + roundoff)
-        return Check("G2", name, value, bound, where, value <= bound)
+@dataclass
+class WholeModel:
+    """Two models on one provider; `run` gives the checks, and what it found on the way."""
+
+    original: Model
+    fused: Model
+    provider: str
+    feeding: Feeding
+    level: str
+    stage: Stage
+    notes: list[str] = field(default_factory=list[str])
+    wrong: list[str] = field(default_factory=list[str])
+    ran: list[Ran] = field(default_factory=list[Ran])
+
+    @cached_property
+    def twins(self) -> Lockstep:
+        """The float64 twins of both models."""
+        return Lockstep(Twin(self.original), Twin(self.fused))
+
+    @cached_property
+    def rounded_types(self) -> Mapping[str, int]:
+        """The float types of the original's tensors."""
+        return infer_types_of(self.original)
+
+    @property
+    def _levels(self) -> tuple[bool, ...]:
+        return (True,) if self.level == "fast" else (False, True)
+
+    def run(self) -> list[Check]:
+        """Run everything. Raises OriginalModelError when the original runs on no feed."""
+        self.stage(f"running the original on {self.provider}")
+        self._run_originals()
+        checks: list[Check] = []
+        for ran in self.ran:
+            self.stage(f"evaluating in float64 ({ran.feed.label})")
+            checks += self._meaning(ran)
+        for optimize, kernels in self.ways():
+            self.stage(f"running the fused model on {self.provider}")
+            checks += self._end_to_end(optimize, kernels)
+        return checks
+
+    def ways(self) -> list[tuple[bool, bool]]:
+        """How the fused model is run: optimizations, graphfuse's kernels.
+
+        Whoever has no kernels runs the functions' bodies, so those are run as well.
+        """
+        own = any(opset.domain == OWN_DOMAIN for opset in self.fused.proto.opset_import)
+        kernels = own and has_kernels([self.provider])
+        if self.level == "fast":
+            return [(True, kernels)]
+        if kernels:
+            return [(False, True), (True, True), (True, False)]
+        return [(False, False), (True, False)]
+
+    def _run_originals(self) -> None:
+        choices = self.feeding.feeds(self.original.proto, FEEDS[self.level])
+        first, *more = self._levels
+        made = self._original_session(first)
+        for number, alternatives in enumerate(choices):
+            found = self._first_that_runs(made, alternatives, required=number == 0)
+            if found is not None:
+                self.ran.append(Ran(found[0], {first: found[1]}))
+        for flag in more:
+            del made
+            made = self._original_session(flag)
+            for ran in self.ran:
+                ran.before[flag] = self._run_original(made, ran.feed)
+
+    def _first_that_runs(
+        self, made: Any, alternatives: Sequence[Feed], required: bool
+    ) -> tuple[Feed, Outputs] | None:
+        failures: list[OriginalModelError] = []
+        for feed in alternatives:
+            try:
+                outputs = self._run_original(made, feed)
+            except OriginalModelError as error:
+                failures.append(error)
+                continue
+            given = self.feeding.inputs is not None or self.feeding.shapes
+            if given or any(np.size(array) for array in outputs.values()):
+                return feed, outputs
+            failures.append(
+                OriginalModelError(
+                    f"every output of the original is empty ({feed.label})",
+                    "give larger feeds with --input-shapes or --load-inputs",
+                )
+            )
+        if required and failures:
+            raise failures[0]
+        if failures:
+            self.notes.append(f"the original does not run on other sizes ({alternatives[0].label})")
+        return None
+
+    def _original_session(self, optimize: bool) -> Any:
+        try:
+            proto, folder = self.original.proto, self.original.folder
+            return session(proto, folder, self.provider, optimize, without=NORM_FUSIONS)
+        except Exception as error:
+            # onnxruntime raises its own classes, one per failure code.
+            raise self._does_not_run(error) from error
+
+    def _run_original(self, made: Any, feed: Feed) -> Outputs:
+        try:
+            return run(made, feed.values)
+        except Exception as error:
+            raise self._does_not_run(error) from error
+
+    def _does_not_run(self, error: Exception) -> OriginalModelError:
+        text = " ".join(str(error).split())[:300]
+        return OriginalModelError(
+            f"the original model does not run on {self.provider}: {text}",
+            "run it in onnxruntime alone first; feeds can be given with --load-inputs "
+            "or --input-shapes, and `--validate sites` checks the fused nodes alone",
+        )
+
+    def _meaning(self, ran: Ran) -> list[Check]:
+        ran.meaning = self.twins.run(ran.feed.values)
+        arrays = [ran.meaning.values[name] for name in self.twins.original.outputs]
+        if not any(np.isfinite(array).any() for array in arrays if _is_numeric(array)):
+            raise UsageError(
+                f"no output of the original is finite ({ran.feed.label}): nothing can be compared",
+                "give other feeds with --load-inputs or --input-shapes",
+            )
+        self.wrong += ran.meaning.wrong
+        if ran.meaning.unjudged and ran is self.ran[0]:
+            self.notes.append(
+                f"{len(ran.meaning.unjudged)} tensors, such as {ran.meaning.unjudged[0]!r}, are "
+                "computed by operators without a float64 meaning: G0 leaves them to G2"
+            )
+        checks = ran.meaning.checks(self.twins.original.outputs, f"float64, {ran.feed.label}")
+        return [replace(check, repeat=self._repeat(ran.feed)) for check in checks]
+
+    def _end_to_end(self, optimize: bool, kernels: bool) -> list[Check]:
+        checks: list[Check] = []
+        made = None
+        for ran in self.ran:
+            where = f"{self.provider}, {ran.feed.label}, "
+            where += f"optimizations {'on' if optimize else 'off'}"
+            where += ", graphfuse kernels" if kernels else ""
+            try:
+                if made is None:
+                    proto, folder = self.fused.proto, self.fused.folder
+                    # What others run is the functions' bodies: onnxruntime's own fusions of the
+                    # norms in them are no more the fused model's than they are the original's.
+                    without = () if kernels else NORM_FUSIONS
+                    made = session(proto, folder, self.provider, optimize, kernels, without)
+                results = run(made, ran.feed.values)
+            except Exception as error:
+                # onnxruntime raises its own classes, one per failure code.
+                text = f"{where}: {' '.join(str(error).split())[:300]}"
+                subject = "the fused model does not run"
+                return [*checks, Check("G2", subject, float("inf"), 0.0, text, False)]
+            for name in self.twins.original.outputs:
+                judge, base = self._judge(ran, name), ran.before[optimize][name]
+                found = judge.checks(results.pop(name), base, where)
+                checks += [replace(check, repeat=self._repeat(ran.feed)) for check in found]
+        return checks
+
+    def _judge(self, ran: Ran, name: str) -> OutputJudge:
+        value = next(value for value in self.original.proto.graph.output if value.name == name)
+        return OutputJudge(
+            name,
+            type_of(value.type).elem_type,
+            ran.meaning.values[name],
+            [outputs[name] for outputs in ran.before.values()],
+            lambda: self.rounded(ran)[name],
+        )
+
+    def rounded(self, ran: Ran) -> Outputs:
+        """The outputs of the original in float64, every edge rounded to its type."""
+        if ran.rounded is None:
+            twin = self.twins.original
+            ran.rounded = twin.values(ran.feed.values, twin.outputs, self.rounded_types)
+        return ran.rounded
+
+    def _repeat(self, feed: Feed) -> str:
+        return f"--validate {self.level} {feed.repeat}".strip()
+
+
+def _is_numeric(array: Any) -> bool:
+    return getattr(array, "dtype", np.dtype(object)).kind in "fiub"

@@ -18,7 +18,7 @@ import torch
 
 import graphfuse
 from graphfuse.errors import GraphfuseError, OriginalModelError
-from graphfuse.validation.reference import UnsupportedModelError
+from graphfuse.validation.evaluator import UnsupportedModelError
 from models.architectures import Example
 from models.export import export
 from tests.eager import count_sites

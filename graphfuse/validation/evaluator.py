@@ -1,0 +1,232 @@
+"""Nodes one at a time in float64, each by the most exact means there is.
+
+In this order: graphfuse's own formulas (operators.py) for norms and fused operators, onnxruntime
+where it has a float64 kernel, then operators.py and onnx.reference. What none of them knows
+(onnxruntime's contrib operators) runs in onnxruntime in float32: it is computed alike in both
+models that are compared, so what is around it can still be judged.
+
+Every node is a session of its own, kept by what the node is: a model has few distinct ones, and
+between two nodes everything can be looked at, rounded or dropped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from graphfuse import foreign
+from graphfuse.errors import ValidationError
+from graphfuse.graph.tensors import DEFAULT_DOMAINS
+from graphfuse.validation.lifting import upcast
+from graphfuse.validation.operators import EXACT_OPERATORS, OWN_OPERATORS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+NUMPY, RUNTIME, REFERENCE, SINGLE = (
+    "numpy",
+    "onnxruntime",
+    "onnx.reference",
+    "onnxruntime in float32",
+)
+"""What evaluates a node."""
+
+EXACT = frozenset((cls.op_domain, cls.__name__) for cls in EXACT_OPERATORS)
+OWN = frozenset((cls.op_domain, cls.__name__) for cls in OWN_OPERATORS)
+
+UNSEEDED = frozenset(("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"))
+"""Operators whose results differ from run to run."""
+
+NARROW = (np.dtype(np.float32), np.dtype(np.float16))
+
+PARALLEL = frozenset(("MatMul", "Gemm", "Einsum"))
+"""Operators worth more than one thread: a pool for each of hundreds of sessions is not."""
+
+
+class UnsupportedModelError(ValidationError):
+    """The model holds an operator that cannot be evaluated."""
+
+
+Kernel = Callable[[Sequence["Array | None"]], "list[Array]"]
+"""One node, ready to run. Absent inputs are None."""
+
+
+class NodeEvaluator:
+    """Evaluates nodes of one model; tells by what."""
+
+    def __init__(self, opset_import: Sequence[onnx.OperatorSetIdProto]) -> None:
+        versions = {entry.domain: entry.version for entry in opset_import}
+        self._opsets = tuple(sorted(versions.items()))
+        self.used: dict[str, set[str]] = {}
+        """The operators that each means has evaluated."""
+        self.narrow_runs = 0
+        """How many runs were in float32, for want of anything better."""
+
+    def run(self, node: onnx.NodeProto, inputs: Sequence[Array | None]) -> list[Array]:
+        """The outputs that a node without subgraphs names. Raises UnsupportedModelError."""
+        if node.op_type == "Constant" and node.attribute[0].HasField("t"):
+            return [upcast(numpy_helper.to_array(node.attribute[0].t))]
+        canonical = _canonical(node)
+        types = tuple(None if array is None else _type(array) for array in inputs)
+        means = _means(canonical, self._opsets, types)
+        problems: list[str] = []
+        for meant, kernel in means:
+            try:
+                with np.errstate(all="ignore"):
+                    outputs = kernel(inputs)
+            except Exception as error:
+                # onnxruntime and onnx.reference raise classes of their own for what they lack.
+                problems.append(f"{meant}: {' '.join(str(error).split())[:160]}")
+                continue
+            # A type that an operator fixes, whatever it reads, is as good as float32 at best.
+            narrow = any(getattr(array, "dtype", None) in NARROW for array in outputs)
+            by = SINGLE if narrow else meant
+            self.narrow_runs += by == SINGLE
+            self.used.setdefault(by, set()).add(node.op_type)
+            return [upcast(array) if hasattr(array, "dtype") else array for array in outputs]
+        raise unsupported(node, problems)
+
+
+def unsupported(node: onnx.NodeProto, problems: Sequence[str]) -> UnsupportedModelError:
+    """The error for a node that nothing evaluates."""
+    kind = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+    why = f" ({'; '.join(problems)})" if problems else ""
+    return UnsupportedModelError(
+        f"{kind} {node.name or node.output[0]!r} cannot be evaluated in float64{why}",
+        "`--validate sites` checks the fused nodes alone",
+    )
+
+
+def _type(array: Array) -> int:
+    """The element type; 0 for what is no tensor, such as a sequence."""
+    if not isinstance(array, np.ndarray):  # pyright: ignore[reportUnnecessaryIsInstance]
+        return 0
+    return helper.np_dtype_to_tensor_dtype(array.dtype) if array.dtype.kind in "biuf" else 0
+
+
+def _canonical(node: onnx.NodeProto) -> bytes:
+    """A node without its names: what is equal of it is evaluated alike."""
+    copy = onnx.NodeProto(op_type=node.op_type, domain=node.domain)
+    copy.input.extend(f"i{n}" if name else "" for n, name in enumerate(node.input))
+    copy.output.extend(f"o{n}" if name else "" for n, name in enumerate(node.output))
+    copy.attribute.extend(node.attribute)
+    return copy.SerializeToString(deterministic=True)
+
+
+@lru_cache(maxsize=1024)
+def _means(
+    canonical: bytes, opsets: tuple[tuple[str, int], ...], types: tuple[int | None, ...]
+) -> list[tuple[str, Kernel]]:
+    """What can evaluate a node, in the order of trust."""
+    node = onnx.NodeProto.FromString(canonical)
+    key = (node.domain, node.op_type)
+    means: list[tuple[str, Kernel]] = []
+    if key in EXACT:
+        return [(NUMPY, _Reference(node, opsets))]
+    if node.op_type not in UNSEEDED and node.domain in DEFAULT_DOMAINS:
+        session = _session(node, opsets, types, {})
+        if session is not None:
+            means.append((RUNTIME, session))
+    if node.domain in DEFAULT_DOMAINS or key in OWN:
+        # It raises whatever an operator's loader raises where there is no such operator.
+        with contextlib.suppress(Exception):
+            means.append((NUMPY if key in OWN else REFERENCE, _Reference(node, opsets)))
+    if not means:
+        narrow: dict[int, int] = {TensorProto.DOUBLE: TensorProto.FLOAT}
+        session = _session(node, opsets, types, narrow)
+        if session is not None:
+            means.append((SINGLE, session))
+    return means
+
+
+class _Reference:
+    """A node in numpy: by operators.py, or by onnx.reference."""
+
+    def __init__(self, node: onnx.NodeProto, opsets: tuple[tuple[str, int], ...]) -> None:
+        self._names = list(node.input)
+        model = _one_node(node, opsets, [(name, 0) for name in node.input if name])
+        self._evaluator = ReferenceEvaluator(model, new_ops=OWN_OPERATORS)
+
+    def __call__(self, inputs: Sequence[Array | None]) -> list[Array]:
+        feeds = dict(zip(self._names, inputs, strict=True))
+        feeds = {name: array for name, array in feeds.items() if name and array is not None}
+        return _run_reference(self._evaluator, feeds)
+
+
+def _run_reference(evaluator: ReferenceEvaluator, feeds: dict[str, Array]) -> list[Array]:
+    outputs: Any = evaluator.run(None, feeds)  # pyright: ignore[reportUnknownMemberType]
+    # numpy's scalars become arrays; sequences stay lists.
+    return [np.asarray(array) if hasattr(array, "dtype") else array for array in outputs]
+
+
+class _Runtime:
+    """A node in onnxruntime, with other types where `narrow` names them."""
+
+    def __init__(
+        self, session: foreign.Session, node: onnx.NodeProto, narrow: dict[int, int]
+    ) -> None:
+        self._session, self._narrow = session, bool(narrow)
+        self._names = list(node.input)
+        self._outputs = [name for name in node.output if name]
+
+    def __call__(self, inputs: Sequence[Array | None]) -> list[Array]:
+        feeds: dict[str, Array] = {}
+        for name, array in zip(self._names, inputs, strict=True):
+            if name and array is not None:
+                lower = self._narrow and array.dtype == np.float64
+                feeds[name] = array.astype(np.float32) if lower else np.asarray(array)
+        return self._session.run(self._outputs, feeds)
+
+
+def _session(
+    node: onnx.NodeProto,
+    opsets: tuple[tuple[str, int], ...],
+    types: tuple[int | None, ...],
+    narrow: dict[int, int],
+) -> Kernel | None:
+    """A session of one node, or None where onnxruntime has no kernel for these types."""
+    inputs = [
+        (name, narrow.get(elem_type, elem_type))
+        for name, elem_type in zip(node.input, types, strict=True)
+        if name and elem_type
+    ]
+    model = _one_node(node, opsets, inputs)
+    runtime = foreign.onnxruntime()
+    options: foreign.SessionOptions = runtime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = 0 if node.op_type in PARALLEL else 1
+    options.enable_cpu_mem_arena = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session: foreign.Session = runtime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception:
+        # onnxruntime raises classes of its own where it has no kernel.
+        return None
+    return _Runtime(session, node, narrow)
+
+
+def _one_node(
+    node: onnx.NodeProto, opsets: Sequence[tuple[str, int]], inputs: Sequence[tuple[str, int]]
+) -> onnx.ModelProto:
+    model = onnx.ModelProto(ir_version=10)
+    model.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in opsets)
+    model.graph.name = "node"
+    model.graph.node.append(node)
+    for name, elem_type in inputs:
+        model.graph.input.append(helper.make_tensor_value_info(name, elem_type, None))
+    for name in node.output:
+        if name:
+            model.graph.output.add(name=name)
+    return model

@@ -1,0 +1,139 @@
+"""Looking inside a run: tensors of the main graph exposed as outputs, a chunk at a time.
+
+Two questions need it: what the operands of each site are in the original's own run, and at which
+fused node a run first leaves its bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from graphfuse.feeding import Feed
+from graphfuse.graph.inference import infer_types
+from graphfuse.graph.model_file import Model
+from graphfuse.graph.shapes import UNKNOWN
+from graphfuse.records import Activation
+from graphfuse.runtime import NORM_FUSIONS, run, session
+from graphfuse.validation.fused_nodes import FusedNode
+from graphfuse.validation.tolerance import END_TO_END, FLOAT, distance
+from graphfuse.validation.whole_model import Ran, WholeModel
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+CHUNK = 16
+"""Sites whose tensors are exposed in one session."""
+
+
+def exposed(model: Model, names: Iterable[str]) -> Model:
+    """A model that yields some tensors of its main graph as well."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    there = {value.name for value in proto.graph.output}
+    types = infer_types(model.proto)
+    for name in names:
+        if name not in there:
+            elem_type = types.get(name, UNKNOWN).elem_type
+            proto.graph.output.append(helper.make_tensor_value_info(name, elem_type, None))
+            there.add(name)
+    return Model(proto, None, model.folder)
+
+
+def _chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), CHUNK):
+        yield items[start : start + CHUNK]
+
+
+def captured(
+    original: Model, sites: Sequence[FusedNode], provider: str, feed: Feed
+) -> Iterator[tuple[FusedNode, Array, Array]]:
+    """The operands of each site of the main graph, from the original's own run.
+
+    A site that the original has no operands of is left out; so are all of a chunk that onnxruntime
+    does not run with its tensors exposed.
+    """
+    computed = {name for node in original.proto.graph.node for name in node.output}
+    computed.update(value.name for value in original.proto.graph.input)
+    known = computed | {tensor.name for tensor in original.proto.graph.initializer}
+    mine = [
+        site
+        for site in sites
+        if site.scope == ("main",)
+        and {site.roles["A"], site.roles["B"]} <= known
+        and not {site.roles["A"], site.roles["B"]}.isdisjoint(computed)
+    ]
+    for chunk in _chunks(mine):
+        names = {site.roles[role] for site in chunk for role in ("A", "B")}
+        wider = exposed(original, sorted(names & computed))
+        try:
+            made = session(wider.proto, wider.folder, provider, False, without=NORM_FUSIONS)
+            values = {**feed.values, **run(made, feed.values)}
+        except Exception:
+            # Whatever onnxruntime raises: real activations are a bonus, the hard rows are not.
+            continue
+        for site in chunk:
+            operands = [_operand(original, values, site.roles[role]) for role in ("A", "B")]
+            if all(operand is not None for operand in operands):
+                yield site, operands[0], operands[1]
+
+
+def _operand(model: Model, values: Mapping[str, Array], name: str) -> Any:
+    if name in values:
+        return values[name]
+    tensor = next((t for t in model.proto.graph.initializer if t.name == name), None)
+    return None if tensor is None else model.read(tensor)
+
+
+def activation(site: FusedNode, a: Array, b: Array) -> Activation | None:
+    """The statistics of a site's sum; None when it has no finite element."""
+    with np.errstate(all="ignore"):
+        total = a.astype(np.float64) + b.astype(np.float64) + site.vectors.get("AddBias", 0.0)
+    total = total[np.isfinite(total)]
+    if not total.size:
+        return None
+    largest = float(np.abs(total).max())
+    return Activation(site.output, float(total.mean()), float(total.std()), largest)
+
+
+def first_beyond(whole: WholeModel, outputs: Sequence[str]) -> str:
+    """The first fused node whose output leaves the bound of G2 in a run; '' when none does.
+
+    `outputs` are those of the fused nodes, in order; both models must compute them.
+    """
+    optimize, kernels = whole.ways()[0]
+    ran = whole.ran[-1]
+    for chunk in _chunks(outputs):
+        name = _first_of(whole, ran, chunk, optimize, kernels)
+        if name:
+            return name
+    return ""
+
+
+def _first_of(
+    whole: WholeModel, ran: Ran, names: Sequence[str], optimize: bool, kernels: bool
+) -> str:
+    before, after = exposed(whole.original, names), exposed(whole.fused, names)
+    feeds = ran.feed.values
+    plain = session(before.proto, before.folder, whole.provider, optimize, without=NORM_FUSIONS)
+    base = run(plain, feeds)
+    del plain
+    fused = session(after.proto, after.folder, whole.provider, optimize, kernels)
+    result = run(fused, feeds)
+    del fused
+    exact = whole.twins.original.values(feeds, names)
+    rounded = whole.twins.original.values(feeds, names, whole.rounded_types)
+    for name in names:
+        number = FLOAT.get(helper.np_dtype_to_tensor_dtype(result[name].dtype))
+        if number is None:
+            continue
+        allowed = max(distance(base[name], exact[name]), distance(rounded[name], exact[name]))
+        if not distance(result[name], exact[name]) <= END_TO_END * allowed + number.roundoff:
+            return name
+    return ""

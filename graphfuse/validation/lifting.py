@@ -1,0 +1,221 @@
+"""Lifting a model to float64: types, constants and casts; its functions are inlined.
+
+Weights are left where they are: reference.py reads and upcasts each when a node needs it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnx.inliner
+from onnx import TensorProto, helper, numpy_helper
+
+from graphfuse.graph.model_file import Model
+from graphfuse.graph.tensors import (
+    DEFAULT_DOMAINS,
+    FLOAT_TYPES,
+    default_opset,
+    is_external,
+    subgraphs,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+OWN_DOMAIN = "graphfuse"
+FUSED_DOMAINS = (OWN_DOMAIN, "com.microsoft")
+
+ADDED = "/graphfuse_"
+"""What graphfuse computes a scale from is in the name of its nodes' outputs; it is exact."""
+
+SINGLE = frozenset(("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Expand", "Flatten"))
+"""Operators that pass a single number on."""
+
+ZERO64 = helper.make_tensor("value", TensorProto.DOUBLE, [1], [0.0])
+
+
+def dense(sparse: onnx.SparseTensorProto) -> Array:
+    """A sparse initializer as an array; its indices are linear or one row per value."""
+    values = numpy_helper.to_array(sparse.values)
+    indices = numpy_helper.to_array(sparse.indices)
+    result = np.zeros(tuple(sparse.dims), values.dtype)
+    at = np.unravel_index(indices, result.shape) if indices.ndim == 1 else tuple(indices.T)
+    result[at] = values
+    return result
+
+
+def upcast(array: Array) -> Array:
+    """Floating point, bfloat16 included, to float64; anything else as it is."""
+    is_float = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+    return array.astype(np.float64) if is_float else array
+
+
+def lifted(source: Model) -> onnx.ModelProto:
+    """The graph in float64, without its initializers; functions inlined, fused ones aside."""
+    model = source.proto
+    proto = onnx.ModelProto(ir_version=max(model.ir_version, 10))
+    proto.opset_import.extend(model.opset_import)
+    proto.functions.extend(f for f in model.functions if f.domain not in FUSED_DOMAINS)
+    for field in ("node", "input", "output"):
+        getattr(proto.graph, field).extend(getattr(model.graph, field))
+    proto.graph.name = "twin"
+    for named in (*proto.graph.node, *proto.opset_import):
+        named.domain = "" if named.domain in DEFAULT_DOMAINS else named.domain
+    inputs = {value.name for value in model.graph.input}
+    for tensor in model.graph.initializer:
+        if tensor.name not in inputs:
+            value = helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            proto.graph.input.append(value)
+    if proto.functions:
+        _fill_defaults(proto)
+        proto = onnx.inliner.inline_local_functions(proto)
+    present = {entry.domain for entry in proto.opset_import}
+    for domain in FUSED_DOMAINS:
+        if domain not in present:
+            proto.opset_import.append(helper.make_opsetid(domain, 1))
+    for values in (proto.graph.input, proto.graph.output):
+        for value in values:
+            if value.type.tensor_type.elem_type in FLOAT_TYPES:
+                value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    _round_constants(proto.graph, model.graph)
+    _lift_nodes(proto.graph.node, source)
+    return proto
+
+
+def _fill_defaults(proto: onnx.ModelProto) -> None:
+    """Give calls the attributes that they leave out: onnx's inliner forgets their defaults.
+
+    It leaves functions alone, too, whose operator set has another version, if not another meaning.
+    """
+    functions = {(f.domain, f.name, f.overload): f for f in proto.functions}
+    pending = [proto.graph.node, *(function.node for function in proto.functions)]
+    while pending:
+        for node in pending.pop():
+            pending.extend(graph.node for graph in subgraphs(node))
+            function = functions.get((node.domain, node.op_type, node.overload))
+            given = {attribute.name for attribute in node.attribute}
+            defaults = function.attribute_proto if function is not None else ()
+            node.attribute.extend(value for value in defaults if value.name not in given)
+    version = default_opset(proto)
+    for function in proto.functions:
+        for entry in function.opset_import:
+            if entry.domain in DEFAULT_DOMAINS and _same_meaning(function, entry.version, version):
+                entry.version = version
+
+
+def _same_meaning(function: onnx.FunctionProto, version: int, other: int) -> bool:
+    """Whether the operators of a function look the same in another version of their set."""
+    return all(
+        _signature(node.op_type, version) == _signature(node.op_type, other)
+        for node in function.node
+        if node.domain in DEFAULT_DOMAINS
+    )
+
+
+def _signature(op_type: str, version: int) -> object:
+    """Inputs, and attributes with their defaults: later versions mostly add types alone."""
+    try:
+        schema = onnx.defs.get_schema(op_type, version)
+    except onnx.defs.SchemaError:
+        return None
+    defaults = {name: str(a.default_value) for name, a in schema.attributes.items()}
+    return (schema.min_input, schema.max_input, defaults)
+
+
+def _round_constants(graph: onnx.GraphProto, original: onnx.GraphProto) -> None:
+    """Replace casts of single constant numbers by their results.
+
+    Casts of activations are lifted, but an epsilon that is cast to float16 is another number: the
+    one that every run of the model adds.
+    """
+    inputs = {value.name for value in original.input}
+    known = {
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in original.initializer
+        if tensor.name not in inputs and not is_external(tensor) and math.prod(tensor.dims) == 1
+    }
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].HasField("t"):
+            array = numpy_helper.to_array(node.attribute[0].t)
+            if array.size == 1:
+                known[node.output[0]] = array
+        if node.op_type not in SINGLE or not node.input or node.input[0] not in known:
+            continue
+        array = known[node.input[0]]
+        to = next((a.i for a in node.attribute if a.name == "to"), 0)
+        if node.op_type == "Cast" and to not in FLOAT_TYPES:
+            # Evaluated as it is: a number that becomes an integer loses its fraction.
+            continue
+        exact = node.op_type != "Cast" or ADDED in node.output[0]
+        if not exact and to in FLOAT_TYPES:
+            with np.errstate(all="ignore"):
+                array = array.astype(helper.tensor_dtype_to_np_dtype(to))
+            value = numpy_helper.from_array(array)
+            node.CopyFrom(helper.make_node("Constant", [], list(node.output), value=value))
+        known[node.output[0]] = array
+
+
+def _lift_nodes(nodes: Iterable[onnx.NodeProto], source: Model) -> None:
+    for node in nodes:
+        lift = LIFTED.get(node.op_type)
+        if lift is not None:
+            lift(node)
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                _lift_tensor(attribute.t, source)
+        for graph in subgraphs(node):
+            for tensor in graph.initializer:
+                _lift_tensor(tensor, source)
+            _lift_nodes(graph.node, source)
+
+
+def _lift_tensor(tensor: TensorProto, source: Model) -> None:
+    is_float = tensor.data_type in FLOAT_TYPES and tensor.data_type != TensorProto.DOUBLE
+    if is_float or is_external(tensor):
+        tensor.CopyFrom(numpy_helper.from_array(upcast(source.read(tensor)), tensor.name))
+
+
+def _lift_type_attribute(name: str, default: int) -> Callable[[onnx.NodeProto], None]:
+    """An attribute that names a result type: float types become float64."""
+
+    def lift(node: onnx.NodeProto) -> None:
+        for attribute in node.attribute:
+            if attribute.name == name:
+                if attribute.i in FLOAT_TYPES:
+                    attribute.i = TensorProto.DOUBLE
+                return
+        if default in FLOAT_TYPES:
+            node.attribute.append(helper.make_attribute(name, TensorProto.DOUBLE))
+
+    return lift
+
+
+def _lift_constant(node: onnx.NodeProto) -> None:
+    for attribute in node.attribute:
+        if attribute.name in ("value_float", "value_floats"):
+            numbers = attribute.f if attribute.name == "value_float" else list(attribute.floats)
+            tensor = numpy_helper.from_array(np.array(numbers, np.float64))
+            attribute.CopyFrom(helper.make_attribute("value", tensor))
+
+
+def _lift_constant_of_shape(node: onnx.NodeProto) -> None:
+    if not node.attribute:
+        node.attribute.append(helper.make_attribute("value", ZERO64))
+
+
+LIFTED: Mapping[str, Callable[[onnx.NodeProto], None]] = {
+    "Attention": _lift_type_attribute("softmax_precision", 0),
+    "Cast": _lift_type_attribute("to", 0),
+    "Constant": _lift_constant,
+    "ConstantOfShape": _lift_constant_of_shape,
+    "EyeLike": _lift_type_attribute("dtype", 0),
+    "GroupNormalization": _lift_type_attribute("stash_type", 1),
+    "RandomNormal": _lift_type_attribute("dtype", 1),
+    "RandomUniform": _lift_type_attribute("dtype", 1),
+}

@@ -1,0 +1,208 @@
+"""G0: whether two models mean the same, by walking both float64 twins together.
+
+The original is evaluated once. A node that the fused model has unchanged, and that reads what the
+original's reads, yields what the original's yields: it is not evaluated again. Every other one is,
+and where the original has a tensor of the same name, the two are compared. Where they agree the
+walk goes on with the original's value, so that each fused node is judged on its own, and several
+that are wrong are all found; where they do not, it goes on with the fused model's, so that a
+difference reaches the outputs that it reaches in a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from graphfuse.graph.tensors import FLOAT_TYPES, read_names
+from graphfuse.records import Check
+from graphfuse.validation.reference import Twin, Values, has_fused, nudge
+from graphfuse.validation.tolerance import MEANING_BOUND, compare
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+AGREE = 1e-13
+"""Relative L2 distance of what float64 rounds differently; a difference in meaning is larger."""
+
+NARROW_AGREE = 1e-3
+"""The same where a float32 kernel had to do."""
+
+
+@dataclass
+class Meaning:
+    """What one feed showed: distances by tensor, with the bound of each.
+
+    `values` are the original's tensors that were asked for, in float64.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict[str, Any])
+    distances: dict[str, tuple[float, float]] = field(
+        default_factory=dict[str, tuple[float, float]]
+    )
+    fused: list[str] = field(default_factory=list[str])
+    """Outputs of fused nodes that read what the original's read, in the fused model's order."""
+    unjudged: list[str] = field(default_factory=list[str])
+    """Tensors behind operators of the fused model that only a float32 kernel knows."""
+
+    @property
+    def wrong(self) -> list[str]:
+        """The outputs of fused nodes that differ, in the order of the fused model."""
+        return [n for n in self.fused if not self.distances[n][0] <= self.distances[n][1]]
+
+    def checks(self, outputs: Iterable[str], where: str) -> list[Check]:
+        """G0 of every output of the model and of every fused node."""
+        names = [n for n in dict.fromkeys((*self.fused, *outputs)) if n not in self.unjudged]
+        pairs = ((name, *self.distances.get(name, (0.0, MEANING_BOUND))) for name in names)
+        return [
+            Check("G0", name, value, bound, where, value <= bound) for name, value, bound in pairs
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A node of the fused model, what it reads, and which tensors the original must have first."""
+
+    node: onnx.NodeProto
+    reads: frozenset[str]
+    watched: tuple[str, ...]
+    unchanged: bool
+
+
+class Lockstep:
+    """Two models, walked together on any number of feeds."""
+
+    def __init__(self, original: Twin, fused: Twin) -> None:
+        self.original, self.fused = original, fused
+        before = {n: node for node in original.proto.graph.node for n in node.output if n}
+        self.computed = frozenset(before.keys() | set(original.inputs))
+        self.changed = {name for name in fused.tensors if not self._same_weight(name)}
+        self.steps = [self._step(node, before) for node in fused.proto.graph.node]
+
+    def _step(self, node: onnx.NodeProto, before: Mapping[str, onnx.NodeProto]) -> _Step:
+        reads = frozenset(read_names(node))
+        watched = tuple(name for name in (*reads, *node.output) if name in self.computed)
+        unchanged = _is_unchanged(node, before) and reads.isdisjoint(self.changed)
+        return _Step(node, reads, watched, unchanged)
+
+    def _same_weight(self, name: str) -> bool:
+        """Whether both models hold a weight under a name, with the same values."""
+        if name not in self.original.tensors:
+            # What only the fused model has, only nodes read that are evaluated.
+            return name not in self.computed
+        mine, other = self.original.tensors[name], self.fused.tensors[name]
+        before, after = self.original.model, self.fused.model
+        if mine == other and (before.folder == after.folder or mine.HasField("raw_data")):
+            return True
+        if mine.data_type != other.data_type or list(mine.dims) != list(other.dims):
+            return False
+        is_float = mine.data_type in FLOAT_TYPES
+        return np.array_equal(before.read(mine), after.read(other), equal_nan=is_float)
+
+    def run(self, feeds: Mapping[str, Array], keep: Iterable[str] = ()) -> Meaning:
+        """Compare on one set of feeds. The outputs are kept, and the tensors of `keep`.
+
+        Raises UnsupportedModelError naming what cannot be evaluated.
+        """
+        kept = [*dict.fromkeys((*self.original.outputs, *keep))]
+        kept = [name for name in kept if name in self.computed or self.original.holds(name)]
+        more = (name for step in self.steps for name in step.watched)
+        values = Values(self.original, feeds, kept, more)
+        walk = _Walk(self, values)
+        done = {*feeds, *self.original.inputs}
+        walk.advance(done)
+        for node in self.original.proto.graph.node:
+            values.put(self.original.evaluate(node, values.get))
+            done.update(node.output)
+            values.release(read_names(node))
+            walk.advance(done)
+        walk.advance(None)
+        walk.finish()
+        walk.found.values = {name: values.get(name) for name in kept}
+        return walk.found
+
+
+class _Walk:
+    """The fused model's side: how far it is, and what differs so far."""
+
+    def __init__(self, pair: Lockstep, values: Values) -> None:
+        self.found = Meaning()
+        self._pair, self._values = pair, values
+        self._next = 0
+        self._own: dict[str, Array] = {}
+        self._narrow: set[str] = set()
+        self._wrong: set[str] = set()
+
+    def advance(self, done: set[str] | None) -> None:
+        """Evaluate the nodes that are next, while the original has what they are compared with."""
+        steps = self._pair.steps
+        while self._next < len(steps):
+            step = steps[self._next]
+            if done is not None and not done.issuperset(step.watched):
+                return
+            if not step.unchanged or not step.reads.isdisjoint(self._own):
+                self._evaluate(step)
+            self._values.release(step.watched)
+            self._next += 1
+
+    def _evaluate(self, step: _Step) -> None:
+        fused, node = self._pair.fused, step.node
+        before = fused.narrow_runs
+        results = fused.evaluate(node, self._look)
+        narrow = fused.narrow_runs > before or not step.reads.isdisjoint(self._narrow)
+        wrong = not step.reads.isdisjoint(self._wrong)
+        for name, result in results.items():
+            if name not in self._pair.computed:
+                self._own[name] = result
+            elif not self._agrees(node, name, result, narrow, wrong):
+                self._own[name] = result
+                self._wrong.add(name)
+            if name in self._own:
+                self._narrow |= {name} if narrow else set()
+                self._wrong |= {name} if wrong else set()
+
+    def _agrees(
+        self, node: onnx.NodeProto, name: str, result: Array, narrow: bool, wrong: bool
+    ) -> bool:
+        """Compare a tensor that both compute; `wrong` when it reads one that is wrong already."""
+        value, slack = compare(result, self._values.get(name)), 0.0
+        if narrow:
+            # What float32 computed proves nothing; where it is near, the walk starts afresh.
+            self.found.unjudged.append(name)
+            return value <= NARROW_AGREE
+        is_fused = has_fused(node)
+        if value > AGREE and is_fused:
+            # What float32 does to an epsilon is no difference in meaning.
+            moved = self._pair.fused.evaluate(nudge(node), self._look)
+            slack = compare(moved[name], result)
+        self.found.distances[name] = (value, MEANING_BOUND + slack)
+        if is_fused and not wrong:
+            self.found.fused.append(name)
+        return value <= AGREE + slack
+
+    def _look(self, name: str) -> Array:
+        if name in self._own:
+            return self._own[name]
+        changed = name in self._pair.changed or not self._values.has(name)
+        return self._pair.fused.weight(name) if changed else self._values.get(name)
+
+    def finish(self) -> None:
+        """Outputs that no node of the fused model computes: weights that it holds."""
+        for name in self._pair.original.outputs:
+            if name in self._pair.changed:
+                value = compare(self._pair.fused.weight(name), self._values.get(name))
+                self.found.distances[name] = (value, MEANING_BOUND)
+
+
+def _is_unchanged(node: onnx.NodeProto, before: Mapping[str, onnx.NodeProto]) -> bool:
+    """Whether the original has the same node, but for the names of nodes."""
+    there = next((before.get(name) for name in node.output if name), None)
+    if there is None or there.op_type != node.op_type or there.domain != node.domain:
+        return False
+    same = list(there.input) == list(node.input) and list(there.output) == list(node.output)
+    return same and list(there.attribute) == list(node.attribute)

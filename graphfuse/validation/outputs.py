@@ -1,0 +1,110 @@
+"""G2 to G4: what one output of a run is worth, beside the original's and float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from graphfuse.graph.tensors import FLOAT_TYPES
+from graphfuse.records import Check
+from graphfuse.validation.tolerance import END_TO_END, FLOAT, distance
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+CLEAR = 4.0
+"""An argmax is clear when the gap to the next is this many times the original's own error."""
+
+
+@dataclass
+class OutputJudge:
+    """One output: the float64 reference, and what the original's runs gave.
+
+    `originals` are the runs with optimizations off and on, or one of them; `rounded` gives the
+    float64 twin with every edge rounded to its type, when it is needed.
+    """
+
+    name: str
+    elem_type: int
+    exact: Any
+    originals: Sequence[Any]
+    rounded: Callable[[], Any]
+
+    def checks(self, result: Any, base: Any, where: str) -> list[Check]:
+        """G2, G3 and G4 of a run of the fused model; `base` is the original's run like it."""
+        if self.elem_type not in FLOAT_TYPES:
+            return [self._same(result, where)]
+        exact: Array = self.exact
+        y, x = (np.asarray(array).astype(np.float64) for array in (result, base))
+        if y.shape != exact.shape:
+            text = f"{where}: shape {y.shape} in place of {exact.shape}"
+            return [Check("G2", self.name, float("inf"), 0.0, text, False)]
+        # NaN in both, and overflow of what the type cannot hold, are no differences.
+        number = FLOAT[self.elem_type]
+        in_range = np.isfinite(exact) & (np.abs(exact) <= number.largest)
+        compared = in_range & np.isfinite(y) & np.isfinite(x)
+        value = distance(y[compared], exact[compared])
+        bound = END_TO_END * distance(x[compared], exact[compared]) + number.roundoff
+        if not value <= bound:
+            rounded = np.asarray(self.rounded())
+            there = compared & np.isfinite(rounded)
+            spec = distance(rounded[there], exact[there])
+            bound = max(bound, END_TO_END * spec + number.roundoff)
+        return [
+            Check("G2", self.name, value, bound, where, value <= bound),
+            self._finite(y, x, in_range, where),
+            *self._decisions(y, number.roundoff, where),
+        ]
+
+    def _same(self, result: Any, where: str) -> Check:
+        """G4 of integers, booleans, strings and sequences: as one of the original's runs."""
+        equal = any(_equal(result, base) for base in self.originals) or _equal(result, self.exact)
+        return Check("G4", self.name, 0.0 if equal else 1.0, 0.0, where, equal)
+
+    def _finite(self, y: Array, x: Array, in_range: Array, where: str) -> Check:
+        """G3: how many elements or rows went wrong that the original has right."""
+        lost = in_range & np.isfinite(x) & ~np.isfinite(y)
+        exact = self.exact
+        odd = ~np.isfinite(exact)
+        with np.errstate(invalid="ignore"):
+            kept = (np.isnan(exact) & np.isnan(y)) | (exact == y) | (np.isnan(x) & np.isnan(y))
+            kept |= x == y
+        changed = odd & ~kept
+        zeros = np.zeros(0, bool)
+        if y.ndim and y.shape[-1]:
+            zeros = (y == 0).all(-1) & ~(x == 0).all(-1) & ~(exact == 0).all(-1)
+        wrong = int(lost.sum() + changed.sum() + zeros.sum())
+        better = int((in_range & ~np.isfinite(x) & np.isfinite(y)).sum())
+        more = f", {better} elements finite that are not in the original" if better else ""
+        return Check("G3", self.name, float(wrong), 0.0, where + more, wrong == 0)
+
+    def _decisions(self, y: Array, roundoff: float, where: str) -> list[Check]:
+        """G4: rows whose largest element is clear keep it."""
+        exact = self.exact
+        if exact.ndim < 2 or exact.shape[-1] < 2 or not exact.size:
+            return []
+        rows = np.where(np.isfinite(exact), exact, -np.inf)
+        top = np.partition(rows, -2, axis=-1)[..., -2:]
+        with np.errstate(invalid="ignore"):
+            gap = top[..., 1] - top[..., 0]
+            errors = [
+                np.abs(np.asarray(base).astype(np.float64) - exact) for base in self.originals
+            ]
+            error = np.maximum.reduce(errors).max(-1)
+            clear = gap > CLEAR * np.maximum(error, roundoff * np.abs(rows).max(-1))
+        moved = clear & (np.argmax(y, -1) != np.argmax(rows, -1))
+        wrong = int(moved.sum())
+        text = f"{where}, {int(clear.sum())} of {clear.size} rows clear"
+        return [Check("G4", self.name, float(wrong), 0.0, text, wrong == 0)]
+
+
+def _equal(result: Any, other: Any) -> bool:
+    if isinstance(other, list):
+        items, others = cast("list[Any]", result), cast("list[Any]", other)
+        return len(items) == len(others) and all(map(_equal, items, others))
+    return np.array_equal(np.asarray(result), np.asarray(other))

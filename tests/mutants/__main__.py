@@ -1,0 +1,58 @@
+"""The table of mutants; see the package."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+from models.architectures import build
+from models.export import export
+from tests.mutants.kinds import KINDS
+from tests.mutants.trial import TARGETS, Verdict, verdicts
+
+MODELS = ("bert", "gpt2", "llama", "gemma", "t5")
+TYPES = ("float32", "float16")
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--types", default=",".join(TYPES))
+    parser.add_argument("--families", default=",".join(TARGETS))
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    options = parser.parse_args()
+    found: list[Verdict] = []
+    print(f"{'model':16} {'operators':12} {'mutant':34} {'fast':18} {'full':18} allclose")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.models.split(","):
+            for dtype in options.types.split(","):
+                path = Path(folder, f"{name}-{dtype}.onnx")
+                export(build(name), path, dtype=getattr(torch, dtype))
+                for family in options.families.split(","):
+                    for verdict in verdicts(
+                        f"{name} {dtype}", path, family, options.kinds.split(",")
+                    ):
+                        found.append(verdict)
+                        _show(verdict)
+    print()
+    for level in ("fast", "full", "allclose"):
+        missed = Counter(v.kind for v in found if getattr(v, level) == "passed")
+        caught = len(found) - sum(missed.values())
+        print(f"{level}: {caught} of {len(found)} caught; missed: {dict(missed) or 'none'}")
+    return 0 if all(verdict.full != "passed" for verdict in found) else 1
+
+
+def _show(v: Verdict) -> None:
+    print(
+        f"{v.model:16} {v.family:12} {v.kind:34} {v.fast:18} {v.full:18} {v.allclose}", flush=True
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""One mutant: made, judged at two levels, and judged by numpy.allclose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+import graphfuse
+from graphfuse.feeds import random_feeds
+from graphfuse.records import ValidationReport
+from graphfuse.runtime import run, session
+from tests.mutants.kinds import KINDS, NothingToDamageError
+
+TARGETS = {"graphfuse": "cpu", "onnxruntime": "cuda"}
+"""The families of operators, and the targets that use them; both run on the CPU provider here."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What noticed a mutant: the gates that failed, none when it passed."""
+
+    model: str
+    family: str
+    kind: str
+    fast: str
+    full: str
+    allclose: str
+
+
+def verdicts(name: str, path: Path, family: str, kinds: list[str]) -> Iterator[Verdict]:
+    """Judge every mutant of a model. What is not damaged must pass first."""
+    sound = graphfuse.fuse(path, TARGETS[family]).model
+    for level in ("fast", "full"):
+        report = graphfuse.validate(path, sound, level=level)
+        assert report.passed, (name, family, level, report.failures[:2])
+    for kind in kinds:
+        mutant = onnx.ModelProto()
+        mutant.CopyFrom(sound)
+        try:
+            KINDS[kind](mutant)
+        except NothingToDamageError:
+            continue
+        yield Verdict(
+            name,
+            family,
+            kind,
+            _gates(graphfuse.validate(path, mutant, level="fast")),
+            _gates(graphfuse.validate(path, mutant, level="full")),
+            _allclose(path, mutant),
+        )
+
+
+def _gates(report: ValidationReport) -> str:
+    return " ".join(sorted({check.gate for check in report.failures})) or "passed"
+
+
+def _allclose(path: Path, mutant: onnx.ModelProto) -> str:
+    """What comparing outputs on random inputs with the usual tolerances says."""
+    original = onnx.load(path)
+    feeds = random_feeds(original, 0)
+    expected = run(session(original, path.parent), feeds)
+    try:
+        found = run(session(mutant, path.parent), feeds)
+    except Exception:  # onnxruntime raises its own classes
+        return "does not run"
+    same = all(
+        found[name].shape == array.shape and np.allclose(found[name], array, rtol=1e-3, atol=1e-5)
+        for name, array in expected.items()
+    )
+    return "passed" if same else "caught"
