@@ -61,7 +61,7 @@ class Feeding:
         sizes, or small ones; then every symbolic extent is 1, then odd; then again.
         """
         if self.inputs is not None:
-            return [list(self._given(model))]
+            return [[feed] for feed in self._given(model)]
         count = self.iterations or iterations
         plans = itertools.islice(itertools.cycle((USUAL, ONES, ODD)), count)
         drawn: list[list[Feed]] = []

@@ -106,7 +106,9 @@ class WholeModel:
         first, *more = self._levels
         made = self._original_session(first)
         for number, alternatives in enumerate(choices):
-            found = self._first_that_runs(made, alternatives, required=number == 0)
+            # What the user gives must run; sizes that are made up need not, but for the first.
+            required = number == 0 or self.feeding.inputs is not None
+            found = self._first_that_runs(made, alternatives, required)
             if found is not None:
                 self.ran.append(Ran(found[0], {first: found[1]}))
         for flag in more:

@@ -1,0 +1,27 @@
+"""A sample of the mutants; `python -m tests.mutants` is the table."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conftest import Export
+from tests.mutants.kinds import KINDS
+from tests.mutants.trial import TARGETS, verdicts
+
+SAMPLE = [
+    ("bert", "float16", "graphfuse"),
+    ("t5", "float32", "graphfuse"),
+    ("gpt2", "float32", "onnxruntime"),
+    ("gemma", "float16", "graphfuse"),
+]
+
+
+@pytest.mark.parametrize(("name", "dtype", "family"), SAMPLE)
+def test_every_mutant_is_caught_at_every_level(
+    name: str, dtype: str, family: str, export: Export
+) -> None:
+    assert family in TARGETS
+    found = list(verdicts(name, export(name, dtype=dtype), family, list(KINDS)))
+    assert len(found) >= 8
+    missed = [(v.kind, v.fast, v.full) for v in found if "passed" in (v.fast, v.full)]
+    assert not missed
