@@ -21,15 +21,6 @@ if TYPE_CHECKING:
 CRASHING = ("FuseFp16InitializerToFp32NodeTransformer",)
 """Off in every run: in onnxruntime 1.31.1 it crashes the process on some float16 models."""
 
-NORM_FUSIONS = (
-    "LayerNormFusion",
-    "LayerNormFusionL2",
-    "SimplifiedLayerNormFusion",
-    "SkipLayerNormFusion",
-    "EmbedLayerNormFusion",
-)
-"""onnxruntime's own fusions of norms: what a fused model is judged by must not use them."""
-
 FOLDER_KEY = "session.model_external_initializers_file_folder_path"
 
 
@@ -88,11 +79,10 @@ def session(
     provider: str = CPU,
     optimize: bool = True,
     kernels: bool | None = None,
-    without: Sequence[str] = (),
 ) -> foreign.Session:
     """A session on one execution provider; external data is looked for in `folder`.
 
-    `kernels` is that of `session_options`; `without` are optimizers that are left out.
+    `kernels` is that of `session_options`.
     """
     runtime = foreign.onnxruntime()
     options = session_options(kernels, (provider,))
@@ -102,7 +92,7 @@ def session(
     options.add_session_config_entry(FOLDER_KEY, str(folder.resolve()))
     data = serialize(model) if isinstance(model, onnx.ModelProto) else model
     created: foreign.Session = runtime.InferenceSession(
-        data, options, providers=[provider], disabled_optimizers=[*CRASHING, *without]
+        data, options, providers=[provider], disabled_optimizers=list(CRASHING)
     )
     return created
 

@@ -18,7 +18,7 @@ from graphfuse.graph.inference import infer_types
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.shapes import UNKNOWN
 from graphfuse.records import Activation
-from graphfuse.runtime import NORM_FUSIONS, run, session
+from graphfuse.runtime import run, session
 from graphfuse.validation.fused_nodes import FusedNode
 from graphfuse.validation.tolerance import END_TO_END, FLOAT, distance
 from graphfuse.validation.whole_model import Ran, WholeModel
@@ -73,7 +73,7 @@ def captured(
         names = {site.roles[role] for site in chunk for role in ("A", "B")}
         wider = exposed(original, sorted(names & computed))
         try:
-            made = session(wider.proto, wider.folder, provider, False, without=NORM_FUSIONS)
+            made = session(wider.proto, wider.folder, provider, False)
             values = {**feed.values, **run(made, feed.values)}
         except Exception:
             # Whatever onnxruntime raises: real activations are a bonus, the hard rows are not.
@@ -121,7 +121,7 @@ def _first_of(
 ) -> str:
     before, after = exposed(whole.original, names), exposed(whole.fused, names)
     feeds = ran.feed.values
-    plain = session(before.proto, before.folder, whole.provider, optimize, without=NORM_FUSIONS)
+    plain = session(before.proto, before.folder, whole.provider, optimize)
     base = run(plain, feeds)
     del plain
     fused = session(after.proto, after.folder, whole.provider, optimize, kernels)

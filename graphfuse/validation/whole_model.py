@@ -19,7 +19,7 @@ from graphfuse.feeding import Feed, Feeding
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.shapes import type_of
 from graphfuse.records import Check
-from graphfuse.runtime import NORM_FUSIONS, has_kernels, run, session
+from graphfuse.runtime import has_kernels, run, session
 from graphfuse.validation.lifting import OWN_DOMAIN
 from graphfuse.validation.lockstep import Lockstep, Meaning
 from graphfuse.validation.outputs import OutputJudge
@@ -145,7 +145,7 @@ class WholeModel:
     def _original_session(self, optimize: bool) -> Any:
         try:
             proto, folder = self.original.proto, self.original.folder
-            return session(proto, folder, self.provider, optimize, without=NORM_FUSIONS)
+            return session(proto, folder, self.provider, optimize)
         except Exception as error:
             # onnxruntime raises its own classes, one per failure code.
             raise self._does_not_run(error) from error
@@ -191,10 +191,7 @@ class WholeModel:
             try:
                 if made is None:
                     proto, folder = self.fused.proto, self.fused.folder
-                    # What others run is the functions' bodies: onnxruntime's own fusions of the
-                    # norms in them are no more the fused model's than they are the original's.
-                    without = () if kernels else NORM_FUSIONS
-                    made = session(proto, folder, self.provider, optimize, kernels, without)
+                    made = session(proto, folder, self.provider, optimize, kernels)
                 results = run(made, ran.feed.values)
             except Exception as error:
                 # onnxruntime raises its own classes, one per failure code.
