@@ -247,6 +247,11 @@ def _run_alone(
             text = " ".join(str(error).split())[:200]
             checks.append(Check("G1", site.output, float("inf"), bound, f"{where}: {text}", False))
             continue
+        shape, wanted = outputs["Y"].shape, reference.output.shape
+        if shape != wanted:
+            text = f"{where}: shape {list(shape)} in place of {list(wanted)}"
+            checks.append(Check("G1", site.output, float("inf"), bound, text, False))
+            continue
         value, label = _worst(site, outputs, reference, labels)
         checks.append(Check("G1", site.output, value, bound, f"{where}, {label}", value <= bound))
     return checks
