@@ -33,7 +33,11 @@ class Verdict:
 
 def verdicts(name: str, path: Path, family: str, kinds: list[str]) -> Iterator[Verdict]:
     """Judge every mutant of a model. What is not damaged must pass first."""
-    sound = graphfuse.fuse(path, TARGETS[family]).model
+    result = graphfuse.fuse(path, TARGETS[family])
+    if not result.changed:
+        # onnxruntime's operators take no scale of another type than the sum.
+        return
+    sound = result.model
     for level in ("fast", "full"):
         report = graphfuse.validate(path, sound, level=level)
         assert report.passed, (name, family, level, report.failures[:2])
