@@ -19,6 +19,7 @@ import onnx
 
 from graphfuse.graph.tensors import FLOAT_TYPES, read_names
 from graphfuse.records import Check
+from graphfuse.validation.evaluator import UnsupportedModelError
 from graphfuse.validation.reference import Twin, Values, has_fused, nudge
 from graphfuse.validation.tolerance import MEANING_BOUND, compare
 
@@ -137,6 +138,7 @@ class _Walk:
         self._own: dict[str, Array] = {}
         self._narrow: set[str] = set()
         self._wrong: set[str] = set()
+        self._lost: set[str] = set()
 
     def advance(self, done: set[str] | None) -> None:
         """Evaluate the nodes that are next, while the original has what they are compared with."""
@@ -145,7 +147,8 @@ class _Walk:
             step = steps[self._next]
             if done is not None and not done.issuperset(step.watched):
                 return
-            if not step.unchanged or not step.reads.isdisjoint(self._own):
+            same = step.reads.isdisjoint(self._own) and step.reads.isdisjoint(self._lost)
+            if not step.unchanged or not same:
                 self._evaluate(step)
             self._values.release(step.watched)
             self._next += 1
@@ -153,7 +156,9 @@ class _Walk:
     def _evaluate(self, step: _Step) -> None:
         fused, node = self._pair.fused, step.node
         before = fused.narrow_runs
-        results = fused.evaluate(node, self._look)
+        results = self._results(step)
+        if results is None:
+            return
         narrow = fused.narrow_runs > before or not step.reads.isdisjoint(self._narrow)
         wrong = not step.reads.isdisjoint(self._wrong)
         for name, result in results.items():
@@ -165,6 +170,28 @@ class _Walk:
             if name in self._own:
                 self._narrow |= {name} if narrow else set()
                 self._wrong |= {name} if wrong else set()
+
+    def _results(self, step: _Step) -> dict[str, Array] | None:
+        """What a node yields; None where what it reads has a shape that it does not take.
+
+        It is then as wrong as can be, and so is all that reads it.
+        """
+        wrong = not step.reads.isdisjoint(self._wrong)
+        if step.reads.isdisjoint(self._lost):
+            try:
+                return self._pair.fused.evaluate(step.node, self._look)
+            except UnsupportedModelError:
+                if not wrong and not has_fused(step.node):
+                    raise
+        names = [name for name in step.node.output if name]
+        self._lost.update(names)
+        self._wrong.update(names)
+        for name in names:
+            if name in self._pair.computed:
+                self.found.distances[name] = (float("inf"), MEANING_BOUND)
+                if has_fused(step.node) and not wrong:
+                    self.found.fused.append(name)
+        return None
 
     def _agrees(
         self, node: onnx.NodeProto, name: str, result: Array, narrow: bool, wrong: bool
