@@ -1,0 +1,121 @@
+"""The commands that write or judge a fused model: fuse, validate."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Annotated
+
+import typer
+
+from graphfuse.cli.options import (
+    FeedOptions,
+    JsonOption,
+    ModelArgument,
+    can_isolate,
+    data_options,
+    takes_feeds,
+)
+from graphfuse.cli.show import console, print_json, progress
+from graphfuse.errors import UsageError
+
+
+@can_isolate
+@takes_feeds
+def fuse(
+    model: ModelArgument,
+    feeds: FeedOptions,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="The fused model.")] = None,
+    ep: Annotated[str, typer.Option(help="cpu, cuda or portable.")] = "cpu",
+    include: Annotated[
+        list[str] | None, typer.Option(help="Only this site: an id or a pattern of outputs.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Not this site: an id or a pattern of outputs.")
+    ] = None,
+    fold_bias: Annotated[
+        bool, typer.Option(help="Let the fused node add a bias vector before the residual.")
+    ] = False,
+    validation: Annotated[
+        str, typer.Option("--validate", help="fast, full, sites (each fused node alone) or none.")
+    ] = "fast",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail when a site does, instead of putting it back.")
+    ] = False,
+    min_fused: Annotated[
+        int, typer.Option(min=0, help="Exit with 6 and write nothing when fewer sites are fused.")
+    ] = 0,
+    dry_run: Annotated[bool, typer.Option(help="Do everything but write.")] = False,
+    force: Annotated[bool, typer.Option(help="Overwrite an existing output.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Fuse every site of a model, validate the result, and write it."""
+    from graphfuse import pipeline
+
+    if output is None and not dry_run:
+        raise UsageError("no output is named", "pass -o FILE, or --dry-run")
+    with progress() as stage:
+        result = pipeline.optimize(
+            model,
+            output or model,
+            ep,
+            include=include or (),
+            exclude=exclude or (),
+            fold_bias=fold_bias,
+            validation=validation,
+            strict=strict,
+            min_fused=min_fused,
+            force=force,
+            dry_run=dry_run,
+            stage=stage,
+            **feeds.arguments,
+        )
+    if as_json:
+        from graphfuse.report.document import fuse_document
+
+        print_json(fuse_document(model, result, data_options()))
+    else:
+        from graphfuse.report.terminal import print_summary
+
+        print_summary(console(), model, result)
+
+
+@can_isolate
+@takes_feeds
+def validate(
+    original: Annotated[str, typer.Argument(metavar="ORIGINAL")],
+    fused: Annotated[str, typer.Argument(metavar="FUSED")],
+    feeds: FeedOptions,
+    ep: Annotated[str, typer.Option(help="Execution providers, such as cpu,cuda.")] = "cpu",
+    level: Annotated[
+        str, typer.Option("--validate", help="fast, full or sites (each fused node alone).")
+    ] = "full",
+    site: Annotated[
+        list[str] | None,
+        typer.Option(help="Only the fused node with this output, alone. May be repeated."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two models with each other and with float64. Exits with 1 when a gate fails."""
+    from graphfuse import pipeline
+
+    with progress() as stage:
+        report = pipeline.validate(
+            original,
+            fused,
+            ep.split(","),
+            level=level,
+            sites=site or (),
+            stage=stage,
+            **feeds.arguments,
+        )
+    if as_json:
+        from graphfuse.report.document import validation_document
+
+        print_json(validation_document(original, fused, report, data_options()))
+    else:
+        from graphfuse.report.terminal import print_checks
+
+        repeat = shlex.join(["graphfuse", "validate", original, fused, *data_options()])
+        print_checks(console(), report, repeat)
+    if not report.passed:
+        raise typer.Exit(1)

@@ -1,0 +1,75 @@
+"""The commands that only look: scan, explain, env."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from graphfuse.cli.options import JsonOption, ModelArgument, can_isolate
+from graphfuse.cli.show import console, print_json
+from graphfuse.errors import GraphfuseError
+
+
+@can_isolate
+def scan(model: ModelArgument, as_json: JsonOption = False) -> None:
+    """List the sites of a model, and what is not fused and why."""
+    from graphfuse import pipeline
+
+    found = pipeline.scan(model)
+    if as_json:
+        from graphfuse.report.document import scan_document
+
+        print_json(scan_document(model, found))
+    else:
+        from graphfuse.report.terminal import print_scan
+
+        print_scan(console(), found)
+
+
+def explain(
+    model: ModelArgument,
+    site: Annotated[
+        str, typer.Argument(metavar="SITE", help="An id (s1, m1) or an output, as scan shows them.")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Show why a site is or is not fused: what was seen, beside the definition."""
+    from graphfuse import pipeline
+
+    found = pipeline.explain(model, site)
+    if as_json:
+        from graphfuse.report.document import explain_document
+
+        print_json(explain_document(model, found))
+    else:
+        from graphfuse.report.explain import print_explanation
+
+        print_explanation(console(), found)
+
+
+def env(
+    kernels_path: Annotated[
+        bool, typer.Option("--kernels-path", help="Print the path of the kernel library alone.")
+    ] = False,
+) -> None:
+    """Show versions, execution providers, and what is missing."""
+    import platform
+
+    from graphfuse import __version__, foreign, kernels
+
+    if kernels_path:
+        print(kernels.library_path())
+        return
+    out = console()
+    out.print(f"graphfuse {__version__}, Python {platform.python_version()}")
+    for package in ("onnx", "onnx_graphsurgeon", "numpy", "onnxruntime", "torch"):
+        out.print(f"{package}: {foreign.version_of(package)}")
+    try:
+        runtime = foreign.onnxruntime()
+    except GraphfuseError as error:
+        out.print(str(error))
+    else:
+        out.print(f"execution providers: {', '.join(runtime.get_available_providers())}")
+    missing = kernels.why_not()
+    out.print(f"kernels: {missing or kernels.library_path()}", soft_wrap=True)

@@ -1,0 +1,128 @@
+"""Options that several commands share, written once: a command takes each group as one value."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from graphfuse.errors import UsageError
+from graphfuse.isolation import run_isolated
+from graphfuse.options import parse_ranges, parse_shapes
+
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX file.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def _isolation(
+    isolate: Annotated[
+        bool, typer.Option("--isolate", help="Run in a child process with limits.")
+    ] = False,
+    memory_limit: Annotated[
+        float, typer.Option(min=0, help="GiB that --isolate allows; 0: the machine's memory.")
+    ] = 0,
+    time_limit: Annotated[float, typer.Option(min=1, help="Seconds that --isolate allows.")] = 600,
+) -> None:
+    """Do the same in a child process, and end with its exit code."""
+    if not isolate:
+        return
+    arguments = [argument for argument in sys.argv[1:] if argument != "--isolate"]
+    raise typer.Exit(run_isolated(arguments, memory_limit, time_limit))
+
+
+@dataclass(frozen=True)
+class FeedOptions:
+    """The feeds that the user asks for, by the names that the library's functions give them."""
+
+    arguments: dict[str, Any]
+
+
+def _feeds(
+    input_shapes: Annotated[
+        list[str] | None,
+        typer.Option(help="Shape of an input, such as ids:[1,128]. May be repeated."),
+    ] = None,
+    val_range: Annotated[
+        list[str] | None,
+        typer.Option(help="Range of drawn numbers, [0,1] or name:[0,1]. May be repeated."),
+    ] = None,
+    load_inputs: Annotated[
+        str | None,
+        typer.Option("--load-inputs", help="Feeds: an .npz file with an array per input."),
+    ] = None,
+    data_loader_script: Annotated[
+        str | None,
+        typer.Option(help="Feeds: a function that yields them, such as file.py:load_data."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random feeds.")] = 0,
+    iterations: Annotated[
+        int | None, typer.Option(min=1, help="How many feeds to draw, each with its own seed.")
+    ] = None,
+) -> FeedOptions:
+    from graphfuse import feeding
+
+    if load_inputs is not None and data_loader_script is not None:
+        raise UsageError(
+            "feeds come from --load-inputs or from --data-loader-script", "pass one of them"
+        )
+    inputs: Any = None
+    if data_loader_script is not None:
+        inputs = feeding.load_script(data_loader_script, iterations)
+    elif load_inputs is not None:
+        inputs = feeding.load_inputs(load_inputs)
+    return FeedOptions(
+        {
+            "seed": seed,
+            "iterations": iterations,
+            "inputs": inputs,
+            "input_shapes": parse_shapes(input_shapes),
+            "val_range": parse_ranges(val_range),
+        }
+    )
+
+
+def _with_group(command: Callable[..., None], group: Callable[..., Any], into: str | None) -> Any:
+    """A command with the options of a group before its last one; they become its `into`."""
+    names = list(inspect.signature(group).parameters)
+
+    def wrapper(**given: Any) -> None:
+        value = group(**{name: given.pop(name) for name in names})
+        command(**given, **({} if into is None else {into: value}))
+
+    own = dict(inspect.signature(command, eval_str=True).parameters)
+    more = dict(inspect.signature(group, eval_str=True).parameters)
+    if into is not None:
+        own.pop(into)
+    *first, last = own.values()
+    parameters = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in (*first, *more.values(), last)
+    ]
+    wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
+    wrapper.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    wrapper.__annotations__ = {each.name: each.annotation for each in parameters}
+    return wrapper
+
+
+def can_isolate(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command --isolate, --memory-limit and --time-limit."""
+    return _with_group(command, _isolation, None)
+
+
+def takes_feeds(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of its feeds; it gets them as `feeds`."""
+    return _with_group(command, _feeds, "feeds")
+
+
+def data_options() -> list[str]:
+    """The options that name the user's own feeds: a command that repeats a check needs them."""
+    words: list[str] = []
+    for position, word in enumerate(sys.argv):
+        name, _, value = word.partition("=")
+        if name in ("--load-inputs", "--data-loader-script"):
+            words += [name, value or sys.argv[position + 1]]
+    return words

@@ -1,0 +1,40 @@
+"""Where output goes: results to stdout, progress to stderr."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_stages: int | None = None
+
+
+def send_stages_to(descriptor: int | None) -> None:
+    """Write the stages there as well: an isolated process tells its parent where it is."""
+    global _stages  # noqa: PLW0603
+    _stages = descriptor
+
+
+def console(stderr: bool = False) -> Console:
+    """A console; piped output is not folded."""
+    from rich.console import Console
+
+    made = Console(stderr=stderr, highlight=False, soft_wrap=False, markup=False)
+    if not made.is_terminal and "COLUMNS" not in made._environ:  # pyright: ignore[reportPrivateUsage]
+        # Piped output is read by programs and logs: do not fold it at 80 columns.
+        made.width = 240
+    return made
+
+
+def progress() -> Any:
+    """The stages of a run on stderr; a context that yields what to call with each."""
+    from graphfuse.report.progress import StageProgress
+
+    return StageProgress(console(stderr=True), _stages)
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """One JSON document on stdout."""
+    print(json.dumps(document, indent=2, allow_nan=False))
