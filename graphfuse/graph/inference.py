@@ -2,7 +2,8 @@
 
 onnx's inference gives up on a Reshape below opset 14 whose target shape is computed, and on
 everything after it. Such a target is mostly a Concat of extents, some of them constant: its
-length is the rank, its constants are extents. Those are added and inference runs again, until
+length is the rank, its constants are extents. What of that the graph says without any types is
+added first, as an inference costs more than the look; then inference runs, and runs again until
 nothing more becomes known.
 """
 
@@ -68,8 +69,9 @@ def infer_types(model: onnx.ModelProto) -> Mapping[str, TensorType]:
 def inferred(skeleton: onnx.ModelProto) -> onnx.ModelProto:
     """A model without weights, with the types of its tensors in every graph. It is changed."""
     _simplify(skeleton)
-    result = _infer(skeleton)
     nested = next(all_bodies(skeleton.graph.node), None) is not None
+    _complete(skeleton.graph, skeleton.graph, nested)
+    result = _infer(skeleton)
     for _ in range(ROUNDS):
         if not _complete(skeleton.graph, result.graph, nested):
             break
@@ -83,7 +85,7 @@ def _complete(
     nested: bool,
     outer: ShapeValues | None = None,
 ) -> bool:
-    """Add the types of reshaped tensors that inference left unknown; whether there were any.
+    """Add what of the types of reshaped tensors inference left unknown; whether there was any.
 
     `nested` tells whether there are bodies to look into at all.
     """
@@ -162,9 +164,15 @@ def _reshaped(
         elem_type = found.get(source) or types.get(source, UNKNOWN).elem_type
         if extents is None or not elem_type:
             continue
+        old = [None] * len(extents) if known is None else known
+        if len(old) != len(extents):
+            continue
         # 0 copies an extent and -1 is what is left: neither is known here.
-        dims = [extent if isinstance(extent, int) and extent > 0 else None for extent in extents]
-        if known is not None and not (dims and dims[-1]):
+        dims = [
+            new if isinstance(new, int) and new > 0 else before
+            for new, before in zip(extents, old, strict=True)
+        ]
+        if known is not None and dims == list(known):
             continue
         yield helper.make_tensor_value_info(node.output[0], elem_type, dims)
 
@@ -173,7 +181,7 @@ def _is_unknown_reshape(node: onnx.NodeProto, types: Mapping[str, TensorType]) -
     if node.op_type != "Reshape" or len(node.input) < 2:
         return False
     shape = types.get(node.output[0], UNKNOWN).shape
-    return shape is None or not isinstance(shape[-1] if shape else 1, int)
+    return shape is None or not all(isinstance(extent, int) for extent in shape)
 
 
 def _element_types(
@@ -285,12 +293,12 @@ class ShapeValues:
             to = next((a.i for a in node.attribute if a.name == "to"), 0)
             if to not in (TensorProto.INT64, TensorProto.INT32):
                 return None
-        if node.op_type in ("Unsqueeze", "Reshape"):
-            # Of a matrix, one entry would be taken for another.
+        values = self.of(node.input[0], reach)
+        if node.op_type in ("Unsqueeze", "Reshape") and (values is None or len(values) != 1):
+            # Of a matrix, one entry would be taken for another; one alone has no order.
             shape = self.types.get(node.output[0], UNKNOWN).shape
             if shape is None or len(shape) > 1:
                 return None
-        values = self.of(node.input[0], reach)
         if node.op_type == "Cast" and any(
             isinstance(v, int) and abs(v) >= 2**31 for v in values or ()
         ):
@@ -301,8 +309,13 @@ class ShapeValues:
         """Gather(values, i), or Slice(values, start, end) with a step of 1."""
         operands = [self.of(name, reach) for name in node.input]
         values, first = operands[0], operands[1] if len(operands) > 1 else None
-        if values is None or not first or len(first) != 1 or not isinstance(first[0], int):
+        if not first or len(first) != 1 or not isinstance(first[0], int):
             return None
+        if values is None:
+            # One extent of a shape, whichever it is, is one number.
+            source = self._producers.get(node.input[0])
+            is_shape = source is not None and source.op_type == "Shape"
+            return [None] if is_shape and node.op_type == "Gather" else None
         if node.op_type == "Gather":
             inside = -len(values) <= first[0] < len(values)
             return [values[first[0]]] if inside else None
