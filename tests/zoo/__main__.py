@@ -3,13 +3,15 @@
     python -m tests.zoo --names bert,llama --exporter dynamo --opset 18 --json zoo.jsonl
 
 One line per export: name, exporter, opset, sites counted in eager PyTorch, fused, what is left and
-why, and whether it validates. The exit code is 1 when anything is not as it should be.
+why, and whether it validates, with as many seeds as asked for. At the end, what rule G2's constant
+would have to be for these runs. The exit code is 1 when anything is not as it should be.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import sys
 import tempfile
@@ -18,9 +20,12 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+
 from tests.zoo.architectures import ZOO
 from tests.zoo.trial import Outcome, Trial, run
 
+TYPES = ("float32", "float16", "bfloat16")
 EXPORTS = (("dynamo", 18), ("dynamo", 23), ("torchscript", 17))
 
 
@@ -30,7 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--names", help="architectures, separated by commas; all without it")
     parser.add_argument("--exporter", choices=["dynamo", "torchscript"])
     parser.add_argument("--opset", type=int, help="only exports of this opset")
-    parser.add_argument("--dtype", choices=["float32", "float16"], default="float32")
+    parser.add_argument("--dtype", choices=list(TYPES), default="float32")
+    parser.add_argument("--seeds", type=int, default=1, help="validate with this many seeds each")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write a line of JSON per export")
     parser.add_argument("--keep", type=Path, help="leave the exports in this folder")
@@ -40,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         parser.error(f"no such architecture: {', '.join(sorted(unknown))}")
     trials = [
-        Trial(name, exporter, opset, options.dtype)
+        Trial(name, exporter, opset, options.dtype, options.seeds)
         for exporter, opset in EXPORTS
         for name in names
         if options.exporter in (None, exporter) and options.opset in (None, opset)
@@ -97,11 +103,25 @@ def _totals(outcomes: Sequence[Outcome]) -> int:
                 f"{sum(o.status == 'validated' for o in exported)} validated, "
                 f"{sum(o.fused for o in exported)} of {sum(o.sites for o in exported)} sites fused"
             )
+    _histogram([ratio for outcome in outcomes for ratio in outcome.ratios])
     different = [outcome for outcome in outcomes if outcome.difference]
     for outcome in different:
         where = f"{outcome.name} {outcome.exporter} {outcome.opset}"
         print(f"not as it should be: {where}: {outcome.difference}")
     return 1 if different else 0
+
+
+def _histogram(ratios: Sequence[float]) -> None:
+    """How far fused models are from float64, beside the originals: shares, and quantiles."""
+    if not ratios:
+        return
+    print(f"G2: (distance - u) / distance of the original, {len(ratios)} outputs")
+    edges = [0.0, 0.25, 0.5, 0.75, 0.9, 1.0, 1.05, 1.1, 1.15, 1.2, 1.25, math.inf]
+    counts, _ = np.histogram(ratios, edges)
+    for low, high, count in zip(edges, edges[1:], counts, strict=False):
+        print(f"  {low:4.2f} to {high:4.2f} {count:7} {count / len(ratios):7.2%}")
+    shown = (f"{q:g} %: {np.percentile(ratios, q):.4f}" for q in (50, 90, 99, 99.9, 100))
+    print(f"  quantiles {', '.join(shown)}")
 
 
 if __name__ == "__main__":
