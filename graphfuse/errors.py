@@ -8,6 +8,11 @@ package is missing; 6 a gate was missed.
 from __future__ import annotations
 
 
+def in_one_line(error: BaseException, length: int = 300) -> str:
+    """What another package's error says, on one line and not too long."""
+    return " ".join(str(error).split())[:length]
+
+
 class GraphfuseError(Exception):
     """Base of all errors that graphfuse raises on purpose.
 

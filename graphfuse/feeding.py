@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from graphfuse.errors import UsageError
+from graphfuse.errors import UsageError, in_one_line
 from graphfuse.feeds import Ranges, Sizes, check_feeds, is_condition, random_feeds
 from graphfuse.graph.shapes import type_of
 
@@ -134,7 +134,7 @@ def load_inputs(path: str) -> Mapping[str, Array]:
     except Exception as error:
         # numpy, zipfile and zlib each raise their own classes on damaged archives.
         raise UsageError(
-            f"{path} cannot be read as feeds ({' '.join(str(error).split())})",
+            f"{path} cannot be read as feeds ({in_one_line(error)})",
             "write it with numpy.savez(file, input_name=array)",
         ) from error
 
@@ -157,7 +157,7 @@ def load_script(text: str, iterations: int | None = None) -> list[Mapping[str, A
         feeds = [_as_feeds(item) for item in itertools.islice(found, iterations)]
     except Exception as error:
         # It is the user's code: whatever it raises is about that code.
-        problem = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        problem = f"{type(error).__name__}: {in_one_line(error)}"
         raise UsageError(f"{path}:{name} gives no feeds ({problem})", remedy) from error
     if not feeds:
         raise UsageError(f"{path}:{name} yields nothing", remedy)

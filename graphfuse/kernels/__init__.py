@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 
 from graphfuse import foreign
-from graphfuse.errors import ProviderError
+from graphfuse.errors import ProviderError, in_one_line
 
 __all__ = ["library_path", "register", "why_not"]
 
@@ -86,9 +86,8 @@ def register(options: foreign.SessionOptions) -> None:
         options.register_custom_ops_library(str(path))
     except Exception as error:
         # onnxruntime raises its own classes, one per failure code.
-        text = " ".join(str(error).split())[:300]
         raise ProviderError(
-            f"onnxruntime cannot load graphfuse's kernels from {path}: {text}",
+            f"onnxruntime cannot load graphfuse's kernels from {path}: {in_one_line(error)}",
             "fused models run without them: `graphfuse.session_options(kernels=False)`",
         ) from error
     options.add_session_config_entry(_MARK, "1")

@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from graphfuse import foreign
-from graphfuse.errors import ValidationError
+from graphfuse.errors import ValidationError, in_one_line
 from graphfuse.graph.tensors import DEFAULT_DOMAINS
 from graphfuse.validation.lifting import upcast
 from graphfuse.validation.operators import EXACT_OPERATORS, OWN_OPERATORS
@@ -85,7 +85,7 @@ class NodeEvaluator:
                     outputs = kernel(inputs)
             except Exception as error:
                 # onnxruntime and onnx.reference raise classes of their own for what they lack.
-                problems.append(f"{meant}: {' '.join(str(error).split())[:160]}")
+                problems.append(f"{meant}: {in_one_line(error, 160)}")
                 continue
             # A type that an operator fixes, whatever it reads, is as good as float32 at best.
             narrow = any(getattr(array, "dtype", None) in NARROW for array in outputs)

@@ -127,8 +127,8 @@ def _first_of(
     fused = session(after.proto, after.folder, whole.provider, optimize, kernels)
     result = run(fused, feeds)
     del fused
-    exact = whole.twins.original.values(feeds, names)
-    rounded = whole.twins.original.values(feeds, names, whole.rounded_types)
+    twin = whole.twins.original
+    exact, rounded = twin.values(feeds, names), twin.values(feeds, names, twin.types)
     for name in names:
         number = FLOAT.get(helper.np_dtype_to_tensor_dtype(result[name].dtype))
         if number is None:

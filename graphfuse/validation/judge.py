@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from graphfuse.errors import UsageError
+from graphfuse.errors import UsageError, in_one_line
 from graphfuse.feeding import Feeding
 from graphfuse.graph.model_file import Model
 from graphfuse.records import Activation, Check, Unpaired, ValidationReport
@@ -136,6 +136,6 @@ def _blame(whole: WholeModel, sites: Sequence[FusedNode], found: _Findings, stag
         first = first_beyond(whole, [name for name in outputs if name in computed])
     except Exception as error:
         # Whatever onnxruntime raises on a model with more outputs; the failure itself stands.
-        found.notes.append(f"no node could be blamed ({' '.join(str(error).split())[:160]})")
+        found.notes.append(f"no node could be blamed ({in_one_line(error, 160)})")
         return
     found.wrong += [first] if first else []

@@ -39,7 +39,7 @@ NARROW_AGREE = 1e-3
 class Meaning:
     """What one feed showed: distances by tensor, with the bound of each.
 
-    `values` are the original's tensors that were asked for, in float64.
+    `values` are the original's outputs in float64.
     """
 
     values: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -105,13 +105,9 @@ class Lockstep:
         is_float = mine.data_type in FLOAT_TYPES
         return np.array_equal(before.read(mine), after.read(other), equal_nan=is_float)
 
-    def run(self, feeds: Mapping[str, Array], keep: Iterable[str] = ()) -> Meaning:
-        """Compare on one set of feeds. The outputs are kept, and the tensors of `keep`.
-
-        Raises UnsupportedModelError naming what cannot be evaluated.
-        """
-        kept = [*dict.fromkeys((*self.original.outputs, *keep))]
-        kept = [name for name in kept if name in self.computed or self.original.holds(name)]
+    def run(self, feeds: Mapping[str, Array]) -> Meaning:
+        """Compare on one set of feeds. Raises UnsupportedModelError naming what has no meaning."""
+        kept = self.original.outputs
         more = (name for step in self.steps for name in step.watched)
         values = Values(self.original, feeds, kept, more)
         walk = _Walk(self, values)

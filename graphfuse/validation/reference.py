@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from graphfuse.errors import in_one_line
 from graphfuse.graph.inference import infer_types
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.tensors import FLOAT_TYPES, read_names, replace_nodes, subgraphs
@@ -51,6 +53,12 @@ class Twin:
         for sparse in model.proto.graph.sparse_initializer:
             self._kept[sparse.values.name] = upcast(dense(sparse))
         self._evaluator = NodeEvaluator(self.proto.opset_import)
+
+    @cached_property
+    def types(self) -> Mapping[str, int]:
+        """The declared or inferred float types of the tensors of the main graph."""
+        types = infer_types(self.model.proto).items()
+        return {name: kind.elem_type for name, kind in types if kind.elem_type in FLOAT_TYPES}
 
     @property
     def used(self) -> Mapping[str, set[str]]:
@@ -87,7 +95,7 @@ class Twin:
 
     def run_rounded(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """The same, but every value of the main graph is rounded to its declared float type."""
-        return self.values(feeds, self.outputs, infer_types_of(self.model))
+        return self.values(feeds, self.outputs, self.types)
 
     def values(
         self,
@@ -157,8 +165,8 @@ class Twin:
                 )
         except Exception as error:
             # onnx.reference raises whatever an operator raised.
-            problem = " ".join(str(error).split())[:200]
-            raise unsupported(node, [f"{type(error).__name__}: {problem}"]) from error
+            problem = f"{type(error).__name__}: {in_one_line(error)}"
+            raise unsupported(node, [problem]) from error
         self._evaluator.used.setdefault(REFERENCE, set()).add(node.op_type)
         return results
 
@@ -195,12 +203,6 @@ class Values:
             self._readers[name] -= 1
             if self._readers[name] <= 0:
                 self._values.pop(name, None)
-
-
-def infer_types_of(model: Model) -> Mapping[str, int]:
-    """The declared or inferred float types of the tensors of the main graph."""
-    types = infer_types(model.proto)
-    return {name: kind.elem_type for name, kind in types.items() if kind.elem_type in FLOAT_TYPES}
 
 
 def _with_casts(node: onnx.NodeProto, elem_type: int) -> onnx.NodeProto:

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from graphfuse.errors import in_one_line
 from graphfuse.graph.model_file import Model
 from graphfuse.records import Check, Unpaired
 from graphfuse.runtime import has_kernels, run, session
@@ -244,7 +245,7 @@ def _run_alone(
             outputs = run(session(alone, Path(), provider, kernels=kernels), {"A": a, "B": b})
         except Exception as error:
             # onnxruntime raises its own classes; whatever it is, this site does not run.
-            text = " ".join(str(error).split())[:200]
+            text = in_one_line(error)
             checks.append(Check("G1", site.output, float("inf"), bound, f"{where}: {text}", False))
             continue
         shape, wanted = outputs["Y"].shape, reference.output.shape

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphfuse.errors import OriginalModelError, UsageError
+from graphfuse.errors import OriginalModelError, UsageError, in_one_line
 from graphfuse.feeding import Feed, Feeding
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.shapes import type_of
@@ -23,7 +23,7 @@ from graphfuse.runtime import has_kernels, run, session
 from graphfuse.validation.lifting import OWN_DOMAIN
 from graphfuse.validation.lockstep import Lockstep, Meaning
 from graphfuse.validation.outputs import OutputJudge
-from graphfuse.validation.reference import Twin, infer_types_of
+from graphfuse.validation.reference import Twin
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -65,11 +65,6 @@ class WholeModel:
     def twins(self) -> Lockstep:
         """The float64 twins of both models."""
         return Lockstep(Twin(self.original), Twin(self.fused))
-
-    @cached_property
-    def rounded_types(self) -> Mapping[str, int]:
-        """The float types of the original's tensors."""
-        return infer_types_of(self.original)
 
     @property
     def _levels(self) -> tuple[bool, ...]:
@@ -157,9 +152,8 @@ class WholeModel:
             raise self._does_not_run(error) from error
 
     def _does_not_run(self, error: Exception) -> OriginalModelError:
-        text = " ".join(str(error).split())[:300]
         return OriginalModelError(
-            f"the original model does not run on {self.provider}: {text}",
+            f"the original model does not run on {self.provider}: {in_one_line(error)}",
             "run it in onnxruntime alone first; feeds can be given with --load-inputs "
             "or --input-shapes, and `--validate sites` checks the fused nodes alone",
         )
@@ -195,7 +189,7 @@ class WholeModel:
                 results = run(made, ran.feed.values)
             except Exception as error:
                 # onnxruntime raises its own classes, one per failure code.
-                text = f"{where}: {' '.join(str(error).split())[:300]}"
+                text = f"{where}: {in_one_line(error)}"
                 subject = "the fused model does not run"
                 return [*checks, Check("G2", subject, float("inf"), 0.0, text, False)]
             for name in self.twins.original.outputs:
@@ -217,8 +211,7 @@ class WholeModel:
     def rounded(self, ran: Ran) -> Outputs:
         """The outputs of the original in float64, every edge rounded to its type."""
         if ran.rounded is None:
-            twin = self.twins.original
-            ran.rounded = twin.values(ran.feed.values, twin.outputs, self.rounded_types)
+            ran.rounded = self.twins.original.run_rounded(ran.feed.values)
         return ran.rounded
 
     def _repeat(self, feed: Feed) -> str:

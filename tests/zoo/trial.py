@@ -83,7 +83,7 @@ def run(trial: Trial, folder: Path) -> Outcome:
     path = folder / f"{trial}.onnx".replace(" ", "-")
     words = trial.known(known.NOT_EXPORTED, "")
     try:
-        with _silence():
+        with silence():
             export(example, path, trial.exporter, trial.opset)
     except Exception as error:  # the exporters raise anything
         outcome.status, outcome.message = "not exported", _words(error)
@@ -103,7 +103,7 @@ def _of_type(example: Example, dtype: torch.dtype) -> Example:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """Nothing is printed, not by C++ either: exporters print whole graphs before they raise."""
     level = logging.root.manager.disable
     kept = [os.dup(stream) for stream in (1, 2)]
