@@ -22,7 +22,7 @@ def base(exact: np.ndarray = EXACT) -> np.ndarray:
 def failed(result: Any, exact: Any = EXACT, before: Any = None, rounded: Any = None) -> set[str]:
     before = base(exact) if before is None else before
     judge = OutputJudge(
-        "y", TensorProto.FLOAT16, exact, [before], lambda: before if rounded is None else rounded
+        "y", TensorProto.FLOAT16, exact, [before], lambda: [before] if rounded is None else rounded
     )
     return {c.gate for c in judge.checks(result, before, "here") if not c.passed}
 
@@ -37,7 +37,8 @@ def test_further_from_float64_than_the_original_fails() -> None:
 
 def test_what_rounding_each_edge_allows_passes() -> None:
     worse = (base() * np.float16(1.002)).astype(np.float16)
-    assert failed(worse, rounded=worse.astype(np.float64)) == set()
+    assert failed(worse, rounded=[base(), worse.astype(np.float64)]) == set()
+    assert failed(worse, rounded=[base()]) == {"G2"}
 
 
 def test_a_value_that_is_lost_fails() -> None:
@@ -78,7 +79,7 @@ def test_nan_and_infinity_keep_their_class() -> None:
 def test_better_than_the_original_is_said() -> None:
     before = base()
     before[4, 4] = np.inf
-    judge = OutputJudge("y", TensorProto.FLOAT16, EXACT, [before], lambda: before)
+    judge = OutputJudge("y", TensorProto.FLOAT16, EXACT, [before], lambda: [before])
     checks = judge.checks(base(), before, "here")
     assert all(check.passed for check in checks)
     assert any("1 elements finite that are not in the original" in c.where for c in checks)
@@ -90,12 +91,12 @@ def test_a_clear_decision_that_moves_fails() -> None:
     result = base(exact)
     result[5, 9] = np.float16(1.03)
     before = exact.astype(np.float32)
-    judge = OutputJudge("y", TensorProto.FLOAT16, exact, [before], lambda: result)
+    judge = OutputJudge("y", TensorProto.FLOAT16, exact, [before], lambda: [result])
     assert {c.gate for c in judge.checks(result, result, "here") if not c.passed} == {"G4"}
 
 
 def test_integers_must_be_equal_to_a_run_of_the_original() -> None:
     ids = np.arange(6)
-    judge = OutputJudge("ids", TensorProto.INT64, ids, [ids, ids[::-1]], lambda: ids)
+    judge = OutputJudge("ids", TensorProto.INT64, ids, [ids, ids[::-1]], lambda: [ids])
     assert judge.checks(ids[::-1], ids, "here")[0].passed
     assert not judge.checks(ids + 1, ids, "here")[0].passed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,15 +25,15 @@ CLEAR = 4.0
 class OutputJudge:
     """One output: the float64 reference, and what the original's runs gave.
 
-    `originals` are the runs with optimizations off and on, or one of them; `rounded` gives the
-    float64 twin with every edge rounded to its type, when it is needed.
+    `originals` are the runs with optimizations off and on, or one of them; `rounded` gives, when
+    they are needed, runs of the float64 twin with every edge rounded to its type.
     """
 
     name: str
     elem_type: int
     exact: Any
     originals: Sequence[Any]
-    rounded: Callable[[], Any]
+    rounded: Callable[[], Iterable[Any]]
 
     def checks(self, result: Any, base: Any, where: str) -> list[Check]:
         """G2, G3 and G4 of a run of the fused model; `base` is the original's run like it."""
@@ -50,11 +50,14 @@ class OutputJudge:
         compared = in_range & np.isfinite(y) & np.isfinite(x)
         value = distance(y[compared], exact[compared])
         bound = END_TO_END * distance(x[compared], exact[compared]) + number.roundoff
-        if not value <= bound:
-            rounded = np.asarray(self.rounded())
+        for sample in self.rounded() if not value <= bound else ():
+            # One sample of what rounding does is far from another where an output is small.
+            rounded = np.asarray(sample)
             there = compared & np.isfinite(rounded)
             spec = distance(rounded[there], exact[there])
             bound = max(bound, END_TO_END * spec + number.roundoff)
+            if value <= bound:
+                break
         return [
             Check("G2", self.name, value, bound, where, value <= bound),
             self._finite(y, x, in_range, where),

@@ -25,6 +25,7 @@ from graphfuse.graph.tensors import FLOAT_TYPES, read_names, replace_nodes, subg
 from graphfuse.validation.evaluator import REFERENCE, NodeEvaluator, unsupported
 from graphfuse.validation.lifting import FUSED_DOMAINS, OWN_DOMAIN, dense, lifted, upcast
 from graphfuse.validation.operators import OWN_OPERATORS, round_to
+from graphfuse.validation.tolerance import FLOAT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -93,15 +94,21 @@ class Twin:
         """
         return self.values(feeds, self.outputs, nudged=nudged)
 
-    def run_rounded(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """The same, but every value of the main graph is rounded to its declared float type."""
-        return self.values(feeds, self.outputs, self.types)
+    def run_rounded(self, feeds: Mapping[str, Array], sample: int = 0) -> dict[str, Array]:
+        """The same, but every value of the main graph is rounded to its declared float type.
+
+        Sample 0 rounds to nearest; every other one moves each value at random, by up to half a unit
+        in its last place, before it does: as another order of the same operations might.
+        """
+        rng = np.random.default_rng(sample) if sample else None
+        return self.values(feeds, self.outputs, self.types, rng)
 
     def values(
         self,
         feeds: Mapping[str, Array],
         names: Sequence[str],
         rounded: Mapping[str, int] | None = None,
+        rng: np.random.Generator | None = None,
         nudged: bool = False,
     ) -> dict[str, Array]:
         """Tensors of the main graph in float64; `rounded` are the types that values round to."""
@@ -113,7 +120,8 @@ class Twin:
             found = self.evaluate(step, values.get)
             if rounded is not None:
                 found = {
-                    name: round_to(array, rounded.get(name, 0)) for name, array in found.items()
+                    name: round_to(jittered(array, rounded.get(name, 0), rng), rounded.get(name, 0))
+                    for name, array in found.items()
                 }
             values.put(found)
             values.release(read_names(node))
@@ -169,6 +177,13 @@ class Twin:
             raise unsupported(node, [problem]) from error
         self._evaluator.used.setdefault(REFERENCE, set()).add(node.op_type)
         return results
+
+
+def jittered(array: Array, elem_type: int, rng: np.random.Generator | None) -> Array:
+    """An array moved at random by up to half a unit in the last place of a type."""
+    if rng is None or elem_type not in FLOAT or getattr(array, "dtype", None) != np.float64:
+        return array
+    return array * (1 + FLOAT[elem_type].roundoff * rng.uniform(-1, 1, array.shape))
 
 
 class Values:

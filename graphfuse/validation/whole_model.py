@@ -7,7 +7,7 @@ model is judged as it comes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,10 @@ FEEDS = {"fast": 1, "full": 3}
 """How many feeds are drawn at each level, unless the user says."""
 
 
+SAMPLES = 5
+"""How many samples of rounding G2 looks at before it fails a model."""
+
+
 @dataclass
 class Ran:
     """One feed that the original ran on: its outputs by level of optimization, and float64's."""
@@ -44,7 +48,7 @@ class Ran:
     feed: Feed
     before: dict[bool, Outputs]
     meaning: Meaning = field(default_factory=Meaning)
-    rounded: Outputs | None = None
+    rounded: list[Outputs] = field(default_factory=list["Outputs"])
 
 
 @dataclass
@@ -205,14 +209,15 @@ class WholeModel:
             type_of(value.type).elem_type,
             ran.meaning.values[name],
             [outputs[name] for outputs in ran.before.values()],
-            lambda: self.rounded(ran)[name],
+            lambda: (outputs[name] for outputs in self.rounded(ran)),
         )
 
-    def rounded(self, ran: Ran) -> Outputs:
-        """The outputs of the original in float64, every edge rounded to its type."""
-        if ran.rounded is None:
-            ran.rounded = self.twins.original.run_rounded(ran.feed.values)
-        return ran.rounded
+    def rounded(self, ran: Ran) -> Iterator[Outputs]:
+        """The outputs of the original in float64, every edge rounded to its type: samples."""
+        for sample in range(SAMPLES):
+            if sample == len(ran.rounded):
+                ran.rounded.append(self.twins.original.run_rounded(ran.feed.values, sample))
+            yield ran.rounded[sample]
 
     def _repeat(self, feed: Feed) -> str:
         return f"--validate {self.level} {feed.repeat}".strip()

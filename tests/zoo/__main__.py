@@ -96,7 +96,7 @@ def _totals(outcomes: Sequence[Outcome]) -> int:
     print()
     for exporter, opset in EXPORTS:
         mine = [o for o in outcomes if (o.exporter, o.opset) == (exporter, opset)]
-        exported = [o for o in mine if o.status != "not exported"]
+        exported = [o for o in mine if not o.status.startswith("not ") or o.status == "not judged"]
         if mine:
             print(
                 f"{exporter} {opset}: {len(exported)} of {len(mine)} exported, "
