@@ -15,19 +15,14 @@ from graphfuse import targets
 from graphfuse.errors import GateError, UsageError, ValidationError
 from graphfuse.feeding import Feeding
 from graphfuse.feeds import Ranges
-from graphfuse.graph.model_file import (
-    Model,
-    check_external_data,
-    check_output,
-    check_written,
-    drafted,
-    load,
-    serialize,
-)
+from graphfuse.graph import leftovers
+from graphfuse.graph.model_file import Model, load, materialized, wrap
 from graphfuse.graph.tensors import count_nodes
+from graphfuse.graph.weights import Target, check_output, drafted
+from graphfuse.limits import Limits
 from graphfuse.patterns.scan import scan as scan_model
 from graphfuse.plan import plan as make_plan
-from graphfuse.records import Explanation, FuseResult, Scan, ValidationReport
+from graphfuse.records import Explanation, FuseResult, HashedFile, Scan, ValidationReport
 from graphfuse.rewrite import rewrite
 
 if TYPE_CHECKING:
@@ -47,27 +42,26 @@ def _silent(_: str) -> None:
     """The progress of a library call: none."""
 
 
-def as_model(model: ModelLike, folder: Path | None = None) -> Model:
+def as_model(model: ModelLike, folder: Path | None = None, limits: Limits | None = None) -> Model:
     """Load a path, or wrap a ModelProto whose external data lies in `folder`."""
     if model == "":
         raise UsageError("the path of the model is empty", "name an .onnx file")
     if isinstance(model, onnx.ModelProto):
-        handed = Model(model, None, folder or Path())
-        check_external_data(handed)
-        return handed
-    return load(model)
+        return wrap(model, folder or Path(), limits)
+    return load(model, limits)
 
 
-def scan(model: ModelLike) -> Scan:
+def scan(model: ModelLike, *, limits: Limits | None = None) -> Scan:
     """Find every residual Add that feeds a LayerNorm or an RMSNorm.
 
-    `model` is a path or an onnx.ModelProto. Weights are not read. Returns the sites that can be
-    fused and the near misses, each with its reason. Raises ModelError for an unreadable file.
+    `model` is a path or an onnx.ModelProto. Weights are not read. `limits` are the budgets of the
+    gate (graph/gate.py). Returns the sites that can be fused and the near misses, each with its
+    reason. Raises ModelError for a file that is unreadable, unsafe, or over a budget.
     """
-    return scan_model(as_model(model))
+    return scan_model(as_model(model, limits=limits))
 
 
-def explain(model: ModelLike, site: str) -> Explanation:
+def explain(model: ModelLike, site: str, *, limits: Limits | None = None) -> Explanation:
     """Say why a site is or is not fused: what was seen, beside the definition.
 
     `site` is an id of the scan (s1, m1), or the name of an output or an Add. Raises UsageError when
@@ -75,7 +69,7 @@ def explain(model: ModelLike, site: str) -> Explanation:
     """
     from graphfuse.patterns.explain import explain as explain_item
 
-    return explain_item(scan(model), site)
+    return explain_item(scan(model, limits=limits), site)
 
 
 def fuse(
@@ -85,6 +79,7 @@ def fuse(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     fold_bias: bool = False,
+    limits: Limits | None = None,
     stage: Stage = _silent,
 ) -> FuseResult:
     """Rewrite every site of a model for an execution provider; nothing is written or validated.
@@ -94,7 +89,9 @@ def fuse(
     residual. The input is not changed; external data of the result stays where it is.
     Raises ModelError, UsageError, or InternalError when the rewrite cannot be proven.
     """
-    return _Fusing(as_model(model), ep, include, exclude, fold_bias, stage).result({})
+    source = as_model(model, limits=limits)
+    result = _Fusing(source, ep, include, exclude, fold_bias, stage).result({})
+    return replace(result, model=materialized(source, result.model), read=_read(source))
 
 
 @dataclass
@@ -148,7 +145,7 @@ class _Fusing:
             result = self.result(put_back)
             if not result.changed:
                 return result
-            fused = Model(result.model, None, self.source.folder)
+            fused = replace(self.source, proto=result.model)
             report = _validate(self.source, fused, [self.ep], feeding, level, (), self.stage)
             if report.passed:
                 return replace(result, validation=report)
@@ -174,6 +171,7 @@ def validate(
     inputs: Feeds | Sequence[Feeds] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     val_range: Ranges | None = None,
+    limits: Limits | None = None,
     stage: Stage = _silent,
 ) -> ValidationReport:
     """Compare two models with each other and with float64 on each execution provider.
@@ -189,8 +187,8 @@ def validate(
     a failure does not raise. Raises OriginalModelError when the original does not run, and
     ProviderError when a provider is missing.
     """
-    first = as_model(original)
-    second = as_model(fused, first.folder)
+    first = as_model(original, limits=limits)
+    second = as_model(fused, first.folder, limits)
     feeding = _feeding(seed, iterations, inputs, input_shapes, val_range)
     return _validate(first, second, eps, feeding, level, sites, stage)
 
@@ -250,27 +248,34 @@ def optimize(
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     val_range: Ranges | None = None,
     min_fused: int = 0,
+    weights: str = "auto",
     force: bool = False,
+    in_place: bool = False,
+    only_if_changed: bool = False,
     dry_run: bool = False,
+    limits: Limits | None = None,
     stage: Stage = _silent,
 ) -> FuseResult:
     """The whole step: load, scan, rewrite, validate, and write `output` in one atomic rename.
 
     `validation` is a level of `validate`, or none. A site that fails is put back, and named in
     `result.left` with the reason PUT_BACK; with `strict` nothing is written then. With `dry_run`
-    nothing is written. A model without sites is copied byte for byte. Raises ValidationError
-    (nothing is written) when a gate fails and no site can be blamed, GateError when fewer than
-    `min_fused` sites were fused, UsageError for an output that exists without `force`, and what
-    `fuse` and `validate` raise.
+    nothing is written. A model without sites is copied byte for byte, or not written with
+    `only_if_changed`. `weights` says where they go: auto (they stay in the model's folder, and are
+    copied elsewhere), keep, copy, reflink or embed. `in_place` allows `output` to be `model`.
+    Raises ValidationError (nothing is written) when a gate fails and no site can be blamed,
+    GateError when fewer than `min_fused` sites were fused, UsageError for an output that exists
+    without `force`, WriteError when it cannot be written, and what `fuse` and `validate` raise.
     """
     if validation not in LEVELS:
         raise UsageError(f"unknown level {validation!r}", f"choose one of {', '.join(LEVELS)}")
     targets.target(ep)
     stage("loading")
-    source = as_model(model)
-    target = Path(output)
+    source = as_model(model, limits=limits)
+    target = Target(Path(output), weights, force, in_place)
     if not dry_run:
-        check_output(target, source, force)
+        leftovers.remove(target.path.parent)
+        check_output(target, source)
     fusing = _Fusing(source, ep, include, exclude, fold_bias, stage)
     result = fusing.result({})
     _check_fused(result, model, min_fused)
@@ -278,15 +283,29 @@ def optimize(
         feeding = _feeding(seed, iterations, inputs, input_shapes, val_range)
         result = fusing.validated(validation, feeding, strict)
         _check_fused(result, model, min_fused)
-    written = ()
-    if not dry_run:
-        stage("writing")
-        data = serialize(result.model) if result.changed else Path(model).read_bytes()
-        check_output(target, source, force)
-        with drafted(data, target, source, force) as draft:
-            check_written(draft.path, data)
-            written = draft.commit()
-    return replace(result, written=written)
+    result = replace(result, read=_read(source))
+    if dry_run or (only_if_changed and not result.changed):
+        return result
+    stage("writing")
+    check_output(target, source)
+    portion = getattr(stage, "portion", None)
+    proto = result.model if result.changed else None
+    with drafted(proto, source, target, *([portion] if portion else [])) as (draft, notes):
+        written = draft.commit()
+    return replace(result, written=written, notes=tuple(notes))
+
+
+def _read(source: Model) -> tuple[HashedFile, ...]:
+    """The files of the original; the hash of those that were read as a whole."""
+    if source.path is None:
+        return ()
+    own = HashedFile(str(source.path), source.identity[2], source.digest)
+    files = source.files
+    data = (
+        HashedFile(str(source.folder / place), files.status(place).st_size, "")
+        for place in source.external_files()
+    )
+    return (own, *data)
 
 
 def _check_fused(result: FuseResult, model: str | os.PathLike[str], wanted: int) -> None:

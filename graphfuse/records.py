@@ -344,8 +344,11 @@ class ValidationReport:
 
 
 @dataclass(frozen=True, slots=True)
-class WrittenFile:
-    """A file that was written: path as given, size in bytes, SHA-256 in hexadecimal."""
+class HashedFile:
+    """A file that was read or written: path as given, size in bytes, SHA-256 in hexadecimal.
+
+    `sha256` is empty for a file that was not read as a whole: weights that stayed where they are.
+    """
 
     path: str
     size: int
@@ -357,7 +360,10 @@ class FuseResult:
     """The outcome of `fuse` and `optimize`.
 
     `model` is the rewritten model (its weights still where they were), `fused` the sites that
-    became one node, `left` all near misses, those of the target included.
+    became one node, `left` all near misses, those of the target included. `written` are the files
+    that were written, the model first, `read` those of the original, and `notes` what is to be said
+    of them. Weights of `optimize` that were inline in a file of 64 MiB or more are external data
+    there, in that file; `fuse` gives a model that has them.
     """
 
     model: onnx.ModelProto
@@ -368,7 +374,9 @@ class FuseResult:
     nodes_before: int
     nodes_after: int
     validation: ValidationReport | None = None
-    written: tuple[WrittenFile, ...] = field(default=())
+    written: tuple[HashedFile, ...] = field(default=())
+    read: tuple[HashedFile, ...] = field(default=())
+    notes: tuple[str, ...] = field(default=())
 
     @property
     def changed(self) -> bool:

@@ -11,6 +11,7 @@ import onnx
 from graphfuse import foreign
 from graphfuse.errors import ProviderError, UsageError
 from graphfuse.graph.model_file import serialize
+from graphfuse.graph.weights import without_links
 from graphfuse.kernels import register, why_not
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ def session(
     options.log_severity_level = 4
     levels = runtime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    if isinstance(model, onnx.ModelProto):
+        model, folder = without_links(model, folder)
     options.add_session_config_entry(FOLDER_KEY, str(folder.resolve()))
     data = serialize(model) if isinstance(model, onnx.ModelProto) else model
     created: foreign.Session = runtime.InferenceSession(

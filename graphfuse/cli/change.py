@@ -11,20 +11,26 @@ from graphfuse.cli.options import (
     FeedOptions,
     JsonOption,
     ModelArgument,
+    OutputOptions,
     can_isolate,
     data_options,
+    is_gated,
     takes_feeds,
+    writes,
 )
 from graphfuse.cli.show import console, print_json, progress
-from graphfuse.errors import UsageError
+from graphfuse.limits import Limits
 
 
 @can_isolate
+@is_gated
 @takes_feeds
+@writes
 def fuse(
     model: ModelArgument,
     feeds: FeedOptions,
-    output: Annotated[str | None, typer.Option("--output", "-o", help="The fused model.")] = None,
+    limits: Limits,
+    output: OutputOptions,
     ep: Annotated[str, typer.Option(help="cpu, cuda or portable.")] = "cpu",
     include: Annotated[
         list[str] | None, typer.Option(help="Only this site: an id or a pattern of outputs.")
@@ -45,18 +51,16 @@ def fuse(
         int, typer.Option(min=0, help="Exit with 6 and write nothing when fewer sites are fused.")
     ] = 0,
     dry_run: Annotated[bool, typer.Option(help="Do everything but write.")] = False,
-    force: Annotated[bool, typer.Option(help="Overwrite an existing output.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Fuse every site of a model, validate the result, and write it."""
     from graphfuse import pipeline
 
-    if output is None and not dry_run:
-        raise UsageError("no output is named", "pass -o FILE, or --dry-run")
+    target = output.target(model, dry_run)
     with progress() as stage:
         result = pipeline.optimize(
             model,
-            output or model,
+            target,
             ep,
             include=include or (),
             exclude=exclude or (),
@@ -64,9 +68,10 @@ def fuse(
             validation=validation,
             strict=strict,
             min_fused=min_fused,
-            force=force,
             dry_run=dry_run,
+            limits=limits,
             stage=stage,
+            **output.arguments,
             **feeds.arguments,
         )
     if as_json:
@@ -80,11 +85,13 @@ def fuse(
 
 
 @can_isolate
+@is_gated
 @takes_feeds
 def validate(
     original: Annotated[str, typer.Argument(metavar="ORIGINAL")],
     fused: Annotated[str, typer.Argument(metavar="FUSED")],
     feeds: FeedOptions,
+    limits: Limits,
     ep: Annotated[str, typer.Option(help="Execution providers, such as cpu,cuda.")] = "cpu",
     level: Annotated[
         str, typer.Option("--validate", help="fast, full or sites (each fused node alone).")
@@ -105,6 +112,7 @@ def validate(
             ep.split(","),
             level=level,
             sites=site or (),
+            limits=limits,
             stage=stage,
             **feeds.arguments,
         )

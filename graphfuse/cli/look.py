@@ -6,17 +6,19 @@ from typing import Annotated
 
 import typer
 
-from graphfuse.cli.options import JsonOption, ModelArgument, can_isolate
+from graphfuse.cli.options import JsonOption, ModelArgument, can_isolate, is_gated
 from graphfuse.cli.show import console, print_json
 from graphfuse.errors import GraphfuseError
+from graphfuse.limits import Limits
 
 
 @can_isolate
-def scan(model: ModelArgument, as_json: JsonOption = False) -> None:
+@is_gated
+def scan(model: ModelArgument, limits: Limits, as_json: JsonOption = False) -> None:
     """List the sites of a model, and what is not fused and why."""
     from graphfuse import pipeline
 
-    found = pipeline.scan(model)
+    found = pipeline.scan(model, limits=limits)
     if as_json:
         from graphfuse.report.document import scan_document
 
@@ -27,17 +29,19 @@ def scan(model: ModelArgument, as_json: JsonOption = False) -> None:
         print_scan(console(), found)
 
 
+@is_gated
 def explain(
     model: ModelArgument,
     site: Annotated[
         str, typer.Argument(metavar="SITE", help="An id (s1, m1) or an output, as scan shows them.")
     ],
+    limits: Limits,
     as_json: JsonOption = False,
 ) -> None:
     """Show why a site is or is not fused: what was seen, beside the definition."""
     from graphfuse import pipeline
 
-    found = pipeline.explain(model, site)
+    found = pipeline.explain(model, site, limits=limits)
     if as_json:
         from graphfuse.report.document import explain_document
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, written once: a command takes each group as one value."""
+"""Options in groups, written once: a command takes each group as one value."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import typer
 
 from graphfuse.errors import UsageError
 from graphfuse.isolation import run_isolated
+from graphfuse.limits import Limits
 from graphfuse.options import parse_ranges, parse_shapes
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX file.")]
@@ -116,6 +117,73 @@ def can_isolate(command: Callable[..., None]) -> Callable[..., None]:
 def takes_feeds(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of its feeds; it gets them as `feeds`."""
     return _with_group(command, _feeds, "feeds")
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Where the user wants the fused model, and how."""
+
+    output: str | None
+    in_place: bool
+    arguments: dict[str, Any]
+
+    def target(self, model: str, dry_run: bool) -> str:
+        """The file to write. Raises UsageError when none is named, or two."""
+        if self.in_place and self.output is not None:
+            raise UsageError("--in-place has no other output", "pass either it or -o FILE")
+        if self.output is None and not dry_run and not self.in_place:
+            raise UsageError("no output is named", "pass -o FILE, --in-place or --dry-run")
+        return self.output or model
+
+
+def _output(
+    output: Annotated[str | None, typer.Option("--output", "-o", help="The fused model.")] = None,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Let the fused model replace MODEL.")
+    ] = False,
+    only_if_changed: Annotated[
+        bool, typer.Option("--only-if-changed", help="Write nothing when nothing is fused.")
+    ] = False,
+    weights: Annotated[
+        str, typer.Option(help="Where weights go: auto, keep, copy, reflink or embed.")
+    ] = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")] = False,
+) -> OutputOptions:
+    more = {"only_if_changed": only_if_changed, "weights": weights, "force": force}
+    return OutputOptions(output, in_place, {**more, "in_place": in_place})
+
+
+def writes(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of its output; it gets them as `output`."""
+    return _with_group(command, _output, "output")
+
+
+def _limits(
+    allow_links: Annotated[
+        bool,
+        typer.Option("--allow-links", help="Follow links to weight files, wherever they lead."),
+    ] = False,
+    max_proto_gib: Annotated[
+        float, typer.Option(min=0, help="GiB of protobuf, inline weights not counted.")
+    ] = 2.0,
+    max_nodes: Annotated[int, typer.Option(min=0, help="Nodes of a model.")] = 2_000_000,
+    max_expanded_nodes: Annotated[
+        int, typer.Option(min=0, help="Nodes when all functions are expanded.")
+    ] = 1_000_000,
+    max_names_mib: Annotated[float, typer.Option(min=0, help="MiB of names.")] = 64.0,
+) -> Limits:
+    return Limits(
+        int(max_proto_gib * 2**30),
+        max_nodes,
+        max_expanded_nodes,
+        int(max_names_mib * 2**20),
+        allow_links,
+    )
+
+
+def is_gated(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the budgets of the gate; it gets them as `limits`."""
+    return _with_group(command, _limits, "limits")
 
 
 def data_options() -> list[str]:

@@ -1,20 +1,18 @@
-"""Loading a model without its weights, and writing one so that no crash loses a file.
+"""Loading a model without its weights.
 
-Only the protobuf is read. External data stays on disk: a tensor's bytes are read one tensor at a
-time, when a number (an epsilon, say) is needed.
+Only the graph is read. External data stays on disk, and so do the weights of a large file that are
+inline: a tensor's bytes are read one tensor at a time, when a number (an epsilon, say) is needed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import math
 import os
-import secrets
-import shutil
 import stat
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +20,13 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
 
-from graphfuse.errors import InternalError, ModelError, UsageError, WriteError
+from graphfuse.errors import ModelError
+from graphfuse.graph import wire
+from graphfuse.graph.folder import Folder, RefusedError
+from graphfuse.graph.gate import BITS, check, tensor_bytes
 from graphfuse.graph.tensors import external_entries, is_external, model_tensors
-from graphfuse.records import WrittenFile
+from graphfuse.graph.wire import FileSource, Shrinker, Span, is_inline
+from graphfuse.limits import Limits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,28 +34,46 @@ if TYPE_CHECKING:
 PROTO_LIMIT = 2**31 - 1
 """Protobuf cannot hold a message of 2 GiB or more."""
 
-KNOWN_ENTRIES = frozenset(("location", "offset", "length", "checksum"))
+LARGE = 64 * 2**20
+"""Of files from this size on, inline weights are left where they are."""
+
+LEAST_INLINE = 64 * 2**10
+"""Smaller raw data is parsed with the rest."""
+
+AGAIN = "export or download the model again"
+
+Identity = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class Model:
-    """A ModelProto and where its external data lies.
+    """A ModelProto and where its data lies.
 
     `path` is None for a model that was handed over in memory; its external data, if any, is then
-    looked for in `folder`.
+    looked for in `folder`. `inline` has the tensors that were left in the model's own file, by the
+    offset of their data. `digest` is the file's SHA-256, empty when it was not read as a whole.
     """
 
     proto: onnx.ModelProto
     path: Path | None = None
     folder: Path = field(default_factory=Path)
+    limits: Limits = field(default_factory=Limits)
+    inline: Mapping[int, Span] = field(default_factory=dict[int, Span])
+    identity: Identity = (0, 0, 0, 0)
+    digest: str = ""
+
+    @cached_property
+    def files(self) -> Folder:
+        """The folder, as what external data may be in."""
+        return Folder(self.folder, self.path, self.limits.allow_links)
 
     def read(self, tensor: onnx.TensorProto) -> NDArray[Any]:
-        """The values of one tensor, from its external file when it has one."""
+        """The values of one tensor, from its file when it is not in the proto."""
         try:
             if not is_external(tensor):
                 return onnx.numpy_helper.to_array(tensor)
             return self._read_external(tensor)
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, OSError, RefusedError) as error:
             text = " ".join(str(error).split())[:200]
             raise ModelError(
                 f"tensor {tensor.name!r} cannot be read ({type(error).__name__}: {text})",
@@ -62,136 +82,127 @@ class Model:
 
     def _read_external(self, tensor: onnx.TensorProto) -> NDArray[Any]:
         entries = external_entries(tensor)
-        path = self.folder / entries["location"]
         length = tensor_bytes(tensor)
-        with path.open("rb") as file:
+        if is_inline(tensor):
+            descriptor = os.open(self.folder / entries["location"], os.O_RDONLY)
+        else:
+            descriptor = self.files.open(entries["location"])
+        with os.fdopen(descriptor, "rb") as file:
             file.seek(int(entries.get("offset", "0")))
             data = file.read(length)
         if len(data) != length:
-            raise ValueError(f"{path} has {len(data)} of its {length} bytes")
+            raise ValueError(f"{entries['location']} has {len(data)} of its {length} bytes")
+        if BITS[tensor.data_type] < 8:
+            return onnx.numpy_helper.to_array(
+                onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=data)
+            )
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         return np.frombuffer(data, dtype).reshape(tuple(tensor.dims))
 
     def external_files(self) -> tuple[str, ...]:
         """The locations of external data that the model refers to, sorted."""
-        found = {
-            external_entries(t)["location"] for t in model_tensors(self.proto) if is_external(t)
-        }
-        return tuple(sorted(found))
+        return external_locations(self.proto)
+
+    def check_same(self) -> None:
+        """Raise ModelError when the model's file is another one than was loaded."""
+        assert self.path is not None
+        if _identity(self.path.stat()) != self.identity:
+            raise ModelError(f"{self.path} changed while graphfuse worked on it", "run it again")
 
 
-def tensor_bytes(tensor: onnx.TensorProto) -> int:
-    """The number of bytes that a tensor's elements take in a file."""
-    elements = math.prod(tensor.dims)
-    if tensor.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4):
-        return (elements + 1) // 2
-    return elements * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+def external_locations(proto: onnx.ModelProto) -> tuple[str, ...]:
+    """The locations of external data that a model refers to, sorted; its own file is none."""
+    tensors = (t for t in model_tensors(proto) if is_external(t) and not is_inline(t))
+    return tuple(sorted({external_entries(tensor)["location"] for tensor in tensors}))
 
 
-def load(path: str | os.PathLike[str]) -> Model:
-    """Read a model's protobuf and check where its external data points.
+def load(path: str | os.PathLike[str], limits: Limits | None = None) -> Model:
+    """Read a model's graph and let it through the gate.
 
-    Raises ModelError when the file is missing, is not an ONNX model, or refers to data outside
-    its own folder.
+    Raises ModelError when the file is missing, is not an ONNX model, is over a budget of `limits`,
+    or refers to data that is not in its own folder.
     """
     file = Path(path)
-    try:
-        size = file.stat().st_size
-        if file.is_dir():
-            raise ModelError(f"{file} is a folder, not a model", "name the .onnx file in it")
-        if not file.is_file():
-            raise ModelError(f"{file} is not a regular file", "name an .onnx file")
-        if size == 0:
-            raise ModelError(f"{file} is empty", "export or download the model again")
-        if size > PROTO_LIMIT:
-            raise ModelError(
-                f"{file} has {size} bytes, more than protobuf's 2 GiB",
-                "save the model with external data",
-            )
-        data = file.read_bytes()
-    except FileNotFoundError as error:
-        raise ModelError(f"{file} does not exist", "check the path of the model") from error
-    except OSError as error:
-        raise ModelError(f"{file} cannot be read ({error.strerror})", "check its rights") from error
-    model = Model(_parse(data, file), file, file.parent)
-    check_external_data(model)
+    limits = limits or Limits()
+    with _readable(file) as (descriptor, size):
+        identity = _identity(os.fstat(descriptor))
+        data, inline = _graph_bytes(file, descriptor, size, limits)
+    if len(data) > limits.proto_bytes:
+        raise ModelError(
+            f"{file} has {len(data)} bytes of protobuf, more than {limits.proto_bytes}",
+            "raise --max-proto-gib if you trust the model, or save it with external data",
+        )
+    digest = "" if inline or len(data) != size else hashlib.sha256(data).hexdigest()
+    proto = _parse(data, file)
+    model = Model(proto, file, file.parent, limits, inline, identity, digest)
+    check(model.proto, model.files, limits)
     return model
 
 
+def wrap(proto: onnx.ModelProto, folder: Path, limits: Limits | None = None) -> Model:
+    """A model that was handed over in memory, through the gate."""
+    limits = limits or Limits()
+    model = Model(proto, None, folder, limits)
+    check(proto, model.files, limits)
+    return model
+
+
+@contextlib.contextmanager
+def _readable(file: Path) -> Generator[tuple[int, int], None, None]:
+    """A descriptor of a regular file that holds something, and its size."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
+    try:
+        if file.is_dir():
+            raise ModelError(f"{file} is a folder, not a model", "name the .onnx file in it")
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise ModelError(f"{file} is not a regular file", "name an .onnx file")
+        descriptor = os.open(file, flags)
+    except FileNotFoundError as error:
+        raise ModelError(f"{file} does not exist", "check the path of the model") from error
+    except (OSError, ValueError) as error:
+        text = error.strerror if isinstance(error, OSError) else str(error)
+        raise ModelError(f"{file} cannot be read ({text})", "check its path and rights") from error
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ModelError(f"{file} is not a regular file", "name an .onnx file")
+        if status.st_size == 0:
+            raise ModelError(f"{file} is empty", AGAIN)
+        yield descriptor, status.st_size
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read ({error.strerror})", "check its disk") from error
+    finally:
+        os.close(descriptor)
+
+
+def _identity(status: os.stat_result) -> Identity:
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _graph_bytes(
+    file: Path, descriptor: int, size: int, limits: Limits
+) -> tuple[bytes, Mapping[int, Span]]:
+    """The bytes to parse, and the tensors that were left out of them."""
+    beyond = size > PROTO_LIMIT
+    # onnxruntime does not follow a link out of the folder for data, only for the model.
+    if size >= LARGE and (beyond or not file.is_symlink()):
+        limit = min(limits.proto_bytes, PROTO_LIMIT)
+        shrinker = Shrinker(FileSource(descriptor), file, LEAST_INLINE, beyond, limit)
+        data = shrinker.shrunk(size)
+        return data, shrinker.tensors
+    with os.fdopen(os.dup(descriptor), "rb") as opened:
+        return opened.read(), {}
+
+
 def _parse(data: bytes, file: Path) -> onnx.ModelProto:
-    remedy = "export or download the model again"
     try:
         proto = onnx.ModelProto.FromString(data)
     except DecodeError as error:
-        raise ModelError(
-            f"{file} is not an ONNX model (protobuf cannot parse it)", remedy
-        ) from error
+        why = wire.why_not(data)
+        raise ModelError(f"{file} is not an ONNX model ({why})", AGAIN) from error
     if not proto.HasField("graph") or not proto.opset_import:
-        raise ModelError(f"{file} is not an ONNX model (it has no graph or no opset)", remedy)
+        raise ModelError(f"{file} is not an ONNX model (it has no graph or no opset)", AGAIN)
     return proto
-
-
-def check_external_data(model: Model) -> None:
-    """Refuse external data that lies outside the model's folder or does not hold the tensor."""
-    for tensor in model_tensors(model.proto):
-        if is_external(tensor):
-            problem = _external_problem(tensor, model.folder)
-            if problem:
-                raise ModelError(
-                    f"external data of tensor {tensor.name!r}: {problem}",
-                    "get the model with its weight files from a source that you trust",
-                )
-
-
-def _external_problem(tensor: onnx.TensorProto, folder: Path) -> str:
-    keys = [entry.key for entry in tensor.external_data]
-    entries = external_entries(tensor)
-    location = entries.get("location", "")
-    if keys.count("location") != 1 or not location:
-        return f"it has {keys.count('location')} locations, not one"
-    unknown = set(keys) - KNOWN_ENTRIES
-    if unknown:
-        return f"unknown entry {min(unknown)!r}"
-    if "\\" in location or any(ord(c) < 32 for c in location):
-        return f"location {location!r} has a backslash or a control character"
-    if (
-        Path(location).is_absolute()
-        or ".." in Path(location).parts
-        or ":" in location.split("/")[0]
-    ):
-        return f"location {location!r} leaves the model's folder"
-    numbers = {key: entries.get(key, "0") for key in ("offset", "length")}
-    for key, text in numbers.items():
-        if not (text.isascii() and text.isdigit() and len(text) < 19):
-            return f"{key} {text!r} is not a number"
-    if any(dim < 0 for dim in tensor.dims):
-        return f"negative extent in {list(tensor.dims)}"
-    return _range_problem(tensor, folder, location, int(numbers["offset"]), entries.get("length"))
-
-
-def _range_problem(
-    tensor: onnx.TensorProto, folder: Path, location: str, offset: int, length: str | None
-) -> str:
-    path = folder
-    for part in Path(location).parts:
-        path = path / part
-        if path.is_symlink():
-            return f"{path} is a symbolic link"
-    try:
-        status = path.stat()
-    except OSError as error:
-        return f"{path} cannot be read ({error.strerror})"
-    if not stat.S_ISREG(status.st_mode):
-        return f"{path} is not a regular file"
-    try:
-        needed = tensor_bytes(tensor)
-    except KeyError:
-        return f"element type {tensor.data_type} is unknown"
-    if length is not None and int(length) != needed:
-        return f"length {length} where its shape needs {needed} bytes"
-    if offset + needed > status.st_size:
-        return f"bytes {offset} to {offset + needed} of {path}, which has {status.st_size}"
-    return ""
 
 
 def serialize(proto: onnx.ModelProto) -> bytes:
@@ -205,196 +216,20 @@ def serialize(proto: onnx.ModelProto) -> bytes:
         ) from error
 
 
-def check_output(output: Path, model: Model, force: bool) -> None:
-    """Refuse an output that is an input, exists already, is no file, or has no folder to be in."""
-    try:
-        problem = _output_problem(output, model, force)
-    except OSError as error:
-        problem = (f"{output} cannot be written ({error.strerror})", "choose another output")
-    if problem:
-        raise UsageError(*problem)
+def materialized(model: Model, proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A model with the tensors inline that were left in the file of `model`.
 
-
-def _output_problem(output: Path, model: Model, force: bool) -> tuple[str, str] | None:
-    if not output.name:
-        return f"{str(output)!r} names no file", "name a file for the fused model"
-    sources = [model.path] if model.path else []
-    sources += [model.folder / location for location in model.external_files()]
-    if output.is_dir():
-        return f"{output} is a folder", "name a file for the fused model"
-    if any(source.exists() and output.exists() and source.samefile(output) for source in sources):
-        return f"{output} is an input of this run", "choose another output"
-    if output.is_symlink() or (output.exists() and not output.is_file()):
-        return f"{output} is a link or no regular file", "name the file itself"
-    if output.exists() and not force:
-        return f"{output} exists", "choose another output, or pass --force"
-    if not output.parent.is_dir():
-        return f"the folder {output.parent} does not exist", "create it first"
-    if not os.access(output.parent, os.W_OK):
-        return f"the folder {output.parent} is not writable", "choose another output"
-    for target in copied_data(model, output).values():
-        if target == output:
-            return f"{output} is the name of a weight file of the model", "choose another output"
-        if target.is_symlink() or (target.exists() and not target.is_file()):
-            return f"the weight file {target} is a link or no regular file", "remove it first"
-        if target.exists() and not force:
-            return f"the weight file {target} exists", "choose an empty folder, or pass --force"
-    return None
-
-
-def copied_data(model: Model, output: Path) -> dict[Path, Path]:
-    """The weight files that have to be copied for an output: none in the model's own folder."""
-    if output.parent.resolve() == model.folder.resolve():
-        return {}
-    return {model.folder / place: output.parent / place for place in model.external_files()}
-
-
-class Draft:
-    """Files on their way: written under temporary names beside their targets, then renamed.
-
-    Until `commit`, the targets are untouched; leaving the context without it removes the drafts.
+    What is too large for protobuf is given back as it is.
     """
-
-    def __init__(self, target: Path, force: bool) -> None:
-        self.target = target
-        self.force = force
-        self.path = self._temporary(target)
-        self._data: list[tuple[Path, Path]] = []
-        self._made: list[Path] = []
-        self._folders: list[Path] = []
-
-    @staticmethod
-    def _temporary(target: Path) -> Path:
-        return target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.graphfuse-tmp")
-
-    def __enter__(self) -> Draft:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Remove what was made and not committed; folders go when nothing else is in them."""
-        for path in self._made:
-            path.unlink(missing_ok=True)
-        for folder in reversed(self._folders):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-
-    def write(self, data: bytes) -> None:
-        """Write the model to its temporary name and to the disk."""
-        with self._create(self.path) as file:
-            file.write(data)
-            _sync(file)
-
-    def copy_data(self, source: Path, target: Path) -> None:
-        """Copy a weight file to a temporary name beside `target`; reflinked where that works."""
-        for folder in reversed((target.parent, *target.parent.parents)):
-            if not folder.exists():
-                folder.mkdir()
-                self._folders.append(folder)
-        temporary = self._temporary(target)
-        free, size = shutil.disk_usage(target.parent).free, source.stat().st_size
-        if size > free:
-            raise WriteError(
-                f"{source} ({size} bytes) does not fit into {target.parent} ({free} bytes free)",
-                "write the fused model into the folder of the original: weights stay in place",
-            )
-        with source.open("rb") as reader, self._create(temporary) as writer:
-            _copy(reader, writer)
-            _sync(writer)
-        self._data.append((temporary, target))
-
-    def _create(self, path: Path) -> Any:
-        self._made.append(path)
-        return path.open("xb")
-
-    def commit(self) -> tuple[WrittenFile, ...]:
-        """Move every draft to its target, the model last: that is the commit point.
-
-        When one cannot be moved, new weight files that were moved before are removed again.
-        """
-        written: list[WrittenFile] = []
-        for temporary, target in (*self._data, (self.path, self.target)):
-            written.append(WrittenFile(str(target), temporary.stat().st_size, sha256(temporary)))
-            is_new = not target.exists()
-            self._move(temporary, target)
-            if is_new:
-                self._made.append(target)
-            _sync_folder(target.parent)
-        self._made.clear()
-        self._folders.clear()
-        return tuple(reversed(written))
-
-    def _move(self, temporary: Path, target: Path) -> None:
-        if self.force:
-            temporary.replace(target)
-            return
-        try:
-            # Unlike a rename, a link does not replace what another run has put there meanwhile.
-            os.link(temporary, target)
-        except FileExistsError as error:
-            raise UsageError(f"{target} exists by now", "another run wrote it") from error
-        except OSError:
-            # A file system without hard links.
-            temporary.replace(target)
-        else:
-            temporary.unlink()
-
-
-def _copy(reader: Any, writer: Any) -> None:
-    try:
-        while os.copy_file_range(reader.fileno(), writer.fileno(), 2**30):
-            pass
-    except OSError:
-        # Other file systems, older kernels: start over by ordinary reads.
-        reader.seek(0)
-        writer.seek(0)
-        writer.truncate()
-        shutil.copyfileobj(reader, writer, 2**24)
-
-
-def _sync(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def drafted(data: bytes, output: Path, model: Model, force: bool) -> Generator[Draft, None, None]:
-    """Write a model under a temporary name beside `output`; the caller checks it and commits.
-
-    External data is referenced in place when the output is in the model's folder, else copied.
-    """
-    try:
-        yield from _draft(data, output, model, force)
-    except OSError as error:
-        raise WriteError(
-            f"{output} cannot be written ({error.strerror or error})",
-            "free space or choose another folder; what was there is unchanged",
-        ) from error
-
-
-def _draft(data: bytes, output: Path, model: Model, force: bool) -> Generator[Draft, None, None]:
-    with Draft(output, force) as draft:
-        for source, target in copied_data(model, output).items():
-            draft.copy_data(source, target)
-        draft.write(data)
-        yield draft
-
-
-def check_written(path: Path, expected: bytes) -> None:
-    """Read back what was written: the bytes that reached the disk are those that were meant."""
-    if path.read_bytes() != expected:
-        raise InternalError(f"{path} does not hold what was written to it")
+    pieces = wire.expanded(serialize(proto), {key: (span,) for key, span in model.inline.items()})
+    if not model.inline or wire.size_of(pieces) > PROTO_LIMIT:
+        return proto
+    whole = bytearray()
+    for piece in pieces:
+        if isinstance(piece, bytes):
+            whole += piece
+            continue
+        with piece.path.open("rb") as file:
+            file.seek(piece.offset)
+            whole += file.read(piece.length)
+    return onnx.ModelProto.FromString(bytes(whole))

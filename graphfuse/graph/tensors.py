@@ -63,15 +63,22 @@ def graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 def node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
     """Every tensor in the attributes of nodes."""
     for node in nodes:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            sparse = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
-            for tensor in (*sparse, *attribute.sparse_tensors):
-                yield tensor.values
-                yield tensor.indices
-        for graph in subgraphs(node):
+        yield from attribute_tensors(node.attribute)
+
+
+def attribute_tensors(attributes: Iterable[onnx.AttributeProto]) -> Iterator[onnx.TensorProto]:
+    """Every tensor in some attributes, those of the graphs in them included."""
+    for attribute in attributes:
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        sparse = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+        for tensor in (*sparse, *attribute.sparse_tensors):
+            yield tensor.values
+            yield tensor.indices
+        if attribute.HasField("g"):
+            yield from graph_tensors(attribute.g)
+        for graph in attribute.graphs:
             yield from graph_tensors(graph)
 
 
@@ -79,6 +86,7 @@ def model_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Every tensor of a model: graphs, functions, training info."""
     yield from graph_tensors(model.graph)
     for function in model.functions:
+        yield from attribute_tensors(function.attribute_proto)
         yield from node_tensors(function.node)
     for training in model.training_info:
         yield from graph_tensors(training.initialization)

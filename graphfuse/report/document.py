@@ -15,6 +15,7 @@ from graphfuse.records import (
     Explanation,
     Expression,
     FuseResult,
+    HashedFile,
     NearMiss,
     NodeRef,
     Parameter,
@@ -71,11 +72,15 @@ def fuse_document(model: str, result: FuseResult, options: Sequence[str] = ()) -
         "validation": None
         if result.validation is None
         else _validation(result.validation, model, written, options),
-        "written": [
-            {"path": file.path, "bytes": file.size, "sha256": file.sha256}
-            for file in result.written
-        ],
+        "read": [_file(file) for file in result.read],
+        "written": [_file(file) for file in result.written],
+        "notes": list(result.notes),
     }
+
+
+def _file(file: HashedFile) -> Document:
+    """The hash is null for a file that was not read as a whole."""
+    return {"path": file.path, "bytes": file.size, "sha256": file.sha256 or None}
 
 
 def validation_document(

@@ -38,6 +38,12 @@ class StageProgress:
         if self._descriptor is not None:
             os.write(self._descriptor, f"{stage}\n".encode())
 
+    def portion(self, what: str, done: int, total: int) -> None:
+        """Show how much of a file is written, in bytes."""
+        size = f"{done / 1e9:.1f} of {total / 1e9:.1f} GB" if total > 10**8 else ""
+        text = f"writing {what} {size}".rstrip()
+        self._progress.update(self._task, description=text, completed=done, total=total)
+
     def __enter__(self) -> StageProgress:
         self._timer.start()
         return self

@@ -134,7 +134,10 @@ def print_summary(console: Console, model: str, result: FuseResult) -> None:
     else:
         console.print("not validated (--validate none)")
     for file in result.written:
-        console.print(f"wrote {file.path}, {file.size:,} bytes, sha256 {file.sha256[:16]}")
+        digest = f", sha256 {file.sha256[:16]}" if file.sha256 else ", blocks shared"
+        console.print(f"wrote {file.path}, {file.size:,} bytes{digest}")
+    for note in result.notes:
+        console.print(f"note: {note}")
 
 
 def print_checks(console: Console, report: ValidationReport, command: str) -> None:

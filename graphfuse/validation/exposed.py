@@ -7,6 +7,7 @@ fused node a run first leaves its bound.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,7 +44,7 @@ def exposed(model: Model, names: Iterable[str]) -> Model:
             elem_type = types.get(name, UNKNOWN).elem_type
             proto.graph.output.append(helper.make_tensor_value_info(name, elem_type, None))
             there.add(name)
-    return Model(proto, None, model.folder)
+    return replace(model, proto=proto)
 
 
 def _chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:

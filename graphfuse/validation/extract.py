@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import onnx
 from onnx import helper
 
@@ -120,4 +122,4 @@ class Parts:
             part.graph.input.append(helper.make_tensor_value_info(name, 0, None))
         for name in outputs:
             part.graph.output.append(helper.make_tensor_value_info(name, 0, None))
-        return Model(part, None, self.model.folder)
+        return replace(self.model, proto=part)

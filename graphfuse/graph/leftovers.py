@@ -1,0 +1,141 @@
+"""What killed runs leave behind, and how the next run knows that nobody needs it.
+
+A run holds a lock on each of its temporary files; the kernel lets go of it when the run ends,
+however it ends. So a temporary file that can be locked is nobody's. New weight files get their
+names before the model gets its own: a journal says which, so that they go if the model never came.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import threading
+from collections.abc import Generator, Iterable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+SUFFIX = ".graphfuse-tmp"
+JOURNAL = ".graphfuse-journal"
+
+
+def temporary(target: Path, token: str, suffix: str = SUFFIX) -> Path:
+    """A hidden name beside a target, of at most 255 bytes."""
+    name = target.name.encode()[:150].decode(errors="ignore")
+    return target.with_name(f".{name}.{token}{suffix}")
+
+
+def new_token() -> str:
+    """What tells one run's files from another's."""
+    return secrets.token_hex(8)
+
+
+def lock(descriptor: int, wait: bool = False) -> bool:
+    """Lock an open file; False when somebody else has, or where there are no locks."""
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+def remove(folder: Path) -> None:
+    """Remove what killed runs left in a folder. What cannot be removed stays."""
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except OSError:
+        return
+    # Journals first: they ask whether the model's temporary file is still there.
+    for suffix in (JOURNAL, SUFFIX):
+        for name in sorted(names):
+            if name.startswith(".") and name.endswith(suffix):
+                with contextlib.suppress(OSError, ValueError, KeyError):
+                    _remove_if_dead(folder / name, suffix)
+
+
+def _remove_if_dead(path: Path, suffix: str) -> None:
+    descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+    try:
+        if not lock(descriptor):
+            return
+        if suffix == JOURNAL:
+            _undo(path, os.read(descriptor, 2**20))
+        path.unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def _undo(journal: Path, text: bytes) -> None:
+    """Remove the weight files of a run whose model was never put in place."""
+    document = json.loads(text)
+    holder = journal.parent
+    draft = journal.with_name(journal.name.removesuffix(JOURNAL) + SUFFIX)
+    model, inode = document["model"]
+    committed = not draft.exists() or _inode(holder / model) == inode
+    if committed:
+        return
+    for name, inode in document["files"]:
+        # Under that name may be somebody else's by now, or still.
+        if ".." not in Path(name).parts and _inode(holder / name) == inode:
+            (holder / name).unlink()
+    for name in reversed(document["folders"]):
+        with contextlib.suppress(OSError):
+            (holder / name).rmdir()
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.lstat().st_ino
+    except OSError:
+        return -1
+
+
+def journal_entry(
+    model: tuple[Path, Path], files: Mapping[Path, Path], folders: Iterable[Path]
+) -> bytes:
+    """What a journal says: which names the temporary files get, and their inodes."""
+    holder = model[1].parent
+
+    def named(path: Path, target: Path) -> tuple[str, int]:
+        return os.path.relpath(target, holder), _inode(path)
+
+    document = {
+        "model": named(*model),
+        "files": [named(path, target) for path, target in files.items()],
+        "folders": [os.path.relpath(path, holder) for path in folders],
+    }
+    return json.dumps(document).encode()
+
+
+@contextlib.contextmanager
+def undisturbed() -> Generator[None, None, None]:
+    """Hold back the signals that end a run, while files get their names.
+
+    Python's handlers run in the main thread whichever thread the signal reached, so they are
+    exchanged; masking signals in one thread would not be enough.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def remember(number: int, _: FrameType | None) -> None:
+        came.append(number)
+
+    before: dict[int, Any] = {}
+    try:
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not None:
+                before[number] = signal.signal(number, remember)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
