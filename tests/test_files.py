@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 import graphfuse
-from graphfuse.graph import model_file
+from graphfuse.graph import model_file, writing
 from tests.conftest import files_of
 from tests.graphs import kinds, model, residual
 
@@ -112,14 +112,14 @@ def test_a_failed_last_step_takes_the_weights_back(
 ) -> None:
     path = external(tmp_path / "in")
     (tmp_path / "out").mkdir()
-    honest = model_file.Draft._move
+    honest = writing._move
 
-    def fail(self: model_file.Draft, temporary: Path, target: Path) -> None:
+    def fail(temporary: Path, target: Path, replace: bool) -> None:
         if target.name == "fused.onnx":
             raise OSError(5, "Input/output error")
-        honest(self, temporary, target)
+        honest(temporary, target, replace)
 
-    monkeypatch.setattr(model_file.Draft, "_move", fail)
+    monkeypatch.setattr(writing, "_move", fail)
     with pytest.raises(graphfuse.WriteError, match="Input/output error"):
         graphfuse.optimize(path, tmp_path / "out" / "fused.onnx")
     assert files_of(tmp_path / "out") == []

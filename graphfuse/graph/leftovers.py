@@ -54,7 +54,7 @@ def remove(folder: Path) -> None:
     for suffix in (JOURNAL, SUFFIX):
         for name in sorted(names):
             if name.startswith(".") and name.endswith(suffix):
-                with contextlib.suppress(OSError, ValueError, KeyError):
+                with contextlib.suppress(OSError, KeyError):
                     _remove_if_dead(folder / name, suffix)
 
 
@@ -64,7 +64,9 @@ def _remove_if_dead(path: Path, suffix: str) -> None:
         if not lock(descriptor):
             return
         if suffix == JOURNAL:
-            _undo(path, os.read(descriptor, 2**20))
+            # One that was cut short was never synced: no file had got its name by then.
+            with contextlib.suppress(ValueError):
+                _undo(path, os.read(descriptor, 2**20))
         path.unlink(missing_ok=True)
     finally:
         os.close(descriptor)

@@ -136,7 +136,8 @@ class Draft:
                 self._name_data()
             _move(self.path, self.target, replace=self.force)
             # From here on the new model is there, whatever else fails.
-            self._made[:] = [path for path in self._made if path.name.endswith(leftovers.JOURNAL)]
+            targets = {target for target, _ in self._data.values()}
+            self._made[:] = [path for path in self._made if path not in targets]
             self._folders.clear()
             with contextlib.suppress(OSError):
                 sync_folder(self.target.parent)
