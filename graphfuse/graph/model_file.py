@@ -14,7 +14,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import onnx
@@ -39,6 +39,9 @@ LARGE = 64 * 2**20
 
 LEAST_INLINE = 64 * 2**10
 """Smaller raw data is parsed with the rest."""
+
+PIECE = 2**20
+"""How much of two files is compared at a time."""
 
 AGAIN = "export or download the model again"
 
@@ -80,15 +83,43 @@ class Model:
                 "export or fetch the model with its weight files again",
             ) from error
 
-    def _read_external(self, tensor: onnx.TensorProto) -> NDArray[Any]:
+    def same_bytes(self, tensor: onnx.TensorProto, other: Model, its: onnx.TensorProto) -> bool:
+        """Whether two tensors that lie in files have the same bytes; False when one does not.
+
+        They are read piece by piece. Raises ModelError when a file cannot be read.
+        """
+        if not (is_external(tensor) and is_external(its)):
+            return False
+        left = tensor_bytes(tensor)
+        if left != tensor_bytes(its):
+            return False
+        try:
+            with self._opened(tensor) as one, other._opened(its) as two:
+                while left > 0:
+                    pieces = [file.read(min(left, PIECE)) for file in (one, two)]
+                    if pieces[0] != pieces[1] or not pieces[0]:
+                        return False
+                    left -= len(pieces[0])
+        except (ValueError, KeyError, OSError, RefusedError):
+            # Reading the values says what is wrong, and with which of them.
+            return False
+        return True
+
+    def _opened(self, tensor: onnx.TensorProto) -> BinaryIO:
+        """The file that a tensor's data is in, at its first byte."""
         entries = external_entries(tensor)
-        length = tensor_bytes(tensor)
         if is_inline(tensor):
             descriptor = os.open(self.folder / entries["location"], os.O_RDONLY)
         else:
             descriptor = self.files.open(entries["location"])
-        with os.fdopen(descriptor, "rb") as file:
-            file.seek(int(entries.get("offset", "0")))
+        file = os.fdopen(descriptor, "rb")
+        file.seek(int(entries.get("offset", "0")))
+        return file
+
+    def _read_external(self, tensor: onnx.TensorProto) -> NDArray[Any]:
+        entries = external_entries(tensor)
+        length = tensor_bytes(tensor)
+        with self._opened(tensor) as file:
             data = file.read(length)
         if len(data) != length:
             raise ValueError(f"{entries['location']} has {len(data)} of its {length} bytes")

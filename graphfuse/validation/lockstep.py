@@ -102,6 +102,8 @@ class Lockstep:
             return True
         if mine.data_type != other.data_type or list(mine.dims) != list(other.dims):
             return False
+        if before.same_bytes(mine, after, other):
+            return True
         is_float = mine.data_type in FLOAT_TYPES
         return np.array_equal(before.read(mine), after.read(other), equal_nan=is_float)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,10 +23,9 @@ from graphfuse.errors import in_one_line
 from graphfuse.graph.inference import infer_types
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.tensors import FLOAT_TYPES, read_names, replace_nodes, subgraphs
-from graphfuse.validation.evaluator import REFERENCE, NodeEvaluator, unsupported
+from graphfuse.validation.evaluator import NUMPY, REFERENCE, NodeEvaluator, unsupported
 from graphfuse.validation.lifting import FUSED_DOMAINS, OWN_DOMAIN, dense, lifted, upcast
 from graphfuse.validation.operators import OWN_OPERATORS, round_to
-from graphfuse.validation.tolerance import FLOAT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -97,8 +97,8 @@ class Twin:
     def run_rounded(self, feeds: Mapping[str, Array], sample: int = 0) -> dict[str, Array]:
         """The same, but every value of the main graph is rounded to its declared float type.
 
-        Sample 0 rounds to nearest; every other one moves each value at random, by up to half a unit
-        in its last place, before it does: as another order of the same operations might.
+        Sample 0 rounds to nearest; every other one gives each rounding error a sign at random: as
+        large, and as another order of the same operations might have it.
         """
         rng = np.random.default_rng(sample) if sample else None
         return self.values(feeds, self.outputs, self.types, rng)
@@ -120,7 +120,7 @@ class Twin:
             found = self.evaluate(step, values.get)
             if rounded is not None:
                 found = {
-                    name: round_to(jittered(array, rounded.get(name, 0), rng), rounded.get(name, 0))
+                    name: rounded_by_chance(array, rounded.get(name, 0), rng)
                     for name, array in found.items()
                 }
             values.put(found)
@@ -132,12 +132,32 @@ class Twin:
         bodies = list(subgraphs(node))
         if node.op_type == "If":
             results = self._branch(node, get)
+        elif self._picks_rows(node):
+            results = [self._rows(node, get(node.input[1]))]
         elif bodies:
             results = self._loop(node, get)
         else:
             inputs = [get(name) if name else None for name in node.input]
             results = self._evaluator.run(node, inputs)
         return dict(zip(filter(None, node.output), results, strict=True))
+
+    def _picks_rows(self, node: onnx.NodeProto) -> bool:
+        """Whether a node takes rows of a large weight: an embedding."""
+        name = node.input[0] if node.op_type == "Gather" else ""
+        tensor = self.tensors.get(name)
+        return tensor is not None and name not in self.inputs and prod(tensor.dims) > KEPT_WEIGHT
+
+    def _rows(self, node: onnx.NodeProto, indices: Array) -> Array:
+        """Rows are upcast, not the whole weight."""
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+        table = self.model.read(self.tensors[node.input[0]])
+        if (
+            indices.size
+            and not -table.shape[axis] <= indices.min() <= indices.max() < table.shape[axis]
+        ):
+            raise unsupported(node, [f"an index is outside of axis {axis}"])
+        self._evaluator.used.setdefault(NUMPY, set()).add(node.op_type)
+        return upcast(np.take(table, indices, axis))
 
     def _branch(self, node: onnx.NodeProto, get: Lookup) -> list[Array]:
         taken = "then_branch" if bool(np.all(get(node.input[0]))) else "else_branch"
@@ -179,11 +199,15 @@ class Twin:
         return results
 
 
-def jittered(array: Array, elem_type: int, rng: np.random.Generator | None) -> Array:
-    """An array moved at random by up to half a unit in the last place of a type."""
-    if rng is None or elem_type not in FLOAT or getattr(array, "dtype", None) != np.float64:
-        return array
-    return array * (1 + FLOAT[elem_type].roundoff * rng.uniform(-1, 1, array.shape))
+def rounded_by_chance(array: Array, elem_type: int, rng: np.random.Generator | None) -> Array:
+    """An array with the errors of rounding to a type, of random signs where there is `rng`."""
+    nearest = round_to(array, elem_type)
+    if rng is None or nearest is array:
+        return nearest
+    with np.errstate(invalid="ignore"):
+        other = array + (array - nearest)
+    takes_other = np.isfinite(nearest) & (rng.random(array.shape) < 0.5)
+    return np.where(takes_other, other, nearest)
 
 
 class Values:

@@ -97,7 +97,7 @@ def _attempt(data: bytes, path: Path, small: bool) -> str:
         return f"InternalError: {error}"
     except graphfuse.GraphfuseError:
         return ""
-    except BaseException as error:  # noqa: BLE001
+    except BaseException as error:
         return f"{type(error).__name__}: {str(error)[:200]}"
     return ""
 
