@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 
+from graphfuse.errors import ModelError
 from graphfuse.graph.scopes import Scope, function_key
 from graphfuse.graph.tensors import DEFAULT_DOMAINS
 from graphfuse.records import MAIN, NodeRef, ScopeRef
+
+# The types of the attributes that are read.
+KINDS: Mapping[str, onnx.AttributeProto.AttributeType] = {
+    **dict.fromkeys(("axes", "perm"), onnx.AttributeProto.INTS),
+    "epsilon": onnx.AttributeProto.FLOAT,
+    **dict.fromkeys(
+        ("axis", "keepdims", "noop_with_empty_axes", "to", "unbiased", "stash_type", "allowzero"),
+        onnx.AttributeProto.INT,
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +48,23 @@ class Node:
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """The attributes, without those that a function's caller gives."""
-        return {
-            attribute.name: onnx.helper.get_attribute_value(attribute)
-            for attribute in self.source.attribute
-            if not attribute.ref_attr_name
-        }
+        """The attributes, without those that a function's caller gives.
+
+        Raises ModelError for one of another type than ONNX gives it.
+        """
+        found: dict[str, Any] = {}
+        for attribute in self.source.attribute:
+            if attribute.ref_attr_name:
+                continue
+            kind = KINDS.get(attribute.name, attribute.type)
+            if attribute.type != kind and self.domain in (*DEFAULT_DOMAINS, "com.microsoft"):
+                wanted = onnx.AttributeProto.AttributeType.Name(kind)
+                raise ModelError(
+                    f"attribute {attribute.name!r} of {self.ref} is not of type {wanted}",
+                    "run onnx.checker on the file",
+                )
+            found[attribute.name] = onnx.helper.get_attribute_value(attribute)
+        return found
 
     @property
     def ref(self) -> NodeRef:

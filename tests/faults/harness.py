@@ -28,6 +28,7 @@ class Harness:
     """One scenario, tried again and again in fresh copies of its folder."""
 
     def __init__(self, name: str, root: Path) -> None:
+        root.mkdir(exist_ok=True)
         self.name, self.root = name, root
         self.scenario: Scenario = SCENARIOS[name]
         self.shim = ctypes.CDLL(None)
