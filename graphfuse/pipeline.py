@@ -33,6 +33,9 @@ from graphfuse.rewrite import rewrite
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from graphfuse.bench.compare import BenchOptions
+    from graphfuse.bench.records import BenchReport
+
     Array = NDArray[Any]
     Feeds = Mapping[str, Array]
 
@@ -94,6 +97,7 @@ def fuse(
     residual. The input is not changed; external data of the result stays where it is.
     Raises ModelError, UsageError, or InternalError when the rewrite cannot be proven.
     """
+    ep = ",".join(targets.resolve(ep))
     return _Fusing(as_model(model), ep, include, exclude, fold_bias, stage).result({})
 
 
@@ -149,7 +153,8 @@ class _Fusing:
             if not result.changed:
                 return result
             fused = Model(result.model, None, self.source.folder)
-            report = _validate(self.source, fused, [self.ep], feeding, level, (), self.stage)
+            eps = self.ep.split(",")
+            report = _validate(self.source, fused, eps, feeding, level, (), self.stage)
             if report.passed:
                 return replace(result, validation=report)
             blamed = {
@@ -219,9 +224,43 @@ def _validate(
 
     if level not in LEVELS:
         raise UsageError(f"unknown level {level!r}", f"choose one of {', '.join(LEVELS)}")
-    providers = {ep: targets.target(ep).provider for ep in eps}
+    providers = {ep: targets.target(ep).provider for ep in targets.resolve(eps)}
     _check_signature(original.proto.graph, fused.proto.graph)
     return judge(original, fused, providers, feeding, level, sites, stage)
+
+
+def bench(
+    original: ModelLike,
+    fused: ModelLike | None,
+    eps: Sequence[str] = ("cpu",),
+    *,
+    options: BenchOptions | None = None,
+    seed: int = 0,
+    iterations: int | None = None,
+    inputs: Feeds | Sequence[Feeds] | None = None,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    val_range: Ranges | None = None,
+    stage: Stage = _silent,
+) -> BenchReport:
+    """Time two models in paired runs on each execution provider; without `fused`, each site alone.
+
+    Raises what `validate` raises, and ProviderError when fused nodes ran on another provider.
+    """
+    from graphfuse.bench.compare import BenchOptions, compare
+    from graphfuse.bench.sites import time_sites
+    from graphfuse.runtime import require_provider
+
+    options = options or BenchOptions()
+    providers = {ep: targets.target(ep).provider for ep in targets.resolve(eps)}
+    for provider in providers.values():
+        require_provider(provider)
+    first = as_model(original)
+    if fused is None:
+        return time_sites(first, scan_model(first), providers, options, stage)
+    second = as_model(fused, first.folder)
+    _check_signature(first.proto.graph, second.proto.graph)
+    feeding = _feeding(seed, iterations, inputs, input_shapes, val_range)
+    return compare(first, second, providers, feeding, options, stage)
 
 
 def _check_signature(original: onnx.GraphProto, fused: onnx.GraphProto) -> None:
@@ -265,7 +304,7 @@ def optimize(
     """
     if validation not in LEVELS:
         raise UsageError(f"unknown level {validation!r}", f"choose one of {', '.join(LEVELS)}")
-    targets.target(ep)
+    ep = ",".join(targets.resolve(ep))
     stage("loading")
     source = as_model(model)
     target = Path(output)
