@@ -27,7 +27,7 @@ from graphfuse.graph.model_file import (
 from graphfuse.graph.tensors import count_nodes
 from graphfuse.patterns.scan import scan as scan_model
 from graphfuse.plan import plan as make_plan
-from graphfuse.records import Explanation, FuseResult, Scan, ValidationReport
+from graphfuse.records import Cost, Explanation, FuseResult, Scan, ValidationReport
 from graphfuse.rewrite import rewrite
 
 if TYPE_CHECKING:
@@ -44,6 +44,11 @@ Stage = Callable[[str], object]
 
 LEVELS = ("fast", "full", "sites", "none")
 """Levels of validation (validation/judge.py), and none."""
+
+
+AUTOTUNE = "autotune"
+COSTS = ("table", AUTOTUNE, "none")
+"""How it is known that a fused node wins."""
 
 
 def _silent(_: str) -> None:
@@ -88,17 +93,23 @@ def fuse(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     fold_bias: bool = False,
+    costs: str = "table",
     stage: Stage = _silent,
 ) -> FuseResult:
     """Rewrite every site of a model for an execution provider; nothing is written or validated.
 
-    `ep` is cpu, cuda or portable; `include` and `exclude` select sites by id or by a pattern of
-    output names; `fold_bias` lets the fused node add a bias vector that stands before the
-    residual. The input is not changed; external data of the result stays where it is.
-    Raises ModelError, UsageError, or InternalError when the rewrite cannot be proven.
+    `ep` is cpu, cuda or portable (targets.py has them all), auto, or several, such as cpu,cuda, for
+    one file that serves each; `include` and `exclude` select sites by id or by a pattern of output
+    names; `fold_bias` lets the fused node add a bias vector that stands before the residual.
+    `costs` says how it is known that a node wins: by the table that the package ships, by
+    `autotune` on this machine, or `none` to fuse all. The input is not changed; external data of
+    the result stays where it is. Raises ModelError, UsageError, or InternalError when the rewrite
+    cannot be proven.
     """
     ep = ",".join(targets.resolve(ep))
-    return _Fusing(as_model(model), ep, include, exclude, fold_bias, stage).result({})
+    _check_costs(costs)
+    fusing = _Fusing(as_model(model), ep, include, exclude, fold_bias, costs, {}, stage)
+    return fusing.result({})
 
 
 @dataclass
@@ -110,7 +121,21 @@ class _Fusing:
     include: Sequence[str]
     exclude: Sequence[str]
     fold_bias: bool
+    by: str
+    shapes: Mapping[str, tuple[int, ...]]
     stage: Stage
+
+    @cached_property
+    def costs(self) -> Mapping[str, Cost] | None:
+        """What is known of the sites' costs beside the table; None when all are to be fused."""
+        if self.by != AUTOTUNE:
+            return None if self.by == "none" else {}
+        from graphfuse.bench.autotune import autotune
+        from graphfuse.runtime import require_provider
+
+        provider = targets.target(self.ep).provider
+        require_provider(provider)
+        return autotune(self.source, self.scan, self.ep, provider, self.shapes, self.stage)
 
     @cached_property
     def scan(self) -> Scan:
@@ -129,6 +154,7 @@ class _Fusing:
             self.exclude,
             self.fold_bias,
             put_back,
+            self.costs,
         )
         self.stage("rewriting")
         model = rewrite(self.source.proto, planned)
@@ -140,6 +166,7 @@ class _Fusing:
             left=(*self.scan.near_misses, *planned.left),
             nodes_before=self.scan.nodes,
             nodes_after=count_nodes(model),
+            costs=planned.costs,
         )
 
     def validated(self, level: str, feeding: Feeding, strict: bool) -> FuseResult:
@@ -281,6 +308,7 @@ def optimize(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     fold_bias: bool = False,
+    costs: str = "table",
     validation: str = "fast",
     strict: bool = False,
     seed: int = 0,
@@ -310,7 +338,9 @@ def optimize(
     target = Path(output)
     if not dry_run:
         check_output(target, source, force)
-    fusing = _Fusing(source, ep, include, exclude, fold_bias, stage)
+    _check_costs(costs)
+    shapes = input_shapes or {}
+    fusing = _Fusing(source, ep, include, exclude, fold_bias, costs, shapes, stage)
     result = fusing.result({})
     _check_fused(result, model, min_fused)
     if validation != "none" and result.changed:
@@ -326,6 +356,11 @@ def optimize(
             check_written(draft.path, data)
             written = draft.commit()
     return replace(result, written=written)
+
+
+def _check_costs(costs: str) -> None:
+    if costs not in COSTS:
+        raise UsageError(f"unknown costs {costs!r}", f"choose one of {', '.join(COSTS)}")
 
 
 def _check_fused(result: FuseResult, model: str | os.PathLike[str], wanted: int) -> None:

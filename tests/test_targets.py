@@ -94,7 +94,7 @@ def test_opset_below_seven_has_no_function() -> None:
 
 
 def test_unknown_target_names_the_known_ones() -> None:
-    with pytest.raises(graphfuse.UsageError, match="cpu, cuda, .*portable or auto"):
+    with pytest.raises(graphfuse.UsageError, match=r"cpu, cuda, .*portable or auto"):
         targets.target("tpu")
 
 
