@@ -275,10 +275,10 @@ def _chain(proto: onnx.ModelProto, cut: Cut) -> onnx.ModelProto:
         names = {name: name if last else f"{name}/{number}" for name in produced}
         if number:
             names |= {name: f"{source}/{number - 1}" for name, source in feeds.items()}
-        for node in proto.graph.node:
+        for place, node in enumerate(proto.graph.node):
             copy = result.graph.node.add()
             copy.CopyFrom(node)
-            copy.name = f"{node.name}/{number}"
+            copy.name = f"{node.name}/{number}/{place}"
             copy.input[:] = [names.get(name, name) for name in node.input]
             copy.output[:] = [names.get(name, name) for name in node.output]
     return result
