@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphfuse import foreign
 from graphfuse.bench.footprint import footprints
-from graphfuse.bench.profile import Node, profile, require_fused_on, shares
+from graphfuse.bench.profile import Node, profile, require_fused_on, shares, site_nodes
 from graphfuse.bench.records import BenchReport, Comparison, Figures
 from graphfuse.bench.sessions import Contender, caller, environment
 from graphfuse.bench.timing import Threads, Timing, paired, pinned
@@ -140,7 +140,8 @@ class _Trial:
         }
         require_fused_on(spent[FUSED], self.provider)
         before, after = spent[ORIGINAL], spent[FUSED]
-        profiles = {ORIGINAL: shares(before, after), FUSED: shares(after, before)}
+        names = site_nodes(self.contenders[0].model)
+        profiles = {ORIGINAL: shares(before, names), FUSED: shares(after, names)}
         return {name: replace(f, profile=profiles[name]) for name, f in figures.items()}
 
 

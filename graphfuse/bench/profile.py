@@ -14,7 +14,10 @@ from graphfuse.bench.records import Profile
 from graphfuse.bench.sessions import Contender
 from graphfuse.bench.timing import Threads
 from graphfuse.errors import ProviderError
+from graphfuse.graph.model_file import Model
 from graphfuse.ops import CONTRIB_OPERATOR, OPERATORS
+from graphfuse.patterns.scan import scan
+from graphfuse.records import MAIN
 from graphfuse.runtime import run
 
 if TYPE_CHECKING:
@@ -55,17 +58,32 @@ def profile(
     return {node: sum(times[1:] if len(times) > RUNS else times) for node, times in seen.items()}
 
 
-def shares(spent: Mapping[Node, float], other: Mapping[Node, float]) -> Profile:
-    """Where the time goes; `other` is the profile of the model that this one is compared with."""
+def site_nodes(model: Model) -> frozenset[str]:
+    """The names of the nodes of a model's sites: sums, and norms however they are written."""
+    return frozenset(
+        name
+        for site in scan(model).sites
+        if site.scope == MAIN
+        for index in (site.add.index, *site.interior)
+        if (name := model.proto.graph.node[index].name)
+    )
+
+
+def shares(spent: Mapping[Node, float], names: frozenset[str]) -> Profile:
+    """Where the time goes; `names` are the original's nodes that are sums and norms.
+
+    What onnxruntime made of a function is named after it.
+    """
     total = sum(spent.values()) or 1.0
     by_operator: defaultdict[str, float] = defaultdict(float)
     for node, time in spent.items():
         by_operator[node.op_type] += time / total
-    there = {(node.name, node.op_type) for node in other}
     norms = sum(
         time
         for node, time in spent.items()
-        if node.op_type in NORMS or (node.name, node.op_type) not in there
+        if node.op_type in NORMS
+        or node.name in names
+        or any(operator in node.name for operator in OPERATORS)
     )
     ordered = sorted(by_operator.items(), key=lambda item: -item[1])
     return Profile(dict(ordered), norms / total, fused_providers(spent))

@@ -12,9 +12,9 @@ from graphfuse.bench.timing import Interval
 class Profile:
     """Where a session's time goes, by onnxruntime's profiler.
 
-    `shares` are the operators' shares of the time of all nodes, `norms` those of sums and norms
-    together: the nodes that only this one of the two models has, and every norm. `providers` are
-    the execution providers that ran each fused node, by the node's name.
+    `shares` are the operators' shares of the time of all nodes, `norms` that of every norm and of
+    the sums that feed them, fused or not. `providers` are the execution providers that ran each
+    fused node, by the node's name.
     """
 
     shares: Mapping[str, float]
