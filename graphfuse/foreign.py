@@ -9,7 +9,9 @@ uses of them is written down here as protocols; nothing else in the package impo
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -27,6 +29,9 @@ class SessionOptions(Protocol):
     graph_optimization_level: Any
     intra_op_num_threads: int
     enable_cpu_mem_arena: bool
+    enable_profiling: bool
+    profile_file_prefix: str
+    optimized_model_filepath: str
     log_severity_level: int
 
     def add_session_config_entry(self, key: str, value: str) -> None: ...
@@ -48,6 +53,10 @@ class Session(Protocol):
     def run(
         self, output_names: Sequence[str] | None, feeds: Mapping[str, Array]
     ) -> list[Array]: ...
+    def run_with_iobinding(self, binding: Any) -> None: ...
+    def io_binding(self) -> Any: ...
+    def end_profiling(self) -> str: ...
+    def get_providers(self) -> list[str]: ...
     def get_inputs(self) -> list[NodeArg]: ...
     def get_outputs(self) -> list[NodeArg]: ...
 
@@ -59,6 +68,7 @@ class OnnxRuntime(Protocol):
     GraphOptimizationLevel: Any
     SessionOptions: Any
     InferenceSession: Any
+    OrtValue: Any
 
     def get_available_providers(self) -> list[str]: ...
 
@@ -80,6 +90,19 @@ def onnxruntime() -> OnnxRuntime:
             "uninstall onnxruntime and onnxruntime-gpu, then install one of them again",
         )
     return cast(OnnxRuntime, module)
+
+
+def load_cuda_libraries() -> None:
+    """Load CUDA's and cuDNN's libraries where pip put them, for onnxruntime's CUDA provider.
+
+    Without it they are found only in the system's folders, or when torch was imported before. What
+    is missing shows when the session is made.
+    """
+    preload: Any = getattr(onnxruntime(), "preload_dlls", None)
+    if preload is not None:
+        # It prints one line for each library that it does not find; the session's error is enough.
+        with contextlib.redirect_stdout(io.StringIO()):
+            preload()
 
 
 def version_of(package: str) -> str:

@@ -66,13 +66,15 @@ class Variant:
     """What a function's body may depend on, beside the operator and the opset.
 
     `parameter_type` is that of scale and bias. `axis` and `rank` matter where the axes of a
-    reduction cannot come from an attribute.
+    reduction cannot come from an attribute. `contrib` asks for onnxruntime's fused operator inside,
+    for a file that is to be fast on a GPU as well as on the CPU with graphfuse's kernels.
     """
 
     elem_type: int = TensorProto.FLOAT
     parameter_type: int = TensorProto.FLOAT
     axis: int = -1
     rank: int = 3
+    contrib: bool = False
 
     @property
     def mixed(self) -> bool:
@@ -87,11 +89,14 @@ def function(kind: str, opset: int, variant: Variant, biased: bool = False) -> F
     if biased:
         addend = "Biased"
         nodes.append(helper.make_node("Add", ["B", "AddBias"], [addend]))
-    nodes.append(helper.make_node("Add", ["A", addend], ["Sum"]))
-    if opset >= NORM_OPSET[kind]:
-        nodes += _norm_operator(kind, variant)
+    imports = [helper.make_opsetid("", opset)]
+    if variant.contrib:
+        nodes.append(_contrib_operator(kind, addend))
+        imports.append(helper.make_opsetid(CONTRIB_DOMAIN, VERSION))
     else:
-        nodes += _primitives(kind, opset, variant)
+        nodes.append(helper.make_node("Add", ["A", addend], ["Sum"]))
+        own = opset >= NORM_OPSET[kind]
+        nodes += _norm_operator(kind, variant) if own else _primitives(kind, opset, variant)
     inputs = ["A", "B", "Scale"]
     inputs += ["Bias"] if kind == LAYER_NORM else []
     inputs += ["AddBias"] if biased else []
@@ -101,9 +106,17 @@ def function(kind: str, opset: int, variant: Variant, biased: bool = False) -> F
         inputs,
         ["Y", "Sum"],
         nodes,
-        [helper.make_opsetid("", opset)],
+        imports,
         list(ATTRIBUTES),
     )
+
+
+def _contrib_operator(kind: str, addend: str) -> NodeProto:
+    """onnxruntime's fused operator; its own bias slot is read wrongly by some providers."""
+    inputs = ["A", addend, "Scale"] + (["Bias"] if kind == LAYER_NORM else [])
+    outputs = ["Y", "", "", "Sum"]
+    node = helper.make_node(CONTRIB_OPERATOR[kind], inputs, outputs, domain=CONTRIB_DOMAIN)
+    return _refer(node, "epsilon", "epsilon", AttributeProto.FLOAT)
 
 
 def _norm_operator(kind: str, variant: Variant) -> list[NodeProto]:

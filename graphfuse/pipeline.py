@@ -22,11 +22,14 @@ from graphfuse.graph.weights import Target, check_output, drafted
 from graphfuse.limits import Limits
 from graphfuse.patterns.scan import scan as scan_model
 from graphfuse.plan import plan as make_plan
-from graphfuse.records import Explanation, FuseResult, HashedFile, Scan, ValidationReport
+from graphfuse.records import Cost, Explanation, FuseResult, HashedFile, Scan, ValidationReport
 from graphfuse.rewrite import rewrite
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from graphfuse.bench.compare import BenchOptions
+    from graphfuse.bench.records import BenchReport
 
     Array = NDArray[Any]
     Feeds = Mapping[str, Array]
@@ -36,6 +39,11 @@ Stage = Callable[[str], object]
 
 LEVELS = ("fast", "full", "sites", "none")
 """Levels of validation (validation/judge.py), and none."""
+
+
+AUTOTUNE = "autotune"
+COSTS = ("table", AUTOTUNE, "none")
+"""How it is known that a fused node wins."""
 
 
 def _silent(_: str) -> None:
@@ -80,17 +88,23 @@ def fuse(
     exclude: Sequence[str] = (),
     fold_bias: bool = False,
     limits: Limits | None = None,
+    costs: str = "table",
     stage: Stage = _silent,
 ) -> FuseResult:
     """Rewrite every site of a model for an execution provider; nothing is written or validated.
 
-    `ep` is cpu, cuda or portable; `include` and `exclude` select sites by id or by a pattern of
-    output names; `fold_bias` lets the fused node add a bias vector that stands before the
-    residual. The input is not changed; external data of the result stays where it is.
-    Raises ModelError, UsageError, or InternalError when the rewrite cannot be proven.
+    `ep` is cpu, cuda or portable (targets.py has them all), auto, or several, such as cpu,cuda, for
+    one file that serves each; `include` and `exclude` select sites by id or by a pattern of output
+    names; `fold_bias` lets the fused node add a bias vector that stands before the residual.
+    `costs` says how it is known that a node wins: by the table that the package ships, by
+    `autotune` on this machine, or `none` to fuse all. The input is not changed; external data of
+    the result stays where it is. Raises ModelError, UsageError, or InternalError when the rewrite
+    cannot be proven.
     """
+    ep = ",".join(targets.resolve(ep))
+    _check_costs(costs)
     source = as_model(model, limits=limits)
-    result = _Fusing(source, ep, include, exclude, fold_bias, stage).result({})
+    result = _Fusing(source, ep, include, exclude, fold_bias, costs, {}, stage).result({})
     return replace(result, model=materialized(source, result.model), read=_read(source))
 
 
@@ -103,7 +117,21 @@ class _Fusing:
     include: Sequence[str]
     exclude: Sequence[str]
     fold_bias: bool
+    by: str
+    shapes: Mapping[str, tuple[int, ...]]
     stage: Stage
+
+    @cached_property
+    def costs(self) -> Mapping[str, Cost] | None:
+        """What is known of the sites' costs beside the table; None when all are to be fused."""
+        if self.by != AUTOTUNE:
+            return None if self.by == "none" else {}
+        from graphfuse.bench.autotune import autotune
+        from graphfuse.runtime import require_provider
+
+        provider = targets.target(self.ep).provider
+        require_provider(provider)
+        return autotune(self.source, self.scan, self.ep, provider, self.shapes, self.stage)
 
     @cached_property
     def scan(self) -> Scan:
@@ -122,6 +150,7 @@ class _Fusing:
             self.exclude,
             self.fold_bias,
             put_back,
+            self.costs,
         )
         self.stage("rewriting")
         model = rewrite(self.source.proto, planned)
@@ -133,6 +162,7 @@ class _Fusing:
             left=(*self.scan.near_misses, *planned.left),
             nodes_before=self.scan.nodes,
             nodes_after=count_nodes(model),
+            costs=planned.costs,
         )
 
     def validated(self, level: str, feeding: Feeding, strict: bool) -> FuseResult:
@@ -146,7 +176,8 @@ class _Fusing:
             if not result.changed:
                 return result
             fused = replace(self.source, proto=result.model)
-            report = _validate(self.source, fused, [self.ep], feeding, level, (), self.stage)
+            eps = self.ep.split(",")
+            report = _validate(self.source, fused, eps, feeding, level, (), self.stage)
             if report.passed:
                 return replace(result, validation=report)
             blamed = {
@@ -217,9 +248,43 @@ def _validate(
 
     if level not in LEVELS:
         raise UsageError(f"unknown level {level!r}", f"choose one of {', '.join(LEVELS)}")
-    providers = {ep: targets.target(ep).provider for ep in eps}
+    providers = {ep: targets.target(ep).provider for ep in targets.resolve(eps)}
     _check_signature(original.proto.graph, fused.proto.graph)
     return judge(original, fused, providers, feeding, level, sites, stage)
+
+
+def bench(
+    original: ModelLike,
+    fused: ModelLike | None,
+    eps: Sequence[str] = ("cpu",),
+    *,
+    options: BenchOptions | None = None,
+    seed: int = 0,
+    iterations: int | None = None,
+    inputs: Feeds | Sequence[Feeds] | None = None,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    val_range: Ranges | None = None,
+    stage: Stage = _silent,
+) -> BenchReport:
+    """Time two models in paired runs on each execution provider; without `fused`, each site alone.
+
+    Raises what `validate` raises, and ProviderError when fused nodes ran on another provider.
+    """
+    from graphfuse.bench.compare import BenchOptions, compare
+    from graphfuse.bench.sites import time_sites
+    from graphfuse.runtime import require_provider
+
+    options = options or BenchOptions()
+    providers = {ep: targets.target(ep).provider for ep in targets.resolve(eps)}
+    for provider in providers.values():
+        require_provider(provider)
+    first = as_model(original)
+    if fused is None:
+        return time_sites(first, scan_model(first), providers, options, stage)
+    second = as_model(fused, first.folder)
+    _check_signature(first.proto.graph, second.proto.graph)
+    feeding = _feeding(seed, iterations, inputs, input_shapes, val_range)
+    return compare(first, second, providers, feeding, options, stage)
 
 
 def _check_signature(original: onnx.GraphProto, fused: onnx.GraphProto) -> None:
@@ -240,6 +305,7 @@ def optimize(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     fold_bias: bool = False,
+    costs: str = "table",
     validation: str = "fast",
     strict: bool = False,
     seed: int = 0,
@@ -269,14 +335,16 @@ def optimize(
     """
     if validation not in LEVELS:
         raise UsageError(f"unknown level {validation!r}", f"choose one of {', '.join(LEVELS)}")
-    targets.target(ep)
+    ep = ",".join(targets.resolve(ep))
     stage("loading")
     source = as_model(model, limits=limits)
     target = Target(Path(output), weights, force, in_place)
     if not dry_run:
         leftovers.remove(target.path.parent)
         check_output(target, source)
-    fusing = _Fusing(source, ep, include, exclude, fold_bias, stage)
+    _check_costs(costs)
+    shapes = input_shapes or {}
+    fusing = _Fusing(source, ep, include, exclude, fold_bias, costs, shapes, stage)
     result = fusing.result({})
     _check_fused(result, model, min_fused)
     if validation != "none" and result.changed:
@@ -306,6 +374,11 @@ def _read(source: Model) -> tuple[HashedFile, ...]:
         for place in source.external_files()
     )
     return (own, *data)
+
+
+def _check_costs(costs: str) -> None:
+    if costs not in COSTS:
+        raise UsageError(f"unknown costs {costs!r}", f"choose one of {', '.join(COSTS)}")
 
 
 def _check_fused(result: FuseResult, model: str | os.PathLike[str], wanted: int) -> None:

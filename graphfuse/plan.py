@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from graphfuse import ops, targets
+from graphfuse.costs import predict
 from graphfuse.errors import UsageError
 from graphfuse.graph import scopes
 from graphfuse.graph.model_file import Model
@@ -20,6 +21,7 @@ from graphfuse.patterns.algebra import Refusal
 from graphfuse.reasons import Reason
 from graphfuse.records import (
     LAYER_NORM,
+    Cost,
     Expression,
     Factor,
     Fusion,
@@ -43,29 +45,37 @@ def plan(
     exclude: Sequence[str] = (),
     fold_bias: bool = False,
     put_back: Mapping[str, str] = MappingProxyType({}),
+    costs: Mapping[str, Cost] | None = MappingProxyType({}),
 ) -> Plan:
     """Choose the sites to fuse for an execution provider.
 
     `include` and `exclude` hold site ids or patterns of output names ('s3', '*/layer.2/*').
     `fold_bias` lets the fused node add a bias vector that stands before the residual. `put_back`
-    are the sites that failed validation, by id, and how.
+    are the sites that failed validation, by id, and how. `costs` are measured on this machine, by
+    site; the others are looked up in the table that the package ships, and a site that would not
+    win is left. With None every site is taken.
     """
     target = targets.target(ep)
     _check_selection(scan, (*include, *exclude))
     opset = default_opset(model.proto)
     fusions: list[Fusion] = []
     left: list[NearMiss] = []
-    bodies = _Bodies(model.proto, opset)
+    known: list[Cost] = []
+    bodies = _Bodies(model.proto, opset, target.inside == ops.CONTRIB_DOMAIN)
     operands = Operands(model_names(model.proto))
     interiors = {(site.scope, index) for site in scan.sites for index in site.interior}
     own = target.domain == ops.DOMAIN
     for site in _of_one_type(scan.sites) if own else scan.sites:
-        biased = fold_bias and site.bias_add is not None
+        cost = None if costs is None else costs.get(site.id) or predict(target, site)
+        biased = site.bias_add is not None and (fold_bias or bool(cost and cost.folds))
+        biased = biased and targets.takes_bias(target, site.kind)
         if site.bias_add is not None and (site.scope, site.bias_add.add.index) in interiors:
             # It is the bias of a norm that is fused itself.
             biased = False
         operator = targets.operator(target, site.kind, biased)
         refusal = _refusal(site, target, opset, include, exclude)
+        if refusal is None and cost is not None and not cost.wins:
+            refusal = Refusal(Reason.SLOWER, f"{cost.speedup:.2f} times as fast, {cost.where}")
         if site.id in put_back:
             refusal = Refusal(Reason.PUT_BACK, put_back[site.id])
         if refusal is None and target.domain == ops.DOMAIN:
@@ -75,9 +85,10 @@ def plan(
             graph = scopes.find(model.proto, site.scope)
             fusion = _fusion(graph, site, target.domain, operator, operands, biased)
             fusions.append(replace(fusion, body=body))
+            known += [cost] if cost is not None else []
         else:
             left.append(NearMiss(refusal.reason, site.add, site.add, got=refusal.got, site=site.id))
-    return Plan(ep, tuple(fusions), tuple(left), operands.vectors)
+    return Plan(ep, tuple(fusions), tuple(left), operands.vectors, tuple(known))
 
 
 def _of_one_type(sites: tuple[Site, ...]) -> list[Site]:
@@ -168,8 +179,8 @@ def _refusal(
 class _Bodies:
     """One function serves all sites of an operator: the first site taken decides on its body."""
 
-    def __init__(self, model: onnx.ModelProto, opset: int) -> None:
-        self._opset = opset
+    def __init__(self, model: onnx.ModelProto, opset: int, contrib: bool) -> None:
+        self._opset, self._contrib = opset, contrib
         self._there = {name: ops.find_function(model, name) for name in ops.OPERATORS}
         self._chosen: dict[str, onnx.FunctionProto] = {}
         self._variants: dict[tuple[str, ops.Variant], onnx.FunctionProto] = {}
@@ -190,7 +201,11 @@ class _Bodies:
         return self._chosen[operator]
 
     def _body(self, site: Site, operator: str) -> onnx.FunctionProto:
-        variant = ops.Variant(site.elem_type, site.parameter_type, site.axis, len(site.shape))
+        rank = len(site.shape)
+        variant = ops.Variant(site.elem_type, site.parameter_type, site.axis, rank)
+        if self._contrib:
+            # onnxruntime's operator is one for all types that it takes.
+            variant = ops.Variant(contrib=True)
         key = (operator, variant)
         if key not in self._variants:
             biased = operator == ops.BIAS_OPERATOR[site.kind]

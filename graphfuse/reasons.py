@@ -233,6 +233,11 @@ class Reason(Enum):
         "the fused node failed validation, so the site was put back as it was",
         "report it with the model's graph; `graphfuse validate` shows the figures",
     )
+    SLOWER = (
+        "slower",
+        "the fused node does not beat the nodes that it would replace",
+        "nothing: the original is as fast; --no-costs fuses it all the same",
+    )
     EXCLUDED = (
         "excluded",
         "left out by --include or --exclude",

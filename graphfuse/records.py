@@ -239,6 +239,22 @@ class Vector:
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """How many times faster a site's fused node is than its original nodes, and how that is known.
+
+    `source` is `table` (measured before, interpolated) or `autotune` (measured on this machine),
+    `where` the size that it holds for. `folds` says that the node adds the bias vector as well.
+    """
+
+    site: str
+    source: str
+    speedup: float
+    where: str
+    wins: bool = True
+    folds: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What is rewritten for a target, and what is left with its reason."""
 
@@ -246,6 +262,7 @@ class Plan:
     fusions: tuple[Fusion, ...]
     left: tuple[NearMiss, ...]
     vectors: tuple[Vector, ...] = ()
+    costs: tuple[Cost, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,6 +394,7 @@ class FuseResult:
     written: tuple[HashedFile, ...] = field(default=())
     read: tuple[HashedFile, ...] = field(default=())
     notes: tuple[str, ...] = field(default=())
+    costs: tuple[Cost, ...] = ()
 
     @property
     def changed(self) -> bool:

@@ -22,10 +22,15 @@ if TYPE_CHECKING:
 CRASHING = ("FuseFp16InitializerToFp32NodeTransformer",)
 """Off in every run: in onnxruntime 1.31.1 it crashes the process on some float16 models."""
 
-FOLDER_KEY = "session.model_external_initializers_file_folder_path"
+SLOW_ON_CPU = ("SkipLayerNormFusion",)
+"""onnxruntime's own optimisers that make a slower and less accurate node on the CPU: this one turns
+Add and LayerNormalization, and a fused function without a kernel, into SkipLayerNormalization."""
 
+FOLDER_KEY = "session.model_external_initializers_file_folder_path"
+DISABLED_KEY = "optimization.disable_specified_optimizers"
 
 CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
 
 Providers = str | Sequence[str | tuple[str, Any]]
 
@@ -35,14 +40,16 @@ def session_options(
 ) -> foreign.SessionOptions:
     """An onnxruntime.SessionOptions for a session that runs fused models on `providers`.
 
-    graphfuse's CPU kernels are registered when the CPU comes first; where a GPU does, they would
-    draw its fused nodes to the CPU. Without them fused nodes run through their functions.
+    Where the CPU comes first, graphfuse's kernels are registered (in a session that a GPU comes
+    first in, they would draw its fused nodes to the CPU), and onnxruntime's SkipLayerNormFusion is
+    off: it turns an Add and LayerNormalization that were left into a node that is slower and less
+    accurate there. Without kernels fused nodes run through their functions.
 
     providers: as for onnxruntime.InferenceSession, names or (name, options) pairs.
     kernels: True registers them whatever the providers are, and raises ProviderError when they were
     not built or onnxruntime cannot load them; False registers none; None registers what there is.
     """
-    options: foreign.SessionOptions = foreign.onnxruntime().SessionOptions()
+    options = _options((*CRASHING, *(SLOW_ON_CPU if _first(providers) == CPU else ())))
     if kernels is None:
         kernels = has_kernels(providers)
     if kernels:
@@ -50,15 +57,33 @@ def session_options(
     return options
 
 
+def _options(disabled: Sequence[str]) -> foreign.SessionOptions:
+    """onnxruntime's defaults without some optimisers.
+
+    InferenceSession's argument `disabled_optimizers` would replace these, so nothing here uses it.
+    """
+    options: foreign.SessionOptions = foreign.onnxruntime().SessionOptions()
+    options.add_session_config_entry(DISABLED_KEY, ";".join(disabled))
+    return options
+
+
 def has_kernels(providers: Providers) -> bool:
     """Whether sessions on these providers run fused nodes with graphfuse's own kernels."""
+    return _first(providers) == CPU and not why_not()
+
+
+def _first(providers: Providers) -> str:
     if not providers:
         raise UsageError(
             "no execution provider is named", f"name the session's, such as providers=[{CPU!r}]"
         )
     first = providers if isinstance(providers, str) else providers[0]
-    name = first if isinstance(first, str) else first[0]
-    return name == CPU and not why_not()
+    return first if isinstance(first, str) else first[0]
+
+
+def available_providers() -> list[str]:
+    """The execution providers that onnxruntime has here, in its order of preference."""
+    return foreign.onnxruntime().get_available_providers()
 
 
 def require_provider(provider: str) -> None:
@@ -72,31 +97,50 @@ def require_provider(provider: str) -> None:
             f"install `graphfuse[{extra}]` on a machine that has one, "
             "or skip the run with `fuse --validate none`",
         )
+    if provider == CUDA:
+        foreign.load_cuda_libraries()
+
+
+def plain_options() -> foreign.SessionOptions:
+    """What a session without graphfuse has: onnxruntime's defaults, but for what crashes."""
+    return _options(CRASHING)
 
 
 def session(
-    model: onnx.ModelProto | bytes,
+    model: onnx.ModelProto | bytes | Path,
     folder: Path,
     provider: str = CPU,
     optimize: bool = True,
     kernels: bool | None = None,
+    options: foreign.SessionOptions | None = None,
 ) -> foreign.Session:
     """A session on one execution provider; external data is looked for in `folder`.
 
-    `kernels` is that of `session_options`.
+    `kernels` is that of `session_options`; all else is onnxruntime's default, so that both models
+    of a validation are optimised alike. `options` stand in their place. Raises ProviderError when
+    onnxruntime lists the provider and cannot start it: it would go on with the CPU.
     """
     runtime = foreign.onnxruntime()
-    options = session_options(kernels, (provider,))
+    if provider == CUDA:
+        foreign.load_cuda_libraries()
+    if options is None:
+        options = plain_options()
+        if has_kernels(provider) if kernels is None else kernels:
+            register(options)
     options.log_severity_level = 4
     levels = runtime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     if isinstance(model, onnx.ModelProto):
         model, folder = without_links(model, folder)
     options.add_session_config_entry(FOLDER_KEY, str(folder.resolve()))
-    data = serialize(model) if isinstance(model, onnx.ModelProto) else model
-    created: foreign.Session = runtime.InferenceSession(
-        data, options, providers=[provider], disabled_optimizers=list(CRASHING)
-    )
+    data: object = serialize(model) if isinstance(model, onnx.ModelProto) else model
+    created: foreign.Session = runtime.InferenceSession(data, options, providers=[provider])
+    if provider not in created.get_providers():
+        raise ProviderError(
+            f"onnxruntime {runtime.__version__} lists {provider} and cannot start it: "
+            f"the session has {', '.join(created.get_providers())} only",
+            "check the driver and the provider's libraries; onnxruntime logs what it misses",
+        )
     return created
 
 

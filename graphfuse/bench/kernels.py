@@ -33,7 +33,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from graphfuse import foreign
-from graphfuse.bench.timing import Timing, paired
+from graphfuse.bench.timing import Threads, Timing, paired, pinned
 from graphfuse.kernels import library_path, register
 from graphfuse.ops import CONTRIB_OPERATOR, DOMAIN, OPERATOR
 from graphfuse.records import LAYER_NORM, RMS_NORM
@@ -96,14 +96,18 @@ class Case:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table, or one JSON document."""
     given = _parser().parse_args(arguments)
-    _pin(given.threads)
+    with pinned(given.threads) as threads:
+        return _report(given, threads)
+
+
+def _report(given: argparse.Namespace, threads: Threads) -> int:
     if not given.json:
         print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, ", end="")
         print(f"onnxruntime {foreign.onnxruntime().__version__}, {given.threads} threads", end="")
         print(f", {os.environ.get(ISA) or 'best'} instruction set")
     rows: list[dict[str, Any]] = []
     for case in _cases(given):
-        timings = paired(_contenders(case, given.isa), given.seconds)
+        timings = paired(_contenders(case, threads, given.isa), given.seconds)
         rows.append({**asdict(case), **_figures(case, timings)})
         if not given.json:
             print(_line(case, timings), flush=True)
@@ -139,18 +143,15 @@ def _cases(given: argparse.Namespace) -> Iterator[Case]:
                 yield Case(norm, given.type, shape, sum_is_read, given.threads)
 
 
-def _pin(threads: int) -> None:
-    if hasattr(os, "sched_setaffinity") and (os.cpu_count() or 1) >= threads > 1:
-        os.sched_setaffinity(0, {0})
-
-
-def _contenders(case: Case, isa: str | None) -> dict[str, Callable[[], object]]:
+def _contenders(
+    case: Case, threads: Threads, isa: str | None = None
+) -> dict[str, Callable[[], object]]:
     if isa:
         os.environ[ISA] = isa
     calls: dict[str, Callable[[], object]] = {}
     for name in (OWN, PAIR, CONTRIB):
         try:
-            calls[name] = _caller(case, name)
+            calls[name] = caller(case, name, threads)
         except Exception as error:
             # onnxruntime raises its own classes: it has no such kernel for this type.
             if name == OWN:
@@ -161,16 +162,12 @@ def _contenders(case: Case, isa: str | None) -> dict[str, Callable[[], object]]:
     return calls
 
 
-def _caller(case: Case, contender: str) -> Callable[[], object]:
+def caller(case: Case, contender: str, threads: Threads) -> Callable[[], object]:
     """A call that runs a chain of nodes once, on memory that is bound beforehand."""
     runtime = foreign.onnxruntime()
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = case.threads
     options.log_severity_level = 4
-    if hasattr(os, "sched_setaffinity") and case.threads > 1:
-        # The calling thread is the first; the others get a processor each, counted from 1.
-        others = ";".join(str(index + 1) for index in range(1, case.threads))
-        options.add_session_config_entry("session.intra_op_thread_affinities", others)
+    threads.apply(options)
     # The optimiser would turn Add and norm into the contrib op.
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if contender == OWN:
@@ -283,10 +280,10 @@ def _copy(size: int, threads: int) -> Callable[[], object]:
     source, target = aligned([part * threads], np.uint8), aligned([part * threads], np.uint8)
     source[...] = 1
     free = iter(range(threads))
-    pinned = hasattr(os, "sched_setaffinity") and (os.cpu_count() or 1) >= threads
+    can_pin = hasattr(os, "sched_setaffinity") and (os.cpu_count() or 1) >= threads
 
     def pin() -> None:
-        if pinned:
+        if can_pin:
             os.sched_setaffinity(0, {next(free)})
 
     pool = ThreadPoolExecutor(threads, initializer=pin)

@@ -2,17 +2,75 @@
 
 from __future__ import annotations
 
+import math
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+
+from graphfuse import foreign
 
 SAMPLE_SECONDS = 1e-3
 """A sample repeats its call until it lasts this long, far above what the clock resolves."""
 
 SETTLE_SECONDS = 30e-3
 """Rest before a sample: onnxruntime's threads spin on after a run, on the next one's cores."""
+
+
+AFFINITIES_KEY = "session.intra_op_thread_affinities"
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A median with the ends of its confidence interval."""
+
+    low: float
+    median: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Threads:
+    """How many threads a session has, and the processors of those beside the calling one.
+
+    `others` is empty where threads cannot be pinned.
+    """
+
+    count: int
+    others: str = ""
+
+    def apply(self, options: foreign.SessionOptions) -> None:
+        """Give a session's options these threads."""
+        options.intra_op_num_threads = self.count
+        if self.others:
+            options.add_session_config_entry(AFFINITIES_KEY, self.others)
+
+
+@contextmanager
+def pinned(count: int) -> Generator[Threads]:
+    """Keep the calling thread on one processor, and say which ones `count` threads are to have.
+
+    Unpinned, the scheduler puts two threads on one core now and then, and figures have two modes.
+    Does nothing where the system cannot, or has fewer processors than threads.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        yield Threads(count)
+        return
+    allowed = os.sched_getaffinity(0)
+    processors = sorted(allowed)
+    if len(processors) < count or len(processors) == 1:
+        yield Threads(count)
+        return
+    os.sched_setaffinity(0, {processors[0]})
+    try:
+        # onnxruntime counts processors from 1.
+        yield Threads(count, ";".join(str(index + 1) for index in processors[1:count]))
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +84,41 @@ class Timing:
         """The median of the samples, in seconds."""
         return float(np.median(self.samples))
 
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """The first and the third quartile of the samples, in seconds."""
+        low, high = np.quantile(self.samples, (0.25, 0.75))
+        return float(low), float(high)
+
+    def speedup(self, other: Timing) -> Interval:
+        """How many times faster this one is than `other`: the median of the pairs.
+
+        The interval holds the median of all pairs with a probability of 95 %, whatever their
+        distribution: its ends are pairs, by rank (the sign test turned around).
+        """
+        pairs = sorted(b / a for a, b in zip(self.samples, other.samples, strict=True))
+        rank = _rank(len(pairs))
+        return Interval(pairs[rank], float(np.median(pairs)), pairs[-1 - rank])
+
     def ratio(self, other: Timing) -> tuple[float, float, float]:
         """How many times faster this one is than `other`, with the quartiles of the pairs."""
         pairs = np.asarray(other.samples) / np.asarray(self.samples)
         low, middle, high = np.quantile(pairs, (0.25, 0.5, 0.75))
         return float(low), float(middle), float(high)
+
+
+def _rank(count: int) -> int:
+    """The rank, from either end, of the sample that bounds the median of `count` samples.
+
+    The chance that fewer than `rank + 1` of them are below the median is at most (1 - 0.95) / 2.
+    """
+    chance, rank = 0.0, 0
+    for below in range(count // 2):
+        chance += math.comb(count, below) / 2**count
+        if chance > (1 - CONFIDENCE) / 2:
+            break
+        rank = below
+    return rank
 
 
 def paired(

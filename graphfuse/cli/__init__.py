@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from graphfuse.cli import change, look
+from graphfuse.cli import change, look, measure
 from graphfuse.cli.show import send_stages_to
 from graphfuse.errors import GraphfuseError
 from graphfuse.isolation import begin
@@ -24,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (look.scan, look.explain, change.fuse, change.validate, look.env):
+for command in (look.scan, look.explain, change.fuse, change.validate, measure.bench, look.env):
     app.command()(command)
 
 

@@ -19,6 +19,7 @@ from graphfuse.cli.options import (
     writes,
 )
 from graphfuse.cli.show import console, print_json, progress
+from graphfuse.errors import UsageError
 from graphfuse.limits import Limits
 
 
@@ -31,7 +32,9 @@ def fuse(
     feeds: FeedOptions,
     limits: Limits,
     output: OutputOptions,
-    ep: Annotated[str, typer.Option(help="cpu, cuda or portable.")] = "cpu",
+    ep: Annotated[
+        str, typer.Option(help="cpu, cuda, portable, auto, or several: one file for cpu,cuda.")
+    ] = "cpu",
     include: Annotated[
         list[str] | None, typer.Option(help="Only this site: an id or a pattern of outputs.")
     ] = None,
@@ -40,6 +43,12 @@ def fuse(
     ] = None,
     fold_bias: Annotated[
         bool, typer.Option(help="Let the fused node add a bias vector before the residual.")
+    ] = False,
+    autotune: Annotated[
+        bool, typer.Option("--autotune", help="Time each distinct site here; keep what wins.")
+    ] = False,
+    no_costs: Annotated[
+        bool, typer.Option("--no-costs", help="Fuse sites that would not win as well.")
     ] = False,
     validation: Annotated[
         str, typer.Option("--validate", help="fast, full, sites (each fused node alone) or none.")
@@ -57,6 +66,8 @@ def fuse(
     from graphfuse import pipeline
 
     target = output.target(model, dry_run)
+    if autotune and no_costs:
+        raise UsageError("--autotune and --no-costs exclude each other", "pass one of them")
     with progress() as stage:
         result = pipeline.optimize(
             model,
@@ -65,6 +76,7 @@ def fuse(
             include=include or (),
             exclude=exclude or (),
             fold_bias=fold_bias,
+            costs="autotune" if autotune else "none" if no_costs else "table",
             validation=validation,
             strict=strict,
             min_fused=min_fused,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from graphfuse import __version__
@@ -69,6 +70,7 @@ def fuse_document(model: str, result: FuseResult, options: Sequence[str] = ()) -
         "already_fused": result.scan.already_fused,
         "fused": [{**_site(f.site), "operator": f"{f.domain}::{f.op_type}"} for f in result.fused],
         "left": [_near_miss(miss) for miss in result.left],
+        "costs": [asdict(cost) for cost in result.costs],
         "validation": None
         if result.validation is None
         else _validation(result.validation, model, written, options),

@@ -14,6 +14,7 @@ from graphfuse.records import (
     LAYER_NORM,
     RMS_NORM,
     Check,
+    Cost,
     Dim,
     FuseResult,
     NearMiss,
@@ -124,6 +125,7 @@ def print_summary(console: Console, model: str, result: FuseResult) -> None:
     console.print(table)
     for reason, count in sorted(result.reasons().items(), key=lambda item: item[0].value):
         console.print(f"not fused: {count} x {reason.sentence} ({reason.value})")
+    print_costs(console, result)
     if result.validation is not None:
         print_checks(console, result.validation, "")
         for miss in result.left:
@@ -138,6 +140,23 @@ def print_summary(console: Console, model: str, result: FuseResult) -> None:
         console.print(f"wrote {file.path}, {file.size:,} bytes{digest}")
     for note in result.notes:
         console.print(f"note: {note}")
+
+
+def print_costs(console: Console, result: FuseResult) -> None:
+    """What autotuning found for each distinct site, and what was left as it would not win."""
+    alike: dict[tuple[str, bool], list[Cost]] = {}
+    for cost in result.costs:
+        if cost.source == "autotune":
+            alike.setdefault((cost.where, cost.folds), []).append(cost)
+    for (where, folds), costs in alike.items():
+        form = "fused with its bias" if folds else "fused"
+        speedups = sorted(cost.speedup for cost in costs)
+        console.print(
+            f"{form}: {len(costs)} x {speedups[len(speedups) // 2]:.2f} times as fast ({where})"
+        )
+    slower = Counter(miss.got for miss in result.left if miss.reason is Reason.SLOWER)
+    for got, count in slower.items():
+        console.print(f"left: {count} x {got}")
 
 
 def print_checks(console: Console, report: ValidationReport, command: str) -> None:

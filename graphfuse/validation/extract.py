@@ -54,6 +54,10 @@ class Parts:
         """Whether a tensor is an activation here: no initializer, of this graph or one around."""
         return self._known(name) and self._initializer(name) is None
 
+    def weight(self, name: str) -> onnx.TensorProto | None:
+        """The initializer of that name, of this graph or one around it."""
+        return self._initializer(name)
+
     def _known(self, name: str) -> bool:
         own = name in self._producers or name in self._inputs or name in self._initializers
         return own or (self._outer is not None and self._outer._known(name))

@@ -95,11 +95,8 @@ MODELS: dict[str, Callable[[], Example]] = {
 
 def session(path: Path, kernels: bool, threads: int, profile: Path | None = None) -> Any:
     options = graphfuse.session_options(kernels=kernels)
-    options.intra_op_num_threads = threads
     options.log_severity_level = 4
-    if threads > 1 and hasattr(os, "sched_setaffinity"):
-        others = ";".join(str(index + 1) for index in range(1, threads))
-        options.add_session_config_entry("session.intra_op_thread_affinities", others)
+    threads.apply(options)
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)

@@ -1,0 +1,45 @@
+"""Measuring, on this machine, which sites of a model win by being fused, and in which form."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+
+from graphfuse.bench.records import SiteTiming
+from graphfuse.bench.sites import FOLDED, ORIGINAL, USUAL, Tuner, symbols_of
+from graphfuse.bench.timing import pinned
+from graphfuse.graph.model_file import Model
+from graphfuse.records import Cost, Scan
+
+Stage = Callable[[str], object]
+
+
+def autotune(
+    model: Model,
+    scan: Scan,
+    ep: str,
+    provider: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    stage: Stage,
+) -> dict[str, Cost]:
+    """The cost of each site by id, each distinct one timed in its original and every fused form.
+
+    `shapes` are those of the model's inputs, where the user gives them; what they leave open is a
+    batch of 1 and 128 positions. A site that cannot be cut out of its model is not in the result.
+    """
+    with pinned(os.cpu_count() or 1) as threads:
+        symbols = symbols_of(model.proto, shapes)
+        tuner = Tuner(model, ep, provider, threads, USUAL, 0.0, symbols)
+        timings = tuner.timings(scan.sites, stage)
+    return {cost.site: cost for timing in timings for cost in _costs(timing)}
+
+
+def _costs(timing: SiteTiming) -> list[Cost]:
+    wins = timing.best != ORIGINAL
+    # What a site that is left would have been.
+    form = timing.best if wins else max(timing.speedups, key=lambda f: timing.speedups[f].median)
+    speedup = timing.speedups[form]
+    shape = "x".join(map(str, timing.shape))
+    where = f"{shape} on this machine, {speedup.low:.2f} to {speedup.high:.2f}"
+    folds = timing.best == FOLDED
+    return [Cost(site, "autotune", speedup.median, where, wins, folds) for site in timing.sites]

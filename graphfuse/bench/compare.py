@@ -1,0 +1,189 @@
+"""Two models against each other: per provider, number of threads and feed, in paired runs.
+
+The original gets onnxruntime's default session, the fused model the one of
+`graphfuse.session_options()`, both at ORT_ENABLE_ALL: what a user has before and after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from graphfuse import foreign
+from graphfuse.bench.footprint import footprints
+from graphfuse.bench.profile import Node, profile, require_fused_on, shares, site_nodes
+from graphfuse.bench.records import BenchReport, Comparison, Figures
+from graphfuse.bench.sessions import Contender, caller, environment
+from graphfuse.bench.timing import Threads, Timing, paired, pinned
+from graphfuse.errors import GateError, OriginalModelError, UsageError, ValidationError
+from graphfuse.feeding import Feed, Feeding
+from graphfuse.feeds import Sizes
+from graphfuse.graph.model_file import Model
+from graphfuse.runtime import run
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+Stage = Callable[[str], object]
+
+ORIGINAL, FUSED = "original", "fused"
+USUAL = (Sizes(1, 128), Sizes(1, 64), Sizes(1, 16), Sizes(2, 7))
+"""What unknown extents are where the user says nothing: the first of these that the model takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """What to measure: seconds per contender, numbers of threads, sizes of unknown extents.
+
+    `kernels` False gives the fused model the default session as well: nothing of graphfuse is
+    there. `look_inside` adds the profile, `memory` the processes that measure load time and memory.
+    """
+
+    seconds: float = 5.0
+    threads: tuple[int, ...] = (1,)
+    sizes: tuple[Sizes, ...] = ()
+    kernels: bool = True
+    look_inside: bool = True
+    memory: bool = True
+
+
+def compare(
+    original: Model,
+    fused: Model,
+    providers: Mapping[str, str],
+    feeding: Feeding,
+    options: BenchOptions,
+    stage: Stage,
+) -> BenchReport:
+    """Measure both models on each provider (named by what the user calls them).
+
+    Raises OriginalModelError when the original runs on no feed, ValidationError when the fused one
+    does not, and ProviderError when fused nodes ran on another provider.
+    """
+    contenders = (Contender(ORIGINAL, original, False), Contender(FUSED, fused, options.kernels))
+    found: list[Comparison] = []
+    for ep, provider in providers.items():
+        for count in options.threads:
+            with pinned(count) as threads:
+                trial = _Trial(contenders, ep, provider, threads, options, stage)
+                found += trial.comparisons(feeding)
+    return BenchReport(environment(), tuple(found))
+
+
+@dataclass
+class _Trial:
+    """One provider and number of threads."""
+
+    contenders: tuple[Contender, Contender]
+    ep: str
+    provider: str
+    threads: Threads
+    options: BenchOptions
+    stage: Stage
+
+    def comparisons(self, feeding: Feeding) -> list[Comparison]:
+        self.stage(f"loading both models on {self.provider}")
+        sessions = {c.name: self._session(c) for c in self.contenders}
+        return [self._compare(sessions, feed) for feed in self._feeds(sessions[ORIGINAL], feeding)]
+
+    def _session(self, contender: Contender) -> foreign.Session:
+        try:
+            return contender.session(self.provider, self.threads)
+        except Exception as error:
+            # onnxruntime raises its own classes, one per failure code.
+            raise _does_not_run(contender.name, self.provider, error) from error
+
+    def _feeds(self, made: foreign.Session, feeding: Feeding) -> list[Feed]:
+        sizes = [(size,) for size in self.options.sizes] or [USUAL]
+        proto = self.contenders[0].model.proto
+        return [
+            _first_that_runs(made, alternatives, self.provider)
+            for alternatives in feeding.sized(proto, sizes)
+        ]
+
+    def _compare(self, sessions: Mapping[str, foreign.Session], feed: Feed) -> Comparison:
+        where = f"on {self.provider}, {self.threads.count} threads, {feed.label}"
+        self.stage(f"timing {where}")
+        try:
+            run(sessions[FUSED], feed.values)
+        except Exception as error:
+            # onnxruntime raises its own classes, one per failure code.
+            raise _does_not_run(FUSED, self.provider, error) from error
+        calls = {name: caller(made, feed.values, self.provider) for name, made in sessions.items()}
+        timings = paired(calls, self.options.seconds)
+        figures = {name: _figures(timing) for name, timing in timings.items()}
+        if self.options.look_inside:
+            self.stage(f"profiling {where}")
+            figures = self._with_profiles(figures, feed)
+        if self.options.memory:
+            self.stage(f"measuring memory {where}")
+            needed = footprints(self.contenders, self.provider, self.threads, feed.values)
+            figures = {n: replace(f, footprint=needed[n]) for n, f in figures.items()}
+        return Comparison(
+            self.ep,
+            self.provider,
+            self.threads.count,
+            feed.label,
+            {name: tuple(array.shape) for name, array in feed.values.items()},
+            figures[ORIGINAL],
+            figures[FUSED],
+            timings[FUSED].speedup(timings[ORIGINAL]),
+            len(timings[FUSED].samples),
+        )
+
+    def _with_profiles(self, figures: Mapping[str, Figures], feed: Feed) -> dict[str, Figures]:
+        spent: dict[str, dict[Node, float]] = {
+            c.name: profile(c, self.provider, self.threads, feed.values) for c in self.contenders
+        }
+        require_fused_on(spent[FUSED], self.provider)
+        before, after = spent[ORIGINAL], spent[FUSED]
+        names = site_nodes(self.contenders[0].model)
+        profiles = {ORIGINAL: shares(before, names), FUSED: shares(after, names)}
+        return {name: replace(f, profile=profiles[name]) for name, f in figures.items()}
+
+
+def _figures(timing: Timing) -> Figures:
+    return Figures(timing.median, timing.quartiles)
+
+
+def _first_that_runs(made: foreign.Session, feeds: Sequence[Feed], provider: str) -> Feed:
+    failure: Exception | None = None
+    for feed in feeds:
+        try:
+            run(made, feed.values)
+        except Exception as error:
+            # onnxruntime raises its own classes, one per failure code.
+            failure = failure or error
+            continue
+        return feed
+    if failure is None:
+        raise UsageError("there is nothing to feed", "give feeds with --load-inputs")
+    raise _does_not_run(ORIGINAL, provider, failure) from failure
+
+
+def _does_not_run(name: str, provider: str, error: Exception) -> Exception:
+    if isinstance(error, (UsageError, OriginalModelError)) or hasattr(error, "exit_code"):
+        return error
+    text = " ".join(str(error).split())[:300]
+    kind = OriginalModelError if name == ORIGINAL else ValidationError
+    return kind(
+        f"the {name} model does not run on {provider}: {text}",
+        "give other feeds with --input-shapes, --sizes or --load-inputs",
+    )
+
+
+def check_speedup(report: BenchReport, wanted: float) -> None:
+    """Raise GateError when the fused model is less than `wanted` times as fast anywhere."""
+    slow = [found for found in report.comparisons if found.speedup.median < wanted]
+    if slow:
+        worst = min(slow, key=lambda found: found.speedup.median)
+        speedup = worst.speedup
+        raise GateError(
+            f"the fused model is {speedup.median:.3f} times as fast ({speedup.low:.3f} to "
+            f"{speedup.high:.3f}) on {worst.ep}, {worst.threads} threads, {worst.feed}; "
+            f"--require-speedup asks for {wanted:g}",
+            "`graphfuse fuse --autotune` keeps only what wins on this machine",
+        )

@@ -1,0 +1,95 @@
+"""The records of measurements. Times are in seconds, sizes in bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from graphfuse.bench.timing import Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Where a session's time goes, by onnxruntime's profiler.
+
+    `shares` are the operators' shares of the time of all nodes, `norms` that of every norm and of
+    the sums that feed them, fused or not. `providers` are the execution providers that ran each
+    fused node, by the node's name.
+    """
+
+    shares: Mapping[str, float]
+    norms: float
+    providers: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What a process of its own needed: to make the session, and at most while it ran.
+
+    `load` is the median of several processes; `memory` is the most that one had in memory, and
+    `grown` how much of that came after onnxruntime was imported; `device` is what a GPU lost, None
+    without one.
+    """
+
+    load: float
+    memory: int
+    grown: int
+    device: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One model on one feed: seconds of a run (median, quartiles), and what else was looked at."""
+
+    median: float
+    quartiles: tuple[float, float]
+    profile: Profile | None = None
+    footprint: Footprint | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two models on one provider, with one number of threads, on one feed.
+
+    `speedup` is how many times faster the fused one is, the median of `pairs` pairs with the ends
+    of its 95 % confidence interval.
+    """
+
+    ep: str
+    provider: str
+    threads: int
+    feed: str
+    shapes: Mapping[str, tuple[int, ...]]
+    original: Figures
+    fused: Figures
+    speedup: Interval
+    pairs: int
+
+
+@dataclass(frozen=True, slots=True)
+class SiteTiming:
+    """A distinct site alone: seconds of one run of it in each form, and how often the model has it.
+
+    `forms` are `original` (a default session), and the fused ones; `speedups` say how many times
+    faster each of these is. `best` is the form to take: the fastest that beats the original by more
+    than the noise, or `original`.
+    """
+
+    sites: tuple[str, ...]
+    kind: str
+    elem_type: int
+    shape: tuple[int, ...]
+    sum_is_read: bool
+    forms: Mapping[str, float]
+    speedups: Mapping[str, Interval]
+    best: str
+
+
+@dataclass(frozen=True, slots=True)
+class BenchReport:
+    """What `graphfuse bench` measured, and on what machine."""
+
+    environment: Mapping[str, str]
+    comparisons: tuple[Comparison, ...] = ()
+    sites: tuple[SiteTiming, ...] = ()
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,102 @@
+"""Sessions: what onnxruntime's own optimiser makes of fused models, and of sites that are left.
+
+Each test reads the graph that onnxruntime wrote after its optimisations at ORT_ENABLE_ALL.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnxruntime as ort
+import pytest
+
+import graphfuse
+from graphfuse import kernels, runtime
+from tests.conftest import MODELS
+from tests.graphs import DECOMPOSED_RMS_NORM, feeds, kinds, residual
+
+NORM = "y = LayerNormalization(x, scale, bias)"
+SUM_READ = "float[B,S,8] y, float[B,S,8] x"
+
+
+def optimised(proto: onnx.ModelProto, options: ort.SessionOptions, folder: Path) -> list[str]:
+    """The operators of the graph as onnxruntime runs it."""
+    path = folder / "optimised.onnx"
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 4
+    made = ort.InferenceSession(
+        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    made.run(None, feeds(proto))
+    return kinds(onnx.load(path))
+
+
+def test_onnxruntime_makes_the_slow_node_of_a_site_that_is_left(tmp_path: Path) -> None:
+    assert optimised(residual(NORM), ort.SessionOptions(), tmp_path) == ["SkipLayerNormalization"]
+
+
+@pytest.mark.parametrize("with_kernels", [False, True])
+def test_session_options_keep_a_site_that_is_left(tmp_path: Path, with_kernels: bool) -> None:
+    options = graphfuse.session_options(kernels=with_kernels)
+    assert optimised(residual(NORM), options, tmp_path) == ["Add", "LayerNormalization"]
+
+
+@pytest.mark.skipif(bool(kernels.why_not()), reason=kernels.why_not() or "there are kernels")
+@pytest.mark.parametrize("outputs", ["float[B,S,8] y", SUM_READ])
+@pytest.mark.parametrize("norm", [NORM, DECOMPOSED_RMS_NORM])
+def test_a_fused_node_is_neither_undone_nor_doubled(
+    tmp_path: Path, norm: str, outputs: str
+) -> None:
+    fused = graphfuse.fuse(residual(norm, outputs=outputs)).model
+    assert optimised(fused, graphfuse.session_options(), tmp_path) == kinds(fused)
+
+
+@pytest.mark.parametrize("outputs", ["float[B,S,8] y", SUM_READ])
+def test_without_kernels_a_function_becomes_add_and_norm(tmp_path: Path, outputs: str) -> None:
+    fused = graphfuse.fuse(residual(NORM, outputs=outputs)).model
+    options = graphfuse.session_options(kernels=False)
+    assert optimised(fused, options, tmp_path) == ["Add", "LayerNormalization"]
+
+
+def test_without_kernels_a_decomposed_norm_still_becomes_one_node(tmp_path: Path) -> None:
+    fused = graphfuse.fuse(residual(DECOMPOSED_RMS_NORM)).model
+    options = graphfuse.session_options(kernels=False)
+    assert optimised(fused, options, tmp_path) == ["Add", "SimplifiedLayerNormalization"]
+
+
+@pytest.mark.skipif(bool(kernels.why_not()), reason=kernels.why_not() or "there are kernels")
+def test_a_whole_model_keeps_every_fused_node(tmp_path: Path) -> None:
+    fused = graphfuse.fuse(MODELS / "bert.onnx")
+    options = graphfuse.session_options()
+    path = tmp_path / "optimised.onnx"
+    options.optimized_model_filepath = str(path)
+    options.log_severity_level = 4
+    ort.InferenceSession(fused.model.SerializeToString(), options)
+    found = kinds(onnx.load(path))
+    assert found.count("AddLayerNormalization") == len(fused.fused) == 5
+    assert "SkipLayerNormalization" not in found
+
+
+def test_a_gpu_first_keeps_onnxruntimes_own_fusion() -> None:
+    """There the contrib operator is the fast one, and graphfuse's kernels would be on the CPU."""
+    options = graphfuse.session_options(providers=["CUDAExecutionProvider", "CPUExecutionProvider"])
+    entry = options.get_session_config_entry(runtime.DISABLED_KEY)
+    assert "SkipLayerNormFusion" not in entry.split(";")
+    assert "SkipLayerNormFusion" in graphfuse.session_options().get_session_config_entry(
+        runtime.DISABLED_KEY
+    )
+
+
+def test_a_session_that_lacks_its_provider_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnxruntime goes on with the CPU when a listed provider cannot start."""
+    monkeypatch.setattr(
+        ort.InferenceSession, "get_providers", lambda self: ["OtherExecutionProvider"]
+    )
+    with pytest.raises(graphfuse.ProviderError, match="cannot start it") as caught:
+        runtime.session(residual(NORM), Path())
+    assert caught.value.exit_code == 5
+
+
+def test_available_providers_end_with_the_cpu() -> None:
+    assert runtime.available_providers()[-1] == runtime.CPU
