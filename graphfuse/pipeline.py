@@ -175,7 +175,7 @@ class _Fusing:
             result = self.result(put_back)
             if not result.changed:
                 return result
-            fused = replace(self.source, proto=result.model)
+            fused = self.source.edited(result.model)
             eps = self.ep.split(",")
             report = _validate(self.source, fused, eps, feeding, level, (), self.stage)
             if report.passed:

@@ -64,7 +64,7 @@ def footprints(
 def _request(
     contender: Contender, provider: str, threads: Threads, folder: Path
 ) -> dict[str, object]:
-    path = contender.model.path
+    path = contender.model.file
     if path is None:
         path = folder / f"{contender.name}.onnx"
         path.write_bytes(serialize(contender.model.proto))

@@ -35,7 +35,7 @@ class Contender:
     @property
     def source(self) -> Path | onnx.ModelProto:
         """What onnxruntime loads: the file where there is one, as a user's session does."""
-        return self.model.proto if self.model.path is None else self.model.path
+        return self.model.proto if self.model.file is None else self.model.file
 
     def session(
         self, provider: str, threads: Threads, profile: Path | None = None

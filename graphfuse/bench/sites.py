@@ -10,7 +10,7 @@ onnxruntime does not hide theirs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -160,7 +160,7 @@ class Tuner:
             calls: dict[str, Callable[[], object]] = {}
             feeds = random_feeds(cut.part.proto, 0, sizes=self.sizes)
             for form, model in models.items():
-                chained = replace(model, proto=_chain(model.proto, cut))
+                chained = model.edited(_chain(model.proto, cut))
                 contender = Contender(form, chained, form != ORIGINAL)
                 made = contender.session(self.provider, self.threads)
                 calls[form] = caller(made, feeds, self.provider)
@@ -180,7 +180,7 @@ class Tuner:
                 continue
             planned = plan(cut.part, scan, self.ep, fold_bias=folds, costs=None)
             if [fusion.site.output for fusion in planned.fusions] == [cut.site.output]:
-                yield form, replace(cut.part, proto=rewrite(cut.part.proto, planned))
+                yield form, cut.part.edited(rewrite(cut.part.proto, planned))
 
     def _cut(self, site: Site, sources: Mapping[str, tuple[Dim, ...]]) -> Cut | None:
         if site.scope.function is not None or not site.shape:

@@ -11,7 +11,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -64,6 +64,16 @@ class Model:
     inline: Mapping[int, Span] = field(default_factory=dict[int, Span])
     identity: Identity = (0, 0, 0, 0)
     digest: str = ""
+    is_edited: bool = False
+
+    @property
+    def file(self) -> Path | None:
+        """The file that holds this very model; None for one in memory, or edited since."""
+        return None if self.is_edited else self.path
+
+    def edited(self, proto: onnx.ModelProto) -> Model:
+        """A model made of this one: its data lies where this one's does."""
+        return replace(self, proto=proto, is_edited=True)
 
     @cached_property
     def files(self) -> Folder:

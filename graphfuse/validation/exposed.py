@@ -7,7 +7,6 @@ fused node a run first leaves its bound.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,7 +43,7 @@ def exposed(model: Model, names: Iterable[str]) -> Model:
             elem_type = types.get(name, UNKNOWN).elem_type
             proto.graph.output.append(helper.make_tensor_value_info(name, elem_type, None))
             there.add(name)
-    return replace(model, proto=proto)
+    return model.edited(proto)
 
 
 def _chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import onnx
 from onnx import helper
 
@@ -126,4 +124,4 @@ class Parts:
             part.graph.input.append(helper.make_tensor_value_info(name, 0, None))
         for name in outputs:
             part.graph.output.append(helper.make_tensor_value_info(name, 0, None))
-        return replace(self.model, proto=part)
+        return self.model.edited(part)

@@ -17,6 +17,7 @@ RANKS = "All tensors must have the same rank"
 NOT_EXPORTED: Mapping[Key, str] = {
     ("apertus", "torchscript"): "Exporting the operator 'aten::expm1'",
     ("bart", "float16"): DATA_DEPENDENT,
+    ("bigbird-pegasus", "float16"): DATA_DEPENDENT,
     ("diffllama", "torchscript"): "Exporting the operator 'aten::rms_norm'",
     ("dinov2-registers", "torchscript"): "Exporting the operator 'aten::_upsample_bicubic2d_aa'",
     ("fnet", "torchscript"): "Exporting the operator 'aten::fft_fftn'",
@@ -63,6 +64,11 @@ NO_RESIDUAL = ("vector-operand",)
 """Reasons that say that there is no site: a bias of a Linear is added before a norm."""
 
 LEFT: Mapping[Key, Mapping[str, int]] = {
+    # In float16 sums are clamped to its range before the norm.
+    ("mbart", "float16"): {"sum-clamped": 2},
+    ("pegasus", "float16"): {"sum-clamped": 2},
+    ("switch", "float16"): {"sum-clamped": 10},
+    ("whisper", "float16"): {"sum-clamped": 2},
     # Channels first: the sum is transposed before the norm.
     ("convnext", "*"): {"sum-reshaped": 1},
     ("convnextv2", "*"): {"sum-reshaped": 1},
