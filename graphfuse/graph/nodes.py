@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from graphfuse.errors import ModelError
-from graphfuse.graph.scopes import Scope, function_key
+from graphfuse.graph.scopes import FunctionKey, Scope, function_key
 from graphfuse.graph.tensors import DEFAULT_DOMAINS
 from graphfuse.records import MAIN, NodeRef, ScopeRef
 
@@ -81,11 +81,10 @@ class Node:
         return self.inputs[position] if position < len(self.inputs) else ""
 
 
-def nodes_of(model: onnx.ModelProto, scope: Scope) -> Iterator[Node]:
-    """The nodes of a scope, calls expanded."""
+def nodes_of(functions: Collection[FunctionKey], scope: Scope) -> Iterator[Node]:
+    """The nodes of a scope, calls expanded; `functions` are those of the model."""
     called = {call.owner for call in scope.calls}
     # A call that is not seen through is not the operator that it may be named like.
-    functions = {function_key(function) for function in model.functions}
     # Empty for nearly every model, so nodes need not be asked one by one.
     in_function = scope.ref.function is not None
     for position, (source, owner) in enumerate(zip(scope.nodes, scope.owners, strict=True)):

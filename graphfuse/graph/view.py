@@ -21,7 +21,7 @@ from graphfuse.graph.inference import ShapeValues
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.nodes import Node, constant_value, nodes_of
 from graphfuse.graph.scope_types import Types, infer_scopes
-from graphfuse.graph.scopes import Scope, fully_seen, scopes
+from graphfuse.graph.scopes import Scope, fully_seen, function_key, scopes
 from graphfuse.graph.shapes import SMALL, UNKNOWN, GraphTypes
 from graphfuse.graph.tensors import (
     FLOAT_TYPES,
@@ -92,6 +92,7 @@ class LazyTypes:
 
     def __init__(self, model: onnx.ModelProto, found: list[Scope]) -> None:
         self._model, self._scopes = model, found
+        self.functions = frozenset(map(function_key, model.functions))
 
     @cached_property
     def by_scope(self) -> Types:
@@ -114,7 +115,7 @@ class GraphView:
         self.model, self.scope, self.outer = model, scope, outer
         self._types, self._callers = types, callers
         graph = scope.graph
-        self.nodes = tuple(nodes_of(model.proto, scope))
+        self.nodes = tuple(nodes_of(types.functions, scope))
         self.inputs = tuple(scope.inputs)
         self.outputs = frozenset(scope.outputs)
         weights = scope.initializers

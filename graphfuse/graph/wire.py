@@ -79,7 +79,7 @@ class FileSource:
     """An open file, read through a window: headers follow each other closely."""
 
     descriptor: int
-    reach: int = 1 << 18
+    reach: int = 1 << 13
     _start: int = 0
     _window: bytes = b""
 
