@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,6 +13,7 @@ from onnx import TensorProto, helper
 import graphfuse
 from graphfuse import rewrite
 from graphfuse.errors import InternalError
+from tests import everything
 from tests.graphs import DECOMPOSED_LAYER_NORM, DECOMPOSED_RMS_NORM, kinds, residual
 
 NORM = "y = LayerNormalization(x, scale, bias)"
@@ -74,6 +76,45 @@ def test_everything_else_is_byte_equal() -> None:
     assert after.SerializeToString(deterministic=True) == expected.SerializeToString(
         deterministic=True
     )
+
+
+def expected_of(before: onnx.ModelProto, after: onnx.ModelProto) -> onnx.ModelProto:
+    """The original, with the one site replaced by hand: the fused node, its function and import."""
+    expected = onnx.ModelProto()
+    expected.CopyFrom(before)
+    (fused,) = [node for node in after.graph.node if node.domain == "graphfuse"]
+    nodes: list[onnx.NodeProto] = []
+    for node in before.graph.node:
+        if node.op_type == "LayerNormalization":
+            nodes.append(fused)
+        elif node.op_type != "Add":
+            nodes.append(node)
+    copies = onnx.GraphProto(node=nodes).node
+    del expected.graph.node[:]
+    expected.graph.node.extend(copies)
+    expected.opset_import.append(helper.make_opsetid("graphfuse", 1))
+    functions = onnx.ModelProto(functions=[after.functions[0], *before.functions]).functions
+    del expected.functions[:]
+    expected.functions.extend(functions)
+    return expected
+
+
+def test_everything_that_onnx_can_say_survives(tmp_path: Path) -> None:
+    """In a file of its own, with a field that nobody knows in every message."""
+    before = everything.model()
+    known = {name for name in dir(onnx) if name.endswith("Proto")} - {"OperatorProto"}
+    missing = (
+        known - everything.kinds_of(before) - {"OperatorSetProto", "MapProto", "OptionalProto"}
+    )
+    assert missing <= {"SequenceProto"}
+    assert everything.add_unknown(before) > 200
+    path = tmp_path / "model.onnx"
+    path.write_bytes(before.SerializeToString(deterministic=True))
+    graphfuse.optimize(path, tmp_path / "fused.onnx", validation="none")
+    data = (tmp_path / "fused.onnx").read_bytes()
+    after = onnx.ModelProto.FromString(data)
+    assert len(after.graph.node) == len(before.graph.node) - 1
+    assert data == expected_of(before, after).SerializeToString(deterministic=True)
 
 
 def test_unknown_fields_survive() -> None:
