@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from graphfuse.graph.propagation import is_small
 from graphfuse.graph.scopes import FunctionKey, all_bodies, function_key
 from graphfuse.graph.shapes import UNKNOWN, GraphTypes, Nested, weightless
 from graphfuse.graph.tensors import DEFAULT_DOMAINS, replace_nodes, subgraphs
@@ -140,7 +141,7 @@ def _pass_types(graph: onnx.GraphProto, own: set[FunctionKey]) -> None:
 
 def _infer(skeleton: onnx.ModelProto) -> onnx.ModelProto:
     try:
-        return onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+        return onnx.shape_inference.infer_shapes(skeleton, data_prop=is_small(skeleton))
     except (
         onnx.shape_inference.InferenceError,
         onnx.checker.ValidationError,
