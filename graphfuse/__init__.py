@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ValidationError,
         WriteError,
     )
+    from graphfuse.limits import Limits
     from graphfuse.pipeline import fuse, optimize, scan, validate
     from graphfuse.reasons import Reason
     from graphfuse.records import FuseResult, NearMiss, Scan, Site, ValidationReport
@@ -40,6 +41,7 @@ __all__ = [
     "session_options",
     # records
     "FuseResult",
+    "Limits",
     "NearMiss",
     "Reason",
     "Scan",
@@ -61,6 +63,7 @@ _HOMES = {
     "pipeline": ("scan", "fuse", "validate", "optimize"),
     "runtime": ("session_options",),
     "reasons": ("Reason",),
+    "limits": ("Limits",),
     "records": ("FuseResult", "NearMiss", "Scan", "Site", "ValidationReport"),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
 }

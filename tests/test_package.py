@@ -17,7 +17,7 @@ PACKAGE = ROOT / "graphfuse"
 
 PUBLIC = {
     "scan", "fuse", "validate", "optimize", "session_options",
-    "FuseResult", "NearMiss", "Reason", "Scan", "Site", "ValidationReport",
+    "FuseResult", "Limits", "NearMiss", "Reason", "Scan", "Site", "ValidationReport",
     "GraphfuseError", "GateError", "InternalError", "ModelError", "OriginalModelError",
     "ProviderError", "UsageError", "ValidationError", "WriteError",
 }  # fmt: skip

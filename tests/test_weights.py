@@ -328,3 +328,25 @@ def test_shrinking_and_expanding_is_no_change(tmp_path: Path) -> None:
         p if isinstance(p, bytes) else data[p.offset : p.offset + p.length] for p in pieces
     )
     assert whole == data
+
+
+def test_the_share_that_is_copied_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a stage that wants to know, as the command line's does; up to all of it."""
+    monkeypatch.setattr(copying, "CHUNK", 64)
+    path = external(tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    told: list[tuple[int, int]] = []
+
+    class Stage:
+        def __call__(self, stage: str) -> None:
+            pass
+
+        def portion(self, what: str, done: int, total: int) -> None:
+            told.append((done, total))
+
+    output = tmp_path / "out" / "fused.onnx"
+    graphfuse.optimize(path, output, validation="none", weights="copy", stage=Stage())
+    size = (tmp_path / "in" / "model.onnx_data").stat().st_size
+    assert told[-1] == (size, size)
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
+    assert len(told) == -(-size // 64)

@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +131,10 @@ def campaign(count: int, seed: int, jobs: int, folder: Path) -> Iterator[Failure
             first, size = pending.pop(0)
             reading, writing = os.pipe()
             os.set_blocking(writing, True)
-            child = os.fork()
+            with warnings.catch_warnings():
+                # Later Pythons warn of threads; none of pytest's holds a lock that is needed here.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                child = os.fork()
             if not child:
                 try:
                     null = os.open(os.devnull, os.O_WRONLY)
