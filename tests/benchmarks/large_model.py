@@ -33,7 +33,8 @@ except SystemExit as stop:
 usage = resource.getrusage(resource.RUSAGE_SELF)
 with open("/proc/self/io") as file:
     read = int(file.readline().split()[1])
-report = {"code": code, "peak_mb": usage.ru_maxrss / 1024, "read_mb": read / 1e6}
+cpu = usage.ru_utime + usage.ru_stime
+report = {"code": code, "peak_mb": usage.ru_maxrss / 1024, "read_mb": read / 1e6, "cpu": cpu}
 print(json.dumps(report), file=sys.stderr)
 """
 

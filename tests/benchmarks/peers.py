@@ -66,6 +66,7 @@ class Run:
     """What a process took, and how it ended."""
 
     seconds: float
+    processor: float
     gigabytes: float
     fused: int
     said: str
@@ -101,7 +102,8 @@ def run(program: str, model: Path, memory_gib: float) -> Run:
     for path in model.parent.iterdir():
         if path.name not in before:
             path.unlink()
-    return Run(seconds, usage.ru_maxrss / 2**20 * 1.073741824, fused, said)
+    cpu = usage.ru_utime + usage.ru_stime
+    return Run(seconds, cpu, usage.ru_maxrss / 2**20 * 1.073741824, fused, said)
 
 
 def main() -> None:
@@ -116,7 +118,8 @@ def main() -> None:
         for name in options.only or PROGRAMS:
             found = [run(PROGRAMS[name], model, options.memory_gib) for _ in range(options.runs)]
             print(
-                f"{name}: median {statistics.median(r.seconds for r in found):.1f} s, "
+                f"{name}: median {statistics.median(r.seconds for r in found):.1f} s "
+                f"({statistics.median(r.processor for r in found):.1f} s of processor time), "
                 f"peak {max(r.gigabytes for r in found):.2f} GB, "
                 f"{found[0].fused} of {2 * SHAPE[0]} sites fused {found[0].said}",
                 flush=True,

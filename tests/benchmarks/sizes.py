@@ -112,10 +112,11 @@ def measure(name: str, case: Case, runs: int, weights: str) -> bool:
     seconds = statistics.median(result["seconds"] for result in results)
     peak = max(result["peak_mb"] for result in results)
     read = max(result["read_mb"] for result in results)
+    cpu = statistics.median(result["cpu"] for result in results)
     within = seconds <= case.seconds and peak <= case.megabytes
     print(
         f"{name} ({size / 1e9:.1f} GB, --weights {weights}): median {seconds:.2f} s of "
-        f"{case.seconds:g} s, peak {peak:.0f} of {case.megabytes} MB, {read:.0f} MB read: "
+        f"{case.seconds:g} s ({cpu:.2f} s of processor time), peak {peak:.0f} of {case.megabytes} MB, {read:.0f} MB read: "
         f"{'within' if within else 'OVER'} its budget",
         flush=True,
     )
