@@ -39,7 +39,8 @@ class BenchOptions:
     """What to measure: seconds per contender, numbers of threads, sizes of unknown extents.
 
     `kernels` False gives the fused model the default session as well: nothing of graphfuse is
-    there. `look_inside` adds the profile, `memory` the processes that measure load time and memory.
+    there. `clock` is one of timing.CLOCKS. `look_inside` adds the profile, `memory` the processes
+    that measure load time and memory.
     """
 
     seconds: float = 5.0
@@ -48,6 +49,7 @@ class BenchOptions:
     kernels: bool = True
     look_inside: bool = True
     memory: bool = True
+    clock: str = "wall"
 
 
 def compare(
@@ -113,7 +115,7 @@ class _Trial:
             # onnxruntime raises its own classes, one per failure code.
             raise _does_not_run(FUSED, self.provider, error) from error
         calls = {name: caller(made, feed.values, self.provider) for name, made in sessions.items()}
-        timings = paired(calls, self.options.seconds)
+        timings = paired(calls, self.options.seconds, clock=self.options.clock)
         figures = {name: _figures(timing) for name, timing in timings.items()}
         if self.options.look_inside:
             self.stage(f"profiling {where}")
