@@ -112,7 +112,7 @@ def _table(speedup: float, monkeypatch: pytest.MonkeyPatch) -> None:
     names = {
         f"{kind} float32 {read}" for kind in ("LayerNorm", "RMSNorm") for read in ("sum", "no sum")
     }
-    monkeypatch.setattr(costs, "table", lambda: {"cpu": dict.fromkeys(names, [curve])})
+    monkeypatch.setattr(costs, "table", lambda: {"cpu": {key: [curve] for key in names}})
 
 
 @pytest.mark.parametrize("norm", [NORM, DECOMPOSED_RMS_NORM])
