@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
 
 from graphfuse import foreign
@@ -26,6 +29,7 @@ SLOW_ON_CPU = ("SkipLayerNormFusion",)
 """onnxruntime's own optimisers that make a slower and less accurate node on the CPU: this one turns
 Add and LayerNormalization, and a fused function without a kernel, into SkipLayerNormalization."""
 
+BFLOAT16 = "tensor(bfloat16)"
 FOLDER_KEY = "session.model_external_initializers_file_folder_path"
 DISABLED_KEY = "optimization.disable_specified_optimizers"
 
@@ -146,7 +150,34 @@ def session(
 
 def run(session: foreign.Session, feeds: Mapping[str, Array]) -> dict[str, Array]:
     """Run a session and give its outputs by name. Feeds that the session does not take are left."""
-    wanted = {argument.name for argument in session.get_inputs()}
-    names = [argument.name for argument in session.get_outputs()]
-    values = session.run(names, {k: v for k, v in feeds.items() if k in wanted})
-    return dict(zip(names, values, strict=True))
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    wanted = {argument.name for argument in inputs}
+    names = [argument.name for argument in outputs]
+    given = {k: v for k, v in feeds.items() if k in wanted}
+    if any(argument.type == BFLOAT16 for argument in (*inputs, *outputs)):
+        return _run_values(session, names, given)
+    return dict(zip(names, session.run(names, given), strict=True))
+
+
+def _run_values(
+    session: foreign.Session, names: Sequence[str], feeds: Mapping[str, Array]
+) -> dict[str, Array]:
+    """The same where numpy lacks a type: tensors go in by number, and come out as bytes."""
+    values = foreign.onnxruntime().OrtValue
+    given = {
+        name: values.ortvalue_from_numpy_with_onnx_type(
+            np.ascontiguousarray(array), onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        )
+        for name, array in feeds.items()
+    }
+    results = session.run_with_ort_values(names, given)
+    return {name: _array(result) for name, result in zip(names, results, strict=True)}
+
+
+def _array(value: Any) -> Array:
+    if value.data_type() != BFLOAT16:
+        return value.numpy()
+    shape = value.shape()
+    bits = (ctypes.c_uint16 * math.prod(shape)).from_address(value.data_ptr())
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16)
+    return np.array(bits, np.uint16).view(dtype).reshape(shape)

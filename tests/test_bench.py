@@ -13,8 +13,8 @@ import onnx
 import pytest
 
 import graphfuse
-from graphfuse import pipeline
-from graphfuse.bench import compare, profile, sites, timing
+from graphfuse import pipeline, profiling
+from graphfuse.bench import compare, sites, timing
 from graphfuse.bench.compare import BenchOptions, check_speedup
 from graphfuse.bench.records import BenchReport, Comparison, Figures
 from graphfuse.bench.timing import Interval, Timing, pinned
@@ -202,12 +202,12 @@ def test_the_gate_judges_the_worst_case() -> None:
 
 def test_fused_nodes_that_fell_back_are_an_error_that_names_them() -> None:
     nodes = {
-        profile.Node("mine", "AddLayerNormalization", "CPUExecutionProvider"): 1.0,
-        profile.Node("other", "MatMul", "CPUExecutionProvider"): 1.0,
+        profiling.Node("mine", "AddLayerNormalization", "CPUExecutionProvider"): 1.0,
+        profiling.Node("other", "MatMul", "CPUExecutionProvider"): 1.0,
     }
-    profile.require_fused_on(nodes, "CPUExecutionProvider")
+    profiling.require_fused_on(nodes, "CPUExecutionProvider")
     with pytest.raises(graphfuse.ProviderError, match="'mine', ran on CPU") as caught:
-        profile.require_fused_on(nodes, "CUDAExecutionProvider")
+        profiling.require_fused_on(nodes, "CUDAExecutionProvider")
     assert caught.value.exit_code == 5
 
 

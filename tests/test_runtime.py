@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import ml_dtypes
+import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
@@ -100,3 +102,26 @@ def test_a_session_that_lacks_its_provider_is_an_error(monkeypatch: pytest.Monke
 
 def test_available_providers_end_with_the_cpu() -> None:
     assert runtime.available_providers()[-1] == runtime.CPU
+
+
+@pytest.mark.skipif(bool(kernels.why_not()), reason=kernels.why_not() or "there are kernels")
+@pytest.mark.parametrize("rows", [0, 3])
+def test_bfloat16_goes_in_and_comes_out(rows: int) -> None:
+    """numpy has no such type, so onnxruntime's `run` takes none."""
+    ones = np.ones(8, ml_dtypes.bfloat16)
+    proto = residual(
+        NORM,
+        inputs="bfloat16[B,S,8] a, bfloat16[B,S,8] b",
+        outputs="bfloat16[B,S,8] y, bfloat16[B,S,8] x",
+        constants={"scale": ones, "bias": ones},
+    )
+    made = runtime.session(graphfuse.fuse(proto).model, Path())
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((1, rows, 8)).astype(ml_dtypes.bfloat16) for _ in "ab")
+    got = runtime.run(made, {"a": a, "b": b, "other": a})
+    assert got["x"].dtype == ml_dtypes.bfloat16
+    np.testing.assert_array_equal(got["x"], a + b)
+    total = a.astype(np.float64) + b.astype(np.float64)
+    deviation = total - total.mean(-1, keepdims=True)
+    wanted = deviation / np.sqrt((deviation**2).mean(-1, keepdims=True) + 1e-5) + 1
+    np.testing.assert_allclose(got["y"].astype(np.float64), wanted, atol=2e-2)

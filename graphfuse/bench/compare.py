@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from graphfuse import foreign
 from graphfuse.bench.footprint import footprints
-from graphfuse.bench.profile import Node, profile, require_fused_on, shares, site_nodes
+from graphfuse.bench.profile import shares, site_nodes
 from graphfuse.bench.records import BenchReport, Comparison, Figures
 from graphfuse.bench.sessions import Contender, caller, environment
 from graphfuse.bench.timing import Threads, Timing, paired, pinned
@@ -20,6 +21,7 @@ from graphfuse.errors import GateError, OriginalModelError, UsageError, Validati
 from graphfuse.feeding import Feed, Feeding
 from graphfuse.feeds import Sizes
 from graphfuse.graph.model_file import Model
+from graphfuse.profiling import Node, profile, require_fused_on
 from graphfuse.runtime import run
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 Stage = Callable[[str], object]
 
 ORIGINAL, FUSED = "original", "fused"
+PROFILED_RUNS = 10
 USUAL = (Sizes(1, 128), Sizes(1, 64), Sizes(1, 16), Sizes(2, 7))
 """What unknown extents are where the user says nothing: the first of these that the model takes."""
 
@@ -39,7 +42,8 @@ class BenchOptions:
     """What to measure: seconds per contender, numbers of threads, sizes of unknown extents.
 
     `kernels` False gives the fused model the default session as well: nothing of graphfuse is
-    there. `look_inside` adds the profile, `memory` the processes that measure load time and memory.
+    there. `clock` is one of timing.CLOCKS. `look_inside` adds the profile, `memory` the processes
+    that measure load time and memory.
     """
 
     seconds: float = 5.0
@@ -48,6 +52,7 @@ class BenchOptions:
     kernels: bool = True
     look_inside: bool = True
     memory: bool = True
+    clock: str = "wall"
 
 
 def compare(
@@ -113,7 +118,7 @@ class _Trial:
             # onnxruntime raises its own classes, one per failure code.
             raise _does_not_run(FUSED, self.provider, error) from error
         calls = {name: caller(made, feed.values, self.provider) for name, made in sessions.items()}
-        timings = paired(calls, self.options.seconds)
+        timings = paired(calls, self.options.seconds, clock=self.options.clock)
         figures = {name: _figures(timing) for name, timing in timings.items()}
         if self.options.look_inside:
             self.stage(f"profiling {where}")
@@ -135,9 +140,11 @@ class _Trial:
         )
 
     def _with_profiles(self, figures: Mapping[str, Figures], feed: Feed) -> dict[str, Figures]:
-        spent: dict[str, dict[Node, float]] = {
-            c.name: profile(c, self.provider, self.threads, feed.values) for c in self.contenders
-        }
+        spent: dict[str, dict[Node, float]] = {}
+        for c in self.contenders:
+            options = c.options(self.provider, self.threads)
+            make = partial(c.session, self.provider, self.threads)
+            spent[c.name] = profile(make, options, feed.values, PROFILED_RUNS)
         require_fused_on(spent[FUSED], self.provider)
         before, after = spent[ORIGINAL], spent[FUSED]
         names = site_nodes(self.contenders[0].model)

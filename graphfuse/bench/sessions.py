@@ -37,15 +37,17 @@ class Contender:
         """What onnxruntime loads: the file where there is one, as a user's session does."""
         return self.model.proto if self.model.file is None else self.model.file
 
-    def session(
-        self, provider: str, threads: Threads, profile: Path | None = None
-    ) -> foreign.Session:
-        """A session at ORT_ENABLE_ALL."""
+    def options(self, provider: str, threads: Threads) -> foreign.SessionOptions:
+        """The options that its session gets."""
         options = session_options(providers=(provider,)) if self.tuned else plain_options()
         threads.apply(options)
-        if profile is not None:
-            options.enable_profiling = True
-            options.profile_file_prefix = str(profile)
+        return options
+
+    def session(
+        self, provider: str, threads: Threads, options: foreign.SessionOptions | None = None
+    ) -> foreign.Session:
+        """A session at ORT_ENABLE_ALL."""
+        options = options or self.options(provider, threads)
         return session(self.source, self.model.folder, provider, options=options)
 
 

@@ -53,16 +53,28 @@ def bench(
     no_memory: Annotated[
         bool, typer.Option("--no-memory", help="Do not measure load time and memory.")
     ] = False,
+    clock: Annotated[
+        str, typer.Option(help="wall, or processor: the work of this process, on a busy machine.")
+    ] = "wall",
     as_json: JsonOption = False,
 ) -> None:
     """Time two models against each other in paired runs, or each site of one alone."""
     from graphfuse import pipeline
     from graphfuse.bench.compare import BenchOptions, check_speedup
+    from graphfuse.bench.timing import CLOCKS
 
     if (fused is None) != sites:
         raise UsageError("name two models, or one with --sites", "graphfuse bench ORIGINAL FUSED")
+    if clock not in CLOCKS:
+        raise UsageError(f"unknown clock {clock!r}", f"choose one of {', '.join(CLOCKS)}")
     options = BenchOptions(
-        seconds, _counts(threads), _sizes(sizes), not no_kernels, not no_profile, not no_memory
+        seconds,
+        _counts(threads),
+        _sizes(sizes),
+        not no_kernels,
+        not no_profile,
+        not no_memory,
+        clock,
     )
     with progress() as stage:
         report = pipeline.bench(

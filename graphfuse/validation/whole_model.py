@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +18,9 @@ from graphfuse.errors import OriginalModelError, UsageError, in_one_line
 from graphfuse.feeding import Feed, Feeding
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.shapes import type_of
+from graphfuse.profiling import profile, require_fused_on
 from graphfuse.records import Check
-from graphfuse.runtime import has_kernels, run, session
+from graphfuse.runtime import CPU, has_kernels, plain_options, run, session
 from graphfuse.validation.lifting import OWN_DOMAIN
 from graphfuse.validation.lockstep import Lockstep, Meaning
 from graphfuse.validation.outputs import OutputJudge
@@ -98,7 +99,16 @@ class WholeModel:
         for optimize, kernels in self.ways():
             self.stage(f"running the fused model on {self.provider}")
             checks += self._end_to_end(optimize, kernels)
+        if self.provider != CPU and all(check.passed for check in checks):
+            self.stage(f"looking where the fused nodes ran, on {self.provider}")
+            self._require_placement()
         return checks
+
+    def _require_placement(self) -> None:
+        """Raise ProviderError when fused nodes ran elsewhere: onnxruntime falls back silently."""
+        make = partial(session, self.fused.proto, self.fused.folder, self.provider, True, None)
+        spent = profile(make, plain_options(), self.ran[0].feed.values, 1)
+        require_fused_on(spent, self.provider)
 
     def ways(self) -> list[tuple[bool, bool]]:
         """How the fused model is run: optimizations, graphfuse's kernels.

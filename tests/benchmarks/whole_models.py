@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -27,7 +26,7 @@ import onnxruntime as ort
 import torch
 
 import graphfuse
-from graphfuse.bench.timing import paired
+from graphfuse.bench.timing import Threads, paired, pinned
 from models.architectures import Example, Flat
 from models.export import export, minilm
 
@@ -93,8 +92,8 @@ MODELS: dict[str, Callable[[], Example]] = {
 }
 
 
-def session(path: Path, kernels: bool, threads: int, profile: Path | None = None) -> Any:
-    options = graphfuse.session_options(kernels=kernels)
+def session(path: Path, kernels: bool, threads: Threads, profile: Path | None = None) -> Any:
+    options = graphfuse.session_options() if kernels else ort.SessionOptions()
     options.log_severity_level = 4
     threads.apply(options)
     if profile is not None:
@@ -114,7 +113,7 @@ def feeds(made: Any, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
 
 
 def profile(
-    path: Path, kernels: bool, threads: int, shape: tuple[int, ...], folder: Path
+    path: Path, kernels: bool, threads: Threads, shape: tuple[int, ...], folder: Path
 ) -> dict[tuple[str, str], float]:
     """Kernel time by node and operator, by onnxruntime's profiler."""
     made = session(path, kernels, threads, folder / "profile")
@@ -145,22 +144,20 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seconds", type=float, default=10, help="per contender and shape")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args(arguments)
-    if given.threads > 1 and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {0})
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, pinned(given.threads) as threads:
         for model in given.model or MODELS:
-            _measure(model, given, Path(name))
+            _measure(model, given, threads, Path(name))
     return 0
 
 
-def _measure(model: str, given: argparse.Namespace, folder: Path) -> None:
+def _measure(model: str, given: argparse.Namespace, threads: Threads, folder: Path) -> None:
     original, fused = folder / f"{model}.onnx", folder / f"{model}-fused.onnx"
     export(MODELS[model](), original)
     result = graphfuse.fuse(original)
     onnx.save(result.model, fused)
     shapes = [tuple(map(int, given.shape.split(",")))] if given.shape else SHAPES[model]
-    before = session(original, False, given.threads)
-    after = session(fused, True, given.threads)
+    before = session(original, False, threads)
+    after = session(fused, True, threads)
     for shape in shapes:
         values = feeds(before, shape)
         timings = paired(
@@ -172,7 +169,7 @@ def _measure(model: str, given: argparse.Namespace, folder: Path) -> None:
         )
         low, middle, high = timings["fused"].ratio(timings["original"])
         first, second = [
-            profile(path, kernels, given.threads, shape, folder)
+            profile(path, kernels, threads, shape, folder)
             for path, kernels in ((original, False), (fused, True))
         ]
         print(

@@ -139,6 +139,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--size", default="1x128", help="batch and positions")
     parser.add_argument("--kernels", choices=("on", "off", "both"), default="on")
+    parser.add_argument("--clock", choices=("wall", "processor"), default="wall")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.one:
@@ -191,7 +192,15 @@ def _bench(folder: Path, given: argparse.Namespace, kernels: str) -> dict[str, d
     command = [sys.executable, "-m", "graphfuse", "bench"]
     command += [str(folder / "original.onnx"), str(folder / "fused.onnx")]
     command += ["--seconds", str(given.seconds), "--threads", str(given.threads)]
-    command += ["--sizes", given.size, "--no-profile", "--no-memory", "--json"]
+    command += [
+        "--clock",
+        given.clock,
+        "--sizes",
+        given.size,
+        "--no-profile",
+        "--no-memory",
+        "--json",
+    ]
     command += ["--no-kernels"] if kernels == "off" else []
     told = subprocess.run(command, capture_output=True, text=True, check=False)
     if told.returncode:

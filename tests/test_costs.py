@@ -1,0 +1,235 @@
+"""What a plan knows of costs: the table, autotuning, and what is left because it would not win."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import graphfuse
+from graphfuse import costs, pipeline, targets
+from graphfuse.bench import autotune, sites, timing
+from graphfuse.bench import costs as measuring
+from graphfuse.bench.records import SiteTiming
+from graphfuse.bench.timing import Interval
+from graphfuse.graph.model_file import Model
+from graphfuse.plan import plan
+from graphfuse.reasons import Reason
+from graphfuse.records import Cost
+from tests.conftest import MODELS, Shell
+from tests.graphs import DECOMPOSED_RMS_NORM, model, residual
+
+NORM = "y = LayerNormalization(x, scale, bias)"
+CURVE = costs.Curve((1, 100), (8, 512), ((2.0, 4.0), (8.0, 32.0)), ((1.0, 1.0), (1.0, 1.0)))
+
+
+@pytest.fixture
+def no_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures do not matter here, so nothing has to settle."""
+    monkeypatch.setattr(timing, "SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr(timing, "SAMPLE_SECONDS", 0.0)
+
+
+# The table.
+
+
+@pytest.mark.parametrize(
+    ("rows", "hidden", "speedup"),
+    [
+        (1, 8, 2.0),
+        (100, 512, 32.0),
+        (10, 8, 4.0),  # halfway in the logarithm of rows: the geometric mean
+        (1, 64, math.sqrt(2.0 * 4.0)),
+        (10, 64, (2.0 * 4.0 * 8.0 * 32.0) ** 0.25),
+        (10**6, 10**6, 32.0),  # beyond the grid the last point holds
+        (1, 1, 2.0),
+    ],
+)
+def test_speedups_are_interpolated_in_logarithms(rows: int, hidden: int, speedup: float) -> None:
+    assert CURVE.speedup(rows, hidden) == pytest.approx(speedup)
+
+
+def test_unknown_rows_are_judged_by_the_worst_number_of_them() -> None:
+    assert CURVE.worst(8) == pytest.approx(2.0)
+    (site,) = graphfuse.scan(residual(NORM)).sites
+    cost = costs.predict(targets.target("cpu"), site)
+    assert cost is not None
+    curves = costs.table()["cpu"]["LayerNorm float32 no sum"]
+    assert cost.speedup == pytest.approx(min(curve.worst(8) for curve in curves))
+
+
+def test_the_table_that_ships_covers_every_type_and_norm() -> None:
+    """Measured by `python -m graphfuse.bench.costs`, with one thread and with several."""
+    document = json.loads((Path(costs.__file__).parent / costs.FILE).read_text())
+    assert document["environment"]["onnxruntime"]
+    names = {
+        costs.case(kind, elem_type, read)
+        for kind in ("LayerNorm", "RMSNorm")
+        for elem_type in targets.target("cpu").rows[kind].elem_types
+        for read in (True, False)
+    }
+    assert set(costs.table()["cpu"]) == names
+    assert {curve["threads"] for curve in document["curves"]} >= {1, 2}
+    for curves in costs.table()["cpu"].values():
+        for curve in curves:
+            assert all(value > 0 for line in (*curve.pair, *curve.fused) for value in line)
+            assert len(curve.pair) == len(curve.rows)
+            assert all(len(line) == len(curve.hidden) for line in curve.pair)
+
+
+def test_a_table_of_another_schema_is_refused() -> None:
+    with pytest.raises(ValueError, match="schema 99"):
+        costs.parse({"schema": 99})
+
+
+def test_nothing_is_known_of_a_target_that_was_not_measured() -> None:
+    (site,) = graphfuse.scan(residual(NORM)).sites
+    assert costs.predict(targets.target("cuda"), site) is None
+    assert graphfuse.fuse(residual(NORM), ep="cuda").changed
+
+
+def test_the_command_measures_a_table_that_can_be_read(tmp_path: Path, no_rest: None) -> None:
+    if measuring.environment()["kernels"] != "registered":
+        pytest.skip("graphfuse's kernels are not built")
+    path = tmp_path / "costs.json"
+    options = ["--type", "float32", "--threads", "1", "--rows", "1", "2", "--hidden", "8", "16"]
+    assert measuring.main(["-o", str(path), *options]) == 0
+    found = costs.parse(json.loads(path.read_text()))["cpu"]
+    assert len(found) == 4
+    assert all(len(curves) == 1 for curves in found.values())
+
+
+# The plan.
+
+
+def _table(speedup: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table in which a fused node is so many times faster everywhere."""
+    curve = costs.Curve((1,), (8,), ((speedup,),), ((1.0,),))
+    names = {
+        f"{kind} float32 {read}" for kind in ("LayerNorm", "RMSNorm") for read in ("sum", "no sum")
+    }
+    monkeypatch.setattr(costs, "table", lambda: {"cpu": {key: [curve] for key in names}})
+
+
+@pytest.mark.parametrize("norm", [NORM, DECOMPOSED_RMS_NORM])
+def test_a_site_that_would_be_slower_is_left(norm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _table(0.9, monkeypatch)
+    result = graphfuse.fuse(residual(norm))
+    assert not result.changed
+    assert [miss.reason for miss in result.left] == [Reason.SLOWER]
+    assert "0.90 times as fast" in result.left[0].got
+    assert graphfuse.fuse(residual(norm), costs="none").changed
+    assert graphfuse.fuse(residual(norm), ep="portable").changed
+    _table(1.1, monkeypatch)
+    assert graphfuse.fuse(residual(norm)).changed
+
+
+def test_other_refusals_come_before_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    _table(0.9, monkeypatch)
+    result = graphfuse.fuse(residual(NORM), exclude=["s1"])
+    assert [miss.reason for miss in result.left] == [Reason.EXCLUDED]
+
+
+def test_what_was_measured_here_comes_before_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    _table(0.5, monkeypatch)
+    source = Model(residual(NORM))
+    scan = graphfuse.scan(source.proto)
+    wins = Cost("s1", "autotune", 1.5, "here")
+    assert plan(source, scan, "cpu", costs={"s1": wins}).costs == (wins,)
+    loses = Cost("s1", "autotune", 1.0, "here", wins=False)
+    (left,) = plan(source, scan, "cpu", costs={"s1": loses}).left
+    assert left.reason is Reason.SLOWER
+
+
+def test_a_bias_is_folded_where_that_was_measured_to_win() -> None:
+    source = Model(model(f"c = Add(b, bias)\nx = Add(a, c)\n{NORM}"))
+    scan = graphfuse.scan(source.proto)
+    for folds in (True, False):
+        cost = Cost("s1", "autotune", 1.5, "here", folds=folds)
+        (fusion,) = plan(source, scan, "cpu", costs={"s1": cost}).fusions
+        assert fusion.op_type == f"Add{'Bias' if folds else ''}LayerNormalization"
+
+
+# Autotuning.
+
+
+def _timing(best: str, **speedups: float) -> SiteTiming:
+    intervals = {form: Interval(s - 0.1, s, s + 0.1) for form, s in speedups.items()}
+    forms = dict.fromkeys(("original", *speedups), 1e-6)
+    return SiteTiming(("s1", "s2"), "LayerNorm", 1, (1, 8, 8), False, forms, intervals, best)
+
+
+@pytest.mark.parametrize(
+    ("timed", "wins", "folds", "speedup"),
+    [
+        (_timing("fused", fused=2.0, folded=1.5), True, False, 2.0),
+        (_timing("folded", fused=2.0, folded=2.5), True, True, 2.5),
+        (_timing("original", fused=0.9, folded=0.8), False, False, 0.9),
+    ],
+)
+def test_every_site_gets_the_verdict_of_those_alike(
+    timed: SiteTiming, wins: bool, folds: bool, speedup: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sites.Tuner, "timings", lambda self, found, stage: [timed])
+    monkeypatch.setattr(autotune, "Tuner", sites.Tuner)
+    source = Model(residual(NORM))
+    found = autotune.autotune(
+        source, graphfuse.scan(source.proto), "cpu", "CPUExecutionProvider", {}, print
+    )
+    assert list(found) == ["s1", "s2"]
+    for cost in found.values():
+        assert (cost.wins, cost.folds, cost.speedup) == (wins, folds, speedup)
+
+
+def test_autotuning_times_every_site_of_a_model(no_rest: None) -> None:
+    scan = graphfuse.scan(MODELS / "bert.onnx")
+    result = pipeline.fuse(MODELS / "bert.onnx", costs="autotune")
+    known = {cost.site for cost in result.costs} | {miss.site for miss in result.left}
+    assert known == {site.id for site in scan.sites}
+    assert {cost.source for cost in result.costs} <= {"autotune"}
+    assert {miss.reason for miss in result.left} <= {Reason.SLOWER}
+    assert graphfuse.validate(MODELS / "bert.onnx", result.model, level="fast").passed
+
+
+def test_symbols_are_bound_by_the_shapes_that_the_user_gives() -> None:
+    proto = residual(NORM)
+    assert sites.symbols_of(proto, {"a": (3, 5, 8)}) == {"B": 3, "S": 5}
+    assert sites.symbols_of(proto, {}) == {}
+
+
+def test_a_site_is_cut_out_with_the_matmul_that_its_bias_belongs_to() -> None:
+    weight = np.eye(4, 8, dtype=np.float32)
+    proto = model(
+        f"p = MatMul(b, weight)\nc = Add(p, bias)\nx = Add(a, c)\n{NORM}",
+        inputs="float[B,S,8] a, float[B,S,4] b",
+        constants={"weight": weight},
+    )
+    (site,) = graphfuse.scan(proto).sites
+    tuner = sites.Tuner(Model(proto), "cpu", "CPUExecutionProvider", timing.Threads(1))
+    cut = tuner._cut(site, sites._sources(tuner._parts[site.scope], site))
+    assert cut is not None
+    assert [node.op_type for node in cut.part.proto.graph.node][:2] == ["MatMul", "Add"]
+    inputs = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in cut.part.proto.graph.input
+    }
+    assert inputs == {"a": [1, 128, 8], "b": [1, 128, 4]}
+    onnx.checker.check_model(onnx.shape_inference.infer_shapes(cut.part.proto))
+
+
+def test_the_command_says_what_was_left_and_why(tmp_path: Path, shell: Shell) -> None:
+    onnx.save(residual(NORM), tmp_path / "model.onnx")
+    run = shell("fuse", "model.onnx", "-o", "fused.onnx", "--autotune", "--validate", "none")
+    assert run.returncode == 0, run.stderr
+    assert "on this machine" in run.stdout
+    both = shell("fuse", "model.onnx", "--dry-run", "--autotune", "--no-costs")
+    assert both.returncode == 2
+
+
+def test_unknown_costs_are_wrong_usage() -> None:
+    with pytest.raises(graphfuse.UsageError, match="table, autotune, none"):
+        graphfuse.fuse(residual(NORM), costs="guess")

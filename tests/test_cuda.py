@@ -1,0 +1,124 @@
+"""What only a machine with an NVIDIA GPU can show; `tests/gpu/run.sh` runs it where there is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+import graphfuse
+from graphfuse import pipeline, profiling, runtime
+from graphfuse.bench.compare import BenchOptions
+from graphfuse.feeds import Sizes
+from tests.conftest import MODELS
+from tests.graphs import DECOMPOSED_RMS_NORM, feeds, residual
+
+NORM = "y = LayerNormalization(x, scale, bias)"
+SUM_READ = "float[B,S,8] y, float[B,S,8] x"
+HAS_CUDA = runtime.CUDA in ort.get_available_providers()
+
+cuda = pytest.mark.cuda
+needs_cuda = pytest.mark.skipif(
+    not HAS_CUDA,
+    reason=f"onnxruntime {ort.__version__} has no {runtime.CUDA}: "
+    "install onnxruntime-gpu on a machine with an NVIDIA GPU, or see tests/gpu/run.sh",
+)
+
+
+def providers_of(proto: onnx.ModelProto, options: ort.SessionOptions) -> dict[str, str]:
+    """The operators of the fused nodes that ran, with the provider of each."""
+
+    def make(made: ort.SessionOptions) -> ort.InferenceSession:
+        return runtime.session(proto, Path(), runtime.CUDA, options=made)
+
+    spent = profiling.profile(make, options, feeds(proto), 1)
+    return {node.op_type: node.provider for node in spent if node.op_type in profiling.FUSED}
+
+
+@cuda
+@needs_cuda
+@pytest.mark.parametrize("norm", [NORM, DECOMPOSED_RMS_NORM])
+@pytest.mark.parametrize("ep", ["cuda", "cpu,cuda"])
+def test_fused_nodes_run_on_cuda(norm: str, ep: str) -> None:
+    """The file for both inlines onnxruntime's own operator there, as no kernel is registered."""
+    fused = graphfuse.fuse(residual(norm, outputs=SUM_READ), ep=ep).model
+    options = graphfuse.session_options(providers=[runtime.CUDA])
+    found = providers_of(fused, options)
+    assert len(found) == 1
+    assert next(iter(found)).startswith("Skip")
+    assert set(found.values()) == {runtime.CUDA}
+
+
+@cuda
+@needs_cuda
+def test_registered_kernels_draw_fused_nodes_to_the_cpu() -> None:
+    """Why session_options registers none where CUDA comes first."""
+    if not runtime.has_kernels(runtime.CPU):
+        pytest.skip("graphfuse's kernels are not built")
+    fused = graphfuse.fuse(residual(NORM), ep="cpu").model
+    options = graphfuse.session_options(kernels=True, providers=[runtime.CUDA])
+    assert providers_of(fused, options) == {"AddLayerNormalization": runtime.CPU}
+
+
+@cuda
+@needs_cuda
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "llama-float16", "gemma"])
+@pytest.mark.parametrize("ep", ["cuda", "portable"])
+def test_models_are_valid_on_cuda(name: str, ep: str) -> None:
+    original = MODELS / f"{name}.onnx"
+    fused = graphfuse.fuse(original, ep=ep).model
+    report = graphfuse.validate(original, fused, eps=["cuda"])
+    assert report.passed, report.failures
+
+
+@cuda
+@needs_cuda
+def test_bench_runs_on_cuda() -> None:
+    fused = graphfuse.fuse(MODELS / "bert.onnx", ep="cuda").model
+    options = BenchOptions(0.2, (1,), (Sizes(1, 8),))
+    (found,) = pipeline.bench(MODELS / "bert.onnx", fused, ["cuda"], options=options).comparisons
+    assert found.provider == runtime.CUDA
+    assert found.fused.profile is not None
+    assert set(found.fused.profile.providers.values()) == {runtime.CUDA}
+
+
+@cuda
+@pytest.mark.skipif(HAS_CUDA, reason="the CUDA provider is there, so nothing is missing")
+def test_bench_without_cuda_is_exit_5() -> None:
+    with pytest.raises(graphfuse.ProviderError, match=runtime.CUDA) as caught:
+        pipeline.bench(MODELS / "bert.onnx", MODELS / "bert.onnx", ["cuda"])
+    assert caught.value.exit_code == 5
+
+
+def test_nodes_that_fell_back_fail_a_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is on a GPU whose provider lacks the kernel: here the CPU plays the other provider."""
+    from graphfuse.validation import whole_model
+
+    proto = residual(NORM, outputs=SUM_READ)
+    fused = graphfuse.fuse(proto).model
+    monkeypatch.setattr(whole_model, "CPU", "none of them")
+
+    def strays(spent: object, provider: str) -> None:
+        found = {node.name: "OtherExecutionProvider" for node in spent}  # type: ignore[attr-defined]
+        assert found
+        profiling.require_fused_on(
+            {profiling.Node(name, "AddLayerNormalization", at): 1.0 for name, at in found.items()},
+            provider,
+        )
+
+    monkeypatch.setattr(whole_model, "require_fused_on", strays)
+    with pytest.raises(graphfuse.ProviderError, match="in place of CPUExecutionProvider"):
+        graphfuse.validate(proto, fused, level="fast")
+
+
+def test_the_profile_names_the_provider_of_each_node() -> None:
+    proto = residual(NORM)
+    options = runtime.plain_options()
+    spent = profiling.profile(
+        lambda o: runtime.session(proto, Path(), options=o), options, feeds(proto), 2
+    )
+    assert {node.provider for node in spent} == {runtime.CPU}
+    assert all(np.isfinite(time) and time >= 0 for time in spent.values())
