@@ -24,6 +24,8 @@ if TYPE_CHECKING:
         ValidationError,
         WriteError,
     )
+    from graphfuse.integrations.graphsurgeon import fuse_graph
+    from graphfuse.integrations.pytorch import export
     from graphfuse.pipeline import fuse, optimize, scan, validate
     from graphfuse.reasons import Reason
     from graphfuse.records import FuseResult, NearMiss, Scan, Site, ValidationReport
@@ -37,6 +39,8 @@ __all__ = [
     "fuse",
     "validate",
     "optimize",
+    "export",
+    "fuse_graph",
     "session_options",
     # records
     "FuseResult",
@@ -59,6 +63,8 @@ __all__ = [
 
 _HOMES = {
     "pipeline": ("scan", "fuse", "validate", "optimize"),
+    "integrations.pytorch": ("export",),
+    "integrations.graphsurgeon": ("fuse_graph",),
     "runtime": ("session_options",),
     "reasons": ("Reason",),
     "records": ("FuseResult", "NearMiss", "Scan", "Site", "ValidationReport"),

@@ -43,7 +43,7 @@ LEVELS = ("fast", "full", "sites", "none")
 """Levels of validation (validation/judge.py), and none."""
 
 
-def _silent(_: str) -> None:
+def silent(_: str) -> None:
     """The progress of a library call: none."""
 
 
@@ -85,7 +85,7 @@ def fuse(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     fold_bias: bool = False,
-    stage: Stage = _silent,
+    stage: Stage = silent,
 ) -> FuseResult:
     """Rewrite every site of a model for an execution provider; nothing is written or validated.
 
@@ -94,7 +94,19 @@ def fuse(
     residual. The input is not changed; external data of the result stays where it is.
     Raises ModelError, UsageError, or InternalError when the rewrite cannot be proven.
     """
-    return _Fusing(as_model(model), ep, include, exclude, fold_bias, stage).result({})
+    return fuse_model(as_model(model), ep, include, exclude, fold_bias, stage)
+
+
+def fuse_model(
+    source: Model,
+    ep: str = "cpu",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    fold_bias: bool = False,
+    stage: Stage = silent,
+) -> FuseResult:
+    """`fuse`, of a model that was loaded."""
+    return _Fusing(source, ep, include, exclude, fold_bias, stage).result({})
 
 
 @dataclass
@@ -174,7 +186,7 @@ def validate(
     inputs: Feeds | Sequence[Feeds] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     val_range: Ranges | None = None,
-    stage: Stage = _silent,
+    stage: Stage = silent,
 ) -> ValidationReport:
     """Compare two models with each other and with float64 on each execution provider.
 
@@ -252,7 +264,7 @@ def optimize(
     min_fused: int = 0,
     force: bool = False,
     dry_run: bool = False,
-    stage: Stage = _silent,
+    stage: Stage = silent,
 ) -> FuseResult:
     """The whole step: load, scan, rewrite, validate, and write `output` in one atomic rename.
 
@@ -278,15 +290,19 @@ def optimize(
         feeding = _feeding(seed, iterations, inputs, input_shapes, val_range)
         result = fusing.validated(validation, feeding, strict)
         _check_fused(result, model, min_fused)
-    written = ()
-    if not dry_run:
-        stage("writing")
-        data = serialize(result.model) if result.changed else Path(model).read_bytes()
-        check_output(target, source, force)
-        with drafted(data, target, source, force) as draft:
-            check_written(draft.path, data)
-            written = draft.commit()
-    return replace(result, written=written)
+    return result if dry_run else write(result, Path(model), target, source, force, stage)
+
+
+def write(
+    result: FuseResult, model: Path, target: Path, source: Model, force: bool, stage: Stage
+) -> FuseResult:
+    """Write a result to `target` atomically; `model` byte for byte when nothing changed."""
+    stage("writing")
+    data = serialize(result.model) if result.changed else model.read_bytes()
+    check_output(target, source, force)
+    with drafted(data, target, source, force) as draft:
+        check_written(draft.path, data)
+        return replace(result, written=draft.commit())
 
 
 def _check_fused(result: FuseResult, model: str | os.PathLike[str], wanted: int) -> None:

@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "graphfuse"
 
 PUBLIC = {
-    "scan", "fuse", "validate", "optimize", "session_options",
+    "scan", "fuse", "validate", "optimize", "export", "fuse_graph", "session_options",
     "FuseResult", "NearMiss", "Reason", "Scan", "Site", "ValidationReport",
     "GraphfuseError", "GateError", "InternalError", "ModelError", "OriginalModelError",
     "ProviderError", "UsageError", "ValidationError", "WriteError",

@@ -28,7 +28,7 @@ import torch
 
 import graphfuse
 from graphfuse.bench.timing import paired
-from models.architectures import Example, Flat
+from models.example import Example, Flat
 from models.export import export, minilm
 
 SHAPES = {
