@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     )
     from graphfuse.integrations.graphsurgeon import fuse_graph
     from graphfuse.integrations.pytorch import export
-    from graphfuse.pipeline import fuse, optimize, scan, validate
+    from graphfuse.pipeline import activations, fuse, optimize, scan, validate
     from graphfuse.reasons import Reason
-    from graphfuse.records import FuseResult, NearMiss, Scan, Site, ValidationReport
+    from graphfuse.records import FuseResult, NearMiss, Reading, Scan, Site, ValidationReport
     from graphfuse.runtime import session_options
 
 __version__ = "0.1.0"
@@ -39,12 +39,14 @@ __all__ = [
     "fuse",
     "validate",
     "optimize",
+    "activations",
     "export",
     "fuse_graph",
     "session_options",
     # records
     "FuseResult",
     "NearMiss",
+    "Reading",
     "Reason",
     "Scan",
     "Site",
@@ -62,12 +64,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    "pipeline": ("scan", "fuse", "validate", "optimize"),
+    "pipeline": ("scan", "fuse", "validate", "optimize", "activations"),
     "integrations.pytorch": ("export",),
     "integrations.graphsurgeon": ("fuse_graph",),
     "runtime": ("session_options",),
     "reasons": ("Reason",),
-    "records": ("FuseResult", "NearMiss", "Scan", "Site", "ValidationReport"),
+    "records": ("FuseResult", "NearMiss", "Reading", "Scan", "Site", "ValidationReport"),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
 }
 

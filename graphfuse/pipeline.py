@@ -27,7 +27,7 @@ from graphfuse.graph.model_file import (
 from graphfuse.graph.tensors import count_nodes
 from graphfuse.patterns.scan import scan as scan_model
 from graphfuse.plan import plan as make_plan
-from graphfuse.records import Explanation, FuseResult, Scan, ValidationReport
+from graphfuse.records import Explanation, FuseResult, Reading, Scan, ValidationReport
 from graphfuse.rewrite import rewrite
 
 if TYPE_CHECKING:
@@ -65,6 +65,34 @@ def scan(model: ModelLike) -> Scan:
     fused and the near misses, each with its reason. Raises ModelError for an unreadable file.
     """
     return scan_model(as_model(model))
+
+
+def activations(
+    model: ModelLike,
+    *,
+    seed: int = 0,
+    iterations: int | None = None,
+    inputs: Feeds | Sequence[Feeds] | None = None,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    val_range: Ranges | None = None,
+    stage: Stage = silent,
+) -> tuple[Reading, ...]:
+    """Run a model on the CPU and measure its residual stream: a reading for each sum, in order.
+
+    Sums are those that norms read (the sites of `scan`), and those x + F(x) that none reads, of the
+    main graph. Feeds are those of `validate`, one drawn where nothing is said; a reading is of all
+    of them. Raises OriginalModelError when the model does not run, UsageError, ModelError,
+    and ProviderError when onnxruntime is missing.
+    """
+    from graphfuse.graph.view import views
+    from graphfuse.patterns.stream import stream
+    from graphfuse.readings import read
+
+    loaded = as_model(model)
+    stage("scanning")
+    sums = stream(views(loaded)[0], scan_model(loaded))
+    stage("running the model")
+    return tuple(read(loaded, sums, _feeding(seed, iterations, inputs, input_shapes, val_range)))
 
 
 def explain(model: ModelLike, site: str) -> Explanation:

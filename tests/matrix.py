@@ -29,7 +29,8 @@ from models.zoo import ZOO, build
 from tests.eager import count_sites
 from tests.silence import silence
 
-OPSETS = {"dynamo": tuple(range(11, 24)), "torchscript": tuple(range(11, 24))}
+OPSETS = {"dynamo": tuple(range(17, 24)), "torchscript": tuple(range(11, 24))}
+"""Dynamo writes 18 when it is asked for less: 17 shows it for each entry."""
 
 NOT_EXPORTED = "not exported"
 PASSED = "passed"
