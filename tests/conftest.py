@@ -36,13 +36,11 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
     def make(name: str, exporter: str = "dynamo", opset: int = 18, dtype: str = "float32") -> Path:
         import torch
 
-        from models.architectures import build
+        from models.export import build
         from models.export import export as write
-        from models.export import minilm
 
-        example = minilm() if name == "minilm" else build(name)
         path = folder / f"{name}-{exporter}-{opset}-{dtype}.onnx"
-        write(example, path, exporter, opset, getattr(torch, dtype))
+        write(build(name), path, exporter, opset, getattr(torch, dtype))
         return path
 
     return make

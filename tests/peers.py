@@ -17,9 +17,9 @@ from pathlib import Path
 import onnx
 
 import graphfuse
-from models.architectures import build
 from models.export import export
-from tests.zoo.trial import silence
+from models.huggingface import build
+from tests.silence import silence
 
 MODELS = {"bert": "bert", "llama": "gpt2"}
 """Architectures, and what onnxruntime's optimizer calls a model of that kind."""

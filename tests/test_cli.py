@@ -17,7 +17,7 @@ import onnxruntime as ort
 import pytest
 
 from graphfuse.records import LAYER_NORM, RMS_NORM
-from models.small import SMALL
+from models.committed import COMMITTED
 from tests.conftest import MODELS, Shell, files_of
 from tests.graphs import residual
 
@@ -37,7 +37,7 @@ def one_line(run: subprocess.CompletedProcess[str]) -> str:
     return run.stderr
 
 
-@pytest.mark.parametrize("small", SMALL, ids=lambda small: small.file)
+@pytest.mark.parametrize("small", COMMITTED, ids=lambda small: small.file)
 def test_fuse_writes_a_valid_model(small: object, shell: Shell, tmp_path: Path) -> None:
     source = MODELS / small.file  # type: ignore[attr-defined]
     before = digest(source)

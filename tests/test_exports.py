@@ -12,20 +12,20 @@ import torch
 
 import graphfuse
 from graphfuse.reasons import Reason
-from models.architectures import ARCHITECTURES, build
-from models.export import minilm
-from models.small import SMALL
+from models.committed import COMMITTED, Committed
+from models.export import build, main
+from models.huggingface import ARCHITECTURES
 from tests.conftest import MODELS, Export
 from tests.eager import count_sites
 
 # What PyTorch's exporters cannot write, in their own words.
 TORCHSCRIPT_NEEDS = {
-    "t5": 17,  # scaled_dot_product_attention needs opset 14
-    "encoder-pre": 17,  # the same, and unflatten
-    "encoder-post": 17,
-    "transformer-pre": 17,
-    "transformer-post": 17,
-    "whisper": 99,  # aten::diff has no TorchScript export at any opset
+    "hf-t5": 17,  # scaled_dot_product_attention needs opset 14
+    "torch-encoder-pre": 17,  # the same, and unflatten
+    "torch-encoder-post": 17,
+    "torch-transformer-pre": 17,
+    "torch-transformer-post": 17,
+    "hf-whisper": 99,  # aten::diff has no TorchScript export at any opset
 }
 
 EXPORTS = [
@@ -44,13 +44,13 @@ EXPORTS = [
 
 # TorchScript bakes the example's target length into nn.Transformer's decoder.
 FIXED_SHAPES = {
-    "transformer-pre": {"source": (2, 7, 32), "target": (2, 5, 32)},
-    "transformer-post": {"source": (2, 7, 32), "target": (2, 5, 32)},
+    "torch-transformer-pre": {"source": (2, 7, 32), "target": (2, 5, 32)},
+    "torch-transformer-post": {"source": (2, 7, 32), "target": (2, 5, 32)},
 }
 
 
 def eager_sites(name: str) -> int:
-    example = minilm() if name == "minilm" else build(name)
+    example = build(name)
     return count_sites(example.module, example.inputs)
 
 
@@ -70,7 +70,7 @@ def test_every_site_is_fused_and_right(
 FLOAT16 = [
     (name, exporter, opset)
     for name, exporter, opset in EXPORTS
-    if name in ("bert", "gpt2", "llama", "mistral", "vit", "encoder-post")
+    if name in ("hf-bert", "hf-gpt2", "hf-llama", "hf-mistral", "hf-vit", "torch-encoder-post")
     and (exporter, opset) in (("dynamo", 18), ("torchscript", 13), ("torchscript", 18))
 ]
 
@@ -85,14 +85,14 @@ def test_float16_exports(name: str, exporter: str, opset: int, export: Export) -
     assert report.passed, report.failures
 
 
-@pytest.mark.parametrize("name", ["bert", "gpt2", "llama", "gemma", "t5"])
+@pytest.mark.parametrize("name", ["hf-bert", "hf-gpt2", "hf-llama", "hf-gemma", "hf-t5"])
 def test_cuda_target_is_right_on_the_cpu(name: str, export: Export) -> None:
     """The contrib operators exist on the CPU provider as well: same meaning, same results."""
     path = export(name, "dynamo", 18)
     result = graphfuse.fuse(path, ep="cuda")
     assert len(result.fused) + len(result.left) == eager_sites(name)
     # BERT's position table is cut to Min(64, sequence) rows: that it has all is not proven.
-    unproven = [Reason.TARGET_BROADCAST] if name == "bert" else []
+    unproven = [Reason.TARGET_BROADCAST] if name == "hf-bert" else []
     assert [miss.reason for miss in result.left] == unproven
     domains = {node.domain for node in result.model.graph.node}
     assert "com.microsoft" in domains
@@ -100,23 +100,33 @@ def test_cuda_target_is_right_on_the_cpu(name: str, export: Export) -> None:
     assert report.passed, report.failures
 
 
-@pytest.mark.parametrize("small", SMALL, ids=lambda small: small.file)
-def test_committed_models_hold_what_they_say(small: object) -> None:
-    path = MODELS / small.file  # type: ignore[attr-defined]
+@pytest.mark.parametrize("each", COMMITTED, ids=lambda each: each.file)
+def test_committed_models_hold_what_they_say(each: Committed) -> None:
+    path = MODELS / each.file
     assert path.stat().st_size < 300_000
     found = graphfuse.scan(path)
-    counts = (small.layer_norms, small.rms_norms)  # type: ignore[attr-defined]
+    counts = (each.layer_norms, each.rms_norms)
     assert (found.count("LayerNorm"), found.count("RMSNorm")) == counts
-    assert eager_sites(small.architecture) == sum(counts)  # type: ignore[attr-defined]
+    assert eager_sites(each.architecture) == sum(counts)
     assert not found.near_misses
 
 
+@pytest.mark.parametrize("each", COMMITTED, ids=lambda each: each.file)
+def test_committed_models_are_what_the_command_writes(each: Committed, tmp_path: Path) -> None:
+    """Byte for byte where the packages are those of the models; else the same graph and sites."""
+    assert main([*each.arguments, "-o", str(tmp_path / each.file)]) == 0
+    made, kept = onnx.load(tmp_path / each.file), onnx.load(MODELS / each.file)
+    if torch.__version__.startswith(kept.producer_version):
+        assert made == kept
+    assert len(graphfuse.scan(made).sites) == each.layer_norms + each.rms_norms
+
+
 def test_committed_models_name_no_machine() -> None:
-    for small in SMALL:
-        data = (MODELS / small.file).read_bytes()
+    for each in COMMITTED:
+        data = (MODELS / each.file).read_bytes()
         for word in (b"site-packages", b"dist-packages", b"/home/", b"/usr/"):
-            assert word not in data, (small.file, word)
-    assert sum((MODELS / small.file).stat().st_size for small in SMALL) < 2_000_000
+            assert word not in data, (each.file, word)
+    assert sum((MODELS / each.file).stat().st_size for each in COMMITTED) < 2_000_000
 
 
 SENTENCES = [

@@ -16,8 +16,9 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "graphfuse"
 
 PUBLIC = {
-    "scan", "fuse", "validate", "optimize", "session_options",
-    "FuseResult", "Limits", "NearMiss", "Reason", "Scan", "Site", "ValidationReport",
+    "scan", "fuse", "validate", "optimize", "activations", "export", "fuse_graph",
+    "session_options",
+    "FuseResult", "Limits", "NearMiss", "Reading", "Reason", "Scan", "Site", "ValidationReport",
     "GraphfuseError", "GateError", "InternalError", "ModelError", "OriginalModelError",
     "ProviderError", "UsageError", "ValidationError", "WriteError",
 }  # fmt: skip

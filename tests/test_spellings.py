@@ -13,7 +13,7 @@ from torch.nn import functional
 import graphfuse
 from graphfuse.reasons import Reason
 from graphfuse.records import LAYER_NORM, RMS_NORM
-from models.architectures import Example
+from models.example import Example
 from models.export import export as write
 
 HIDDEN, EPSILON = 16, 1e-5

@@ -17,7 +17,7 @@ from graphfuse.bench.profile import shares, site_nodes
 from graphfuse.bench.records import BenchReport, Comparison, Figures
 from graphfuse.bench.sessions import Contender, caller, environment
 from graphfuse.bench.timing import Threads, Timing, paired, pinned
-from graphfuse.errors import GateError, OriginalModelError, UsageError, ValidationError
+from graphfuse.errors import GateError, OriginalModelError, UsageError, ValidationError, in_one_line
 from graphfuse.feeding import Feed, Feeding
 from graphfuse.feeds import Sizes
 from graphfuse.graph.model_file import Model
@@ -174,7 +174,7 @@ def _first_that_runs(made: foreign.Session, feeds: Sequence[Feed], provider: str
 def _does_not_run(name: str, provider: str, error: Exception) -> Exception:
     if isinstance(error, (UsageError, OriginalModelError)) or hasattr(error, "exit_code"):
         return error
-    text = " ".join(str(error).split())[:300]
+    text = in_one_line(error)
     kind = OriginalModelError if name == ORIGINAL else ValidationError
     return kind(
         f"the {name} model does not run on {provider}: {text}",

@@ -6,27 +6,56 @@ from typing import Annotated
 
 import typer
 
-from graphfuse.cli.options import JsonOption, ModelArgument, can_isolate, is_gated
-from graphfuse.cli.show import console, print_json
-from graphfuse.errors import GraphfuseError
+from graphfuse.cli.options import (
+    FeedOptions,
+    JsonOption,
+    ModelArgument,
+    can_isolate,
+    is_gated,
+    takes_feeds,
+)
+from graphfuse.cli.show import console, print_json, progress
+from graphfuse.errors import GraphfuseError, UsageError
 from graphfuse.limits import Limits
 
 
 @can_isolate
 @is_gated
-def scan(model: ModelArgument, limits: Limits, as_json: JsonOption = False) -> None:
+@takes_feeds
+def scan(
+    model: ModelArgument,
+    feeds: FeedOptions,
+    limits: Limits,
+    activations: Annotated[
+        bool,
+        typer.Option(
+            "--activations", help="Run the model on the feeds: how large its residual stream gets."
+        ),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """List the sites of a model, and what is not fused and why."""
     from graphfuse import pipeline
 
+    if not activations and feeds.given:
+        raise UsageError("feeds are given, and nothing is run", "pass --activations as well")
     found = pipeline.scan(model, limits=limits)
+    readings = None
+    if activations:
+        with progress() as stage:
+            readings = pipeline.activations(model, limits=limits, stage=stage, **feeds.arguments)
     if as_json:
         from graphfuse.report.document import scan_document
 
-        print_json(scan_document(model, found))
-    else:
+        print_json(scan_document(model, found, readings))
+    elif readings is None:
         from graphfuse.report.terminal import print_scan
 
         print_scan(console(), found)
+    else:
+        from graphfuse.report.activations import print_readings
+
+        print_readings(console(), readings)
 
 
 @is_gated

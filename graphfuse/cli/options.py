@@ -41,6 +41,11 @@ class FeedOptions:
 
     arguments: dict[str, Any]
 
+    @property
+    def given(self) -> bool:
+        """Whether the user said anything."""
+        return any(bool(value) for value in self.arguments.values())
+
 
 def _feeds(
     input_shapes: Annotated[

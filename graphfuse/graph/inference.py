@@ -59,6 +59,12 @@ FIXED_TYPE = {
 }
 
 
+VECTOR = "graphfuse_vector_"
+LONGEST_SHAPE = 256
+MOST_VECTOR_ELEMENTS = 2**20
+"""Vectors longer than the one, and more elements in all than the other: see `_long_vectors`."""
+
+
 def infer_types(model: onnx.ModelProto) -> Mapping[str, TensorType]:
     """Types of the main graph's tensors, weights left out.
 
@@ -140,8 +146,19 @@ def _pass_types(graph: onnx.GraphProto, own: set[FunctionKey]) -> None:
 
 
 def _infer(skeleton: onnx.ModelProto) -> onnx.ModelProto:
+    long = _long_vectors(skeleton.graph)
     try:
-        return onnx.shape_inference.infer_shapes(skeleton, data_prop=is_small(skeleton))
+        propagates = is_small(skeleton)
+        if not long or not propagates:
+            return onnx.shape_inference.infer_shapes(skeleton, data_prop=propagates)
+        for dim in long:
+            dim.dim_param = f"{VECTOR}{dim.dim_value}"
+        try:
+            result = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+        finally:
+            _show_vectors(skeleton.graph)
+        _show_vectors(result.graph)
+        return onnx.shape_inference.infer_shapes(result)
     except (
         onnx.shape_inference.InferenceError,
         onnx.checker.ValidationError,
@@ -149,6 +166,27 @@ def _infer(skeleton: onnx.ModelProto) -> onnx.ModelProto:
         RuntimeError,
     ):
         return skeleton
+
+
+def _long_vectors(graph: onnx.GraphProto) -> list[onnx.TensorShapeProto.Dimension]:
+    """The extents of vectors that are too many for onnx to propagate the data of; else none.
+
+    It keeps some 70 bytes for each element of every vector whose extent it knows, in case it is a
+    shape: 1.1 GB for the biases of GPT-3. Under a symbol in place of its extent it keeps nothing.
+    """
+    shapes = [value.type.tensor_type.shape.dim for value in graph.input]
+    long = [dims[0] for dims in shapes if len(dims) == 1 and dims[0].dim_value > LONGEST_SHAPE]
+    return long if sum(dim.dim_value for dim in long) > MOST_VECTOR_ELEMENTS else []
+
+
+def _show_vectors(graph: onnx.GraphProto) -> None:
+    """Turn the symbols of long vectors, wherever inference took them, into extents again."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param.startswith(VECTOR):
+                dim.dim_value = int(dim.dim_param.removeprefix(VECTOR))
+    for body in all_bodies(graph.node):
+        _show_vectors(body)
 
 
 def _reshaped(

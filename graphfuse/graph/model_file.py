@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
 
-from graphfuse.errors import ModelError
+from graphfuse.errors import ModelError, in_one_line
 from graphfuse.graph import wire
 from graphfuse.graph.folder import Folder, RefusedError
 from graphfuse.graph.gate import BITS, check, tensor_bytes
@@ -87,7 +87,7 @@ class Model:
                 return onnx.numpy_helper.to_array(tensor)
             return self._read_external(tensor)
         except (ValueError, KeyError, TypeError, OSError, RefusedError) as error:
-            text = " ".join(str(error).split())[:200]
+            text = in_one_line(error)
             raise ModelError(
                 f"tensor {tensor.name!r} cannot be read ({type(error).__name__}: {text})",
                 "export or fetch the model with its weight files again",

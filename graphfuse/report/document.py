@@ -20,6 +20,7 @@ from graphfuse.records import (
     NearMiss,
     NodeRef,
     Parameter,
+    Reading,
     Scan,
     Site,
     ValidationReport,
@@ -30,8 +31,9 @@ SCHEMA = 1
 Document = dict[str, Any]
 
 
-def scan_document(model: str, scan: Scan) -> Document:
-    """What `graphfuse scan` found."""
+def scan_document(model: str, scan: Scan, readings: Sequence[Reading] | None = None) -> Document:
+    """What `graphfuse scan` found; `readings` when it was asked for the activations."""
+    more = {} if readings is None else {"activations": [_reading(each) for each in readings]}
     return {
         **_head("scan"),
         "model": model,
@@ -39,6 +41,7 @@ def scan_document(model: str, scan: Scan) -> Document:
         "already_fused": scan.already_fused,
         "sites": [_site(site) for site in scan.sites],
         "near_misses": [_near_miss(miss) for miss in scan.near_misses],
+        **more,
     }
 
 
@@ -203,4 +206,21 @@ def _activation(found: Activation) -> Document:
         "largest": found.largest,
         "float16_share": found.float16_share,
         "squares_overflow_float16": found.squares_overflow,
+    }
+
+
+def _reading(found: Reading) -> Document:
+    finite = math.isfinite(found.largest)
+    return {
+        "sum": found.of.tensor,
+        "site": found.of.site or None,
+        "kind": found.of.kind or None,
+        "layer": found.of.layer,
+        "mean": found.mean,
+        "std": found.std,
+        # JSON has no infinity.
+        "largest": found.largest if finite else None,
+        "float16_share": found.float16_share if finite else None,
+        "squares_in_type": found.of.squares_in_type,
+        "reading": found.verdict,
     }

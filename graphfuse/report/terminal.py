@@ -38,7 +38,7 @@ GATES = {
 def print_scan(console: Console, scan: Scan) -> None:
     """Every site and every near miss, one row each."""
     columns = ("site", "layer", "norm", "layout", "type", "shape", "sum also read by", "output")
-    table = _table(*columns)
+    table = table_of(*columns)
     for site in scan.sites:
         table.add_row(
             site.id,
@@ -100,7 +100,7 @@ def print_left(console: Console, misses: Iterable[NearMiss]) -> None:
     rows = list(misses)
     if not rows:
         return
-    table = _table("not fused", "reason", "at", "seen", "what would help")
+    table = table_of("not fused", "reason", "at", "seen", "what would help")
     for miss in rows:
         seen = miss.got if len(miss.got) <= 60 else miss.got[:57] + "..."
         table.add_row(
@@ -115,7 +115,7 @@ def print_left(console: Console, misses: Iterable[NearMiss]) -> None:
 
 def print_summary(console: Console, model: str, result: FuseResult) -> None:
     """The table that ends `graphfuse fuse`."""
-    table = _table(model, "found", "fused")
+    table = table_of(model, "found", "fused")
     fused = Counter(fusion.site.kind for fusion in result.fused)
     for kind in (LAYER_NORM, RMS_NORM):
         table.add_row(f"Add + {kind}", str(result.scan.count(kind)), str(fused[kind]))
@@ -161,7 +161,7 @@ def print_costs(console: Console, result: FuseResult) -> None:
 
 def print_checks(console: Console, report: ValidationReport, command: str) -> None:
     """The worst figure of each gate, and every failure; `command` and its options repeat it."""
-    table = _table("gate", "worst", "bound", "at", "verdict")
+    table = table_of("gate", "worst", "bound", "at", "verdict")
     for gate, meaning in GATES.items():
         worst = report.worst(gate)
         if worst is not None:
@@ -213,7 +213,8 @@ def describe(check: Check) -> str:
     )
 
 
-def _table(*columns: str) -> Table:
+def table_of(*columns: str) -> Table:
+    """An empty table as all of these views have it."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")

@@ -27,7 +27,7 @@ import torch
 
 import graphfuse
 from graphfuse.bench.timing import Threads, paired, pinned
-from models.architectures import Example, Flat
+from models.example import Example, Flat
 from models.export import export, minilm
 
 SHAPES = {

@@ -18,7 +18,7 @@ import onnx
 
 import graphfuse
 from graphfuse.graph import model_file
-from models.small import SMALL
+from models.committed import COMMITTED
 from tests.conftest import MODELS
 from tests.graphs import DECOMPOSED_LAYER_NORM, DECOMPOSED_RMS_NORM, residual
 from tests.hostile.cases import furnish
@@ -39,7 +39,9 @@ def seeds(folder: Path) -> list[bytes]:
     furnish(folder / "model")
     entries = (("location", "weights.bin"), ("offset", "8"), ("length", "32"))
     found += [write(folder / "model", place, entries, None).read_bytes() for place in PLACES]
-    exports = sorted((MODELS / small.file for small in SMALL), key=lambda path: path.stat().st_size)
+    exports = sorted(
+        (MODELS / small.file for small in COMMITTED), key=lambda path: path.stat().st_size
+    )
     return found + [_without_weights(path) for path in exports[:2]]
 
 

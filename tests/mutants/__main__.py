@@ -10,8 +10,7 @@ from pathlib import Path
 
 import torch
 
-from models.architectures import build
-from models.export import export
+from models.export import build, export
 from tests.mutants.kinds import KINDS
 from tests.mutants.trial import TARGETS, Verdict, verdicts
 

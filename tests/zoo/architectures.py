@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from models.architectures import Example
+from models.example import Example
 from tests.zoo.audio import AUDIO, SERIES
 from tests.zoo.decoders import DECODERS
 from tests.zoo.encoders import ENCODERS

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.architectures import Axes, Example, Flat, randomize_norms
+from models.example import Axes, Example, Flat, randomize_norms
 
 VOCABULARY, HIDDEN, LAYERS, HEADS = 96, 32, 2, 4
 BATCH, SEQUENCE, TARGET = 2, 7, 5

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import math
-import os
-import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +17,10 @@ from graphfuse.errors import GraphfuseError, OriginalModelError
 from graphfuse.records import ValidationReport
 from graphfuse.validation.evaluator import UnsupportedModelError
 from graphfuse.validation.tolerance import END_TO_END, FLOAT
-from models.architectures import Example
+from models.example import Example
 from models.export import export
 from tests.eager import count_sites
+from tests.silence import silence
 from tests.zoo import known
 from tests.zoo.architectures import build
 
@@ -107,26 +103,6 @@ def _of_type(example: Example, dtype: torch.dtype) -> Example:
     """The example in another type. What is counted depends on it: T5 clamps sums in float16."""
     inputs = {k: v.to(dtype) if v.is_floating_point() else v for k, v in example.inputs.items()}
     return replace(example, module=example.module.to(dtype), inputs=inputs)
-
-
-@contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Nothing is printed, not by C++ either: exporters print whole graphs before they raise."""
-    level = logging.root.manager.disable
-    kept = [os.dup(stream) for stream in (1, 2)]
-    logging.disable(logging.CRITICAL)
-    sys.stdout.flush()
-    try:
-        with Path(os.devnull).open("w") as nowhere:
-            for stream in (1, 2):
-                os.dup2(nowhere.fileno(), stream)
-            with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-                yield
-    finally:
-        for stream, copy in zip((1, 2), kept, strict=True):
-            os.dup2(copy, stream)
-            os.close(copy)
-        logging.disable(level)
 
 
 def _words(error: BaseException) -> str:

@@ -1,51 +1,26 @@
-"""Small random Transformers, one per architecture, each with the inputs that it takes.
+"""Transformers as their users have them: Hugging Face's and torch.nn's, small and random.
 
 Hugging Face models are built from configurations, so nothing is downloaded; the widths are small
 enough for a test and every kind of layer is there. `ARCHITECTURES` maps a name to a function that
-gives an `Example`.
+gives an `Example`. The same architectures from their equations are in `models.zoo`.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from models.example import Example, Flat, randomize_norms
 
 VOCABULARY = 96
 HIDDEN = 32
 LAYERS = 2
 HEADS = 4
 BATCH, SEQUENCE = 2, 7
-
-Axes = dict[int, str]
-
-
-@dataclass
-class Example:
-    """A module in eval mode, its example inputs by name, and which of their axes are dynamic."""
-
-    module: nn.Module
-    inputs: dict[str, Tensor]
-    outputs: list[str]
-    axes: dict[str, Axes] = field(default_factory=dict)
-
-
-class Flat(nn.Module):
-    """Wraps a model that returns a record such that positional tensors go in and tensors out."""
-
-    def __init__(self, model: nn.Module, names: list[str], outputs: list[str]) -> None:
-        super().__init__()
-        self.model = model
-        self.names = names
-        self.outputs = outputs
-
-    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
-        result = self.model(**dict(zip(self.names, values, strict=True)), return_dict=True)
-        return tuple(result[name] for name in self.outputs)
 
 
 def _text(model: nn.Module, outputs: list[str], mask: bool = True, **more: Tensor) -> Example:
@@ -250,19 +225,19 @@ def transformer(norm_first: bool) -> Example:
 
 
 ARCHITECTURES: Mapping[str, Callable[[], Example]] = {
-    "bert": bert,
-    "gpt2": gpt2,
-    "llama": llama,
-    "mistral": mistral,
-    "gemma": gemma,
-    "t5": t5,
-    "opt": opt,
-    "vit": vit,
-    "whisper": whisper,
-    "encoder-pre": lambda: transformer_encoder(True),
-    "encoder-post": lambda: transformer_encoder(False),
-    "transformer-pre": lambda: transformer(True),
-    "transformer-post": lambda: transformer(False),
+    "hf-bert": bert,
+    "hf-gpt2": gpt2,
+    "hf-llama": llama,
+    "hf-mistral": mistral,
+    "hf-gemma": gemma,
+    "hf-t5": t5,
+    "hf-opt": opt,
+    "hf-vit": vit,
+    "hf-whisper": whisper,
+    "torch-encoder-pre": lambda: transformer_encoder(True),
+    "torch-encoder-post": lambda: transformer_encoder(False),
+    "torch-transformer-pre": lambda: transformer(True),
+    "torch-transformer-post": lambda: transformer(False),
 }
 
 
@@ -276,13 +251,3 @@ def build(name: str, seed: int = 0) -> Example:
     example.module.eval()
     randomize_norms(example.module, seed)
     return example
-
-
-def randomize_norms(module: nn.Module, seed: int) -> None:
-    """Draw scale and bias of every norm: fresh ones are 1 and 0, which would hide a mix-up."""
-    generator = torch.Generator().manual_seed(seed)
-    for part in module.modules():
-        if "norm" in type(part).__name__.lower():
-            for parameter in part.parameters(recurse=False):
-                noise = 0.2 * torch.randn(parameter.shape, generator=generator)
-                parameter.data.add_(noise.to(parameter.dtype))

@@ -1,0 +1,1 @@
+"""Roads into graphfuse from what users hold: PyTorch modules, onnx_graphsurgeon graphs."""

@@ -1,0 +1,173 @@
+"""Fusing an onnx_graphsurgeon.Graph in place.
+
+The graph is exported to a ModelProto, that is fused like any other, and what the rewrite changed is
+carried back: nodes that it kept stay the user's objects, as do all tensors that are still there.
+"""
+
+# pyright: reportMissingTypeStubs=false, reportUnknownMemberType=false
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from graphfuse.errors import UsageError, in_one_line
+from graphfuse.graph.model_file import wrap
+from graphfuse.pipeline import fuse_model
+from graphfuse.records import FuseResult
+
+AnyGraph = onnx.GraphProto | onnx.FunctionProto
+
+
+def fuse_graph(
+    graph: Any,
+    ep: str = "cpu",
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    fold_bias: bool = False,
+    folder: str | Path = ".",
+) -> FuseResult:
+    """Rewrite every site of an onnx_graphsurgeon.Graph in place, its bodies and functions included.
+
+    Nodes and tensors that the rewrite keeps stay the same objects; nodes that it removes are left
+    without inputs and outputs. The rules, options, records and errors are those of `fuse`; `folder`
+    is where external data of constants lies that were not loaded. `result.model` is the graph as
+    it was exported for the rewrite, fused. Raises UsageError when `graph` is no such graph, or
+    cannot be exported, and is then unchanged.
+    """
+    surgeon = importlib.import_module("onnx_graphsurgeon")
+    if not isinstance(graph, surgeon.Graph):
+        raise UsageError(
+            f"fuse_graph was given a {type(graph).__name__}, not an onnx_graphsurgeon.Graph",
+            "call graphfuse.fuse for a path or an onnx.ModelProto",
+        )
+    proto = _exported(surgeon, graph)
+    result = fuse_model(wrap(proto, Path(folder)), ep, include, exclude, fold_bias)
+    if result.changed:
+        _Carrying(surgeon, proto, result.proto).carry(graph)
+    return result
+
+
+def _exported(surgeon: Any, graph: Any) -> onnx.ModelProto:
+    try:
+        proto: onnx.ModelProto = surgeon.export_onnx(graph)
+    except Exception as error:
+        # graphsurgeon and onnx.helper raise anything on a graph that is incomplete.
+        text = in_one_line(error)
+        raise UsageError(
+            f"the graph cannot be exported ({type(error).__name__}: {text})",
+            "call onnx_graphsurgeon.export_onnx on it alone first",
+        ) from error
+    copy = onnx.ModelProto()
+    # Lazy constants lend the export their own protobufs.
+    copy.CopyFrom(proto)
+    return copy
+
+
+class _Carrying:
+    """What a rewrite of an exported model did, done to the graph that was exported."""
+
+    def __init__(self, surgeon: Any, before: onnx.ModelProto, after: onnx.ModelProto) -> None:
+        self.surgeon = surgeon
+        self.before, self.after = before, after
+        # The fused model as graphsurgeon reads it: new nodes, functions and constants come from it.
+        self.imported = surgeon.import_onnx(after)
+
+    def carry(self, graph: Any) -> None:
+        """Edit the main graph and the functions, then add what fused nodes need."""
+        old = {(each.domain, each.name): each for each in self.before.functions}
+        theirs = {(each.domain or "", each.name): each for each in graph.functions}
+        twins = {(each.domain or "", each.name): each for each in self.imported.functions}
+        for function in self.after.functions:
+            key = (function.domain, function.name)
+            if key in old and old[key] != function:
+                self._edit(theirs[key], old[key], function, twins[key], {})
+        added = [twins[key] for key in twins if key not in old]
+        self._edit(graph, self.before.graph, self.after.graph, self.imported, {})
+        # First, as the rewrite puts them: what reads functions in order wants callees first.
+        graph.functions[:0] = added
+        for function in graph.functions:
+            key = (function.domain or "", function.name)
+            if key in old and key in twins:
+                function.import_domains = twins[key].import_domains
+        graph.import_domains = self.imported.import_domains
+        graph.ir_version = self.after.ir_version
+
+    def _edit(
+        self, graph: Any, before: AnyGraph, after: AnyGraph, twin: Any, outer: Mapping[str, Any]
+    ) -> None:
+        """Give `graph` the nodes of `after`, its own where they are the same."""
+        tensors = {**outer, **graph.tensors()}
+        # Constants of a function are nodes in its protobuf and tensors in the graph.
+        offset = len(before.node) - len(graph.nodes)
+        own = {
+            tuple(proto.output): (proto, node)
+            for proto, node in zip(list(before.node)[offset:], graph.nodes, strict=True)
+        }
+        constant = {tuple(proto.output) for proto in list(before.node)[:offset]}
+        nodes: list[Any] = []
+        pairs = zip(after.node, twin.nodes, strict=True)
+        kept: list[tuple[onnx.NodeProto, onnx.NodeProto, Any, Any]] = []
+        fresh: list[Any] = []
+        for proto, imported in pairs:
+            key = tuple(proto.output)
+            if key in constant:
+                continue
+            if key in own and _is_kept(own[key][0], proto):
+                kept.append((own[key][0], proto, own[key][1], imported))
+                nodes.append(own[key][1])
+            else:
+                fresh.append(imported)
+                nodes.append(imported)
+        stay = {id(node) for node in nodes}
+        for _, node in own.values():
+            if id(node) not in stay:
+                node.inputs.clear()
+                node.outputs.clear()
+        for node in fresh:
+            self._adopt(node, tensors)
+        graph.nodes[:] = nodes
+        for old, new, node, imported in kept:
+            self._edit_bodies(old, new, node, imported, tensors)
+
+    def _adopt(self, node: Any, tensors: dict[str, Any]) -> None:
+        """Connect a new node to the graph's own tensors; new ones come with it."""
+        for field in ("inputs", "outputs"):
+            names = list(getattr(node, field))
+            getattr(node, field).clear()
+            for tensor in names:
+                mine = tensors.get(tensor.name, tensor) if tensor.name else tensor
+                if mine is tensor and tensor.name:
+                    tensor.inputs.clear()
+                    tensor.outputs.clear()
+                    tensors[tensor.name] = tensor
+                getattr(node, field).append(mine)
+
+    def _edit_bodies(
+        self, old: onnx.NodeProto, new: onnx.NodeProto, node: Any, imported: Any, outer: Any
+    ) -> None:
+        for before, after in zip(old.attribute, new.attribute, strict=True):
+            if before.HasField("g") and before.g != after.g:
+                body, twin = node.attrs[before.name], imported.attrs[before.name]
+                self._edit(body, before.g, after.g, twin, outer)
+
+
+def _is_kept(before: onnx.NodeProto, after: onnx.NodeProto) -> bool:
+    """Whether a node is the same but for what is inside its bodies."""
+    if before == after:
+        return True
+    if (before.op_type, before.domain, before.name) != (after.op_type, after.domain, after.name):
+        return False
+    plain = [
+        [each for each in node.attribute if not each.HasField("g")] for node in (before, after)
+    ]
+    bodies = [
+        [each.name for each in node.attribute if each.HasField("g")] for node in (before, after)
+    ]
+    return before.input == after.input and plain[0] == plain[1] and bodies[0] == bodies[1] != []

@@ -1,0 +1,111 @@
+"""How large the residual stream gets: its sums in the model's own runs on the user's feeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from graphfuse.errors import OriginalModelError, in_one_line
+from graphfuse.feeding import Feed, Feeding
+from graphfuse.graph.model_file import Model
+from graphfuse.records import Reading, StreamSum
+from graphfuse.runtime import CPU, require_provider, run, session
+from graphfuse.validation.exposed import CHUNK, exposed
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+
+@dataclass
+class _Pool:
+    """Mean and squared deviation of arrays that come one after the other.
+
+    Chan, Golub and LeVeque: Updating Formulae and a Pairwise Algorithm for Computing Sample
+    Variances, 1979, equation 2.1.
+    """
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+    largest: float = 0.0
+
+    def add(self, array: Array) -> None:
+        values = array.astype(np.float64)
+        finite = values[np.isfinite(values)]
+        if finite.size:
+            mean, total = float(finite.mean()), self.count + finite.size
+            apart = mean - self.mean
+            self.squares += float(np.square(finite - mean).sum())
+            self.squares += apart * apart * self.count * finite.size / total
+            self.mean += apart * finite.size / total
+            self.count = total
+            self.largest = max(self.largest, float(np.abs(finite).max()))
+        if finite.size < values.size:
+            self.largest = math.inf
+
+    def reading(self, of: StreamSum) -> Reading:
+        std = math.sqrt(self.squares / self.count) if self.count else 0.0
+        return Reading(of, self.mean, std, self.largest)
+
+
+def read(model: Model, sums: Sequence[StreamSum], feeding: Feeding) -> list[Reading]:
+    """Run a model on the CPU, optimizations off, and measure sums of its main graph.
+
+    Raises OriginalModelError when it does not run on the feeds, UsageError for feeds that do not
+    fit, and ProviderError when onnxruntime is missing.
+    """
+    require_provider(CPU)
+    feeds: list[Feed] | None = None
+    readings: list[Reading] = []
+    for start in range(0, len(sums), CHUNK):
+        chunk = sums[start : start + CHUNK]
+        wider = exposed(model, [each.tensor for each in chunk])
+        pools = [_Pool() for _ in chunk]
+        try:
+            made = session(wider.proto, wider.folder, CPU, False)
+        except Exception as error:
+            # onnxruntime raises its own classes, one per failure code.
+            raise _does_not_run(error) from error
+        if feeds is None:
+            feeds = _runnable(made, feeding, model)
+        for feed in feeds:
+            values = run(made, feed.values)
+            for each, pool in zip(chunk, pools, strict=True):
+                pool.add(np.asarray(values[each.tensor]))
+        readings += [pool.reading(each) for each, pool in zip(chunk, pools, strict=True)]
+    return readings
+
+
+def _runnable(made: Any, feeding: Feeding, model: Model) -> list[Feed]:
+    """Of each set of feeds the first that the model runs on; what the user gives must run."""
+    found: list[Feed] = []
+    for alternatives in feeding.feeds(model.proto, 1):
+        failure: Exception | None = None
+        for feed in alternatives:
+            try:
+                run(made, feed.values)
+            except Exception as error:
+                # As above; another size may run.
+                failure = failure or error
+                continue
+            found.append(feed)
+            failure = None
+            break
+        if failure is not None:
+            raise _does_not_run(failure) from failure
+    return found
+
+
+def _does_not_run(error: Exception) -> OriginalModelError:
+    text = in_one_line(error)
+    return OriginalModelError(
+        f"the model does not run on {CPU}: {text}",
+        "run it in onnxruntime alone first; feeds can be given with --load-inputs "
+        "or --input-shapes",
+    )

@@ -1,0 +1,45 @@
+"""The terminal view of a model's residual stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from graphfuse.records import DRIFTING, HEALTHY, OVERFLOWS, SQUARES_OVERFLOW, Reading
+from graphfuse.report.terminal import table_of
+
+WORSE = (DRIFTING, SQUARES_OVERFLOW, OVERFLOWS)
+
+
+def print_readings(console: Console, readings: Sequence[Reading]) -> None:
+    """A row for each sum of the stream, and where it first leaves a range."""
+    table = table_of("sum", "site", "layer", "mean", "std", "largest", "of float16", "reading")
+    for number, found in enumerate(readings):
+        table.add_row(
+            str(number),
+            f"{found.of.site} {found.of.kind}" if found.of.site else "no norm",
+            "-" if found.of.layer is None else str(found.of.layer),
+            f"{found.mean:.3g}",
+            f"{found.std:.3g}",
+            f"{found.largest:.3g}",
+            f"{found.float16_share:.2%}"
+            if found.float16_share < 10
+            else f"{found.float16_share:.3g}x",
+            found.verdict,
+        )
+    if readings:
+        console.print(table)
+    console.print(summary(readings))
+
+
+def summary(readings: Sequence[Reading]) -> str:
+    """How many sums have each reading, and which is the first of each."""
+    if not readings:
+        return "no sums of a residual stream"
+    words = [f"{sum(found.verdict == HEALTHY for found in readings)} healthy"]
+    for verdict in WORSE:
+        those = [n for n, found in enumerate(readings) if found.verdict == verdict]
+        if those:
+            words.append(f"{len(those)} {verdict} (first sum {those[0]})")
+    return f"{len(readings)} sums: {', '.join(words)}"

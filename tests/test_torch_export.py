@@ -1,0 +1,171 @@
+"""graphfuse.export: from a PyTorch module to a fused file, judged against the module itself."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+import graphfuse
+from graphfuse.errors import (
+    GateError,
+    OriginalModelError,
+    ProviderError,
+    UsageError,
+    ValidationError,
+)
+from graphfuse.integrations import pytorch
+from models import blocks
+from models.zoo import build
+from tests.conftest import files_of
+
+
+class Block(nn.Module):
+    """A residual connection and a norm, with two inputs of which one has a default."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(16, 16)
+        self.norm = blocks.LayerNorm(16)
+
+    def forward(self, x: Tensor, scale: Tensor | None = None) -> dict[str, Tensor]:
+        total = x + self.inner(x) if scale is None else x + scale * self.inner(x)
+        return {"normal": self.norm(total), "sum": total}
+
+
+def example(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(3))
+
+
+def test_a_module_becomes_a_fused_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module, path = Block().eval(), tmp_path / "block.onnx"
+    result = graphfuse.export(
+        module,
+        (example(2, 5, 16),),
+        path,
+        kwargs={"scale": torch.tensor(0.5)},
+        dynamic_shapes={"x": {0: Dim("batch"), 1: Dim("length")}, "scale": None},
+        output_names=["normal", "sum"],
+    )
+    assert len(result.fused) == 1
+    assert files_of(tmp_path) == ["block.onnx"]
+    assert result.validation is not None
+    judged = {c.subject for c in result.validation.checks if c.where.endswith("eager PyTorch")}
+    assert judged == {"sum", "normal"}
+    assert any("float64 twin in PyTorch" in note for note in result.validation.notes)
+    # Another batch and another length than the example's.
+    x = example(3, 9, 16)
+    session = ort.InferenceSession(path)
+    after = session.run(["normal"], {"x": x.numpy(), "scale": np.array(0.5, np.float32)})[0]
+    with torch.no_grad():
+        before = module(x, torch.tensor(0.5))["normal"].numpy()
+    np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_decoder_with_caches(dtype: torch.dtype, tmp_path: Path) -> None:
+    case = build("llama2", cache=True)
+    module = case.module.to(dtype)
+    args = [v.to(dtype) if v.is_floating_point() else v for v in case.inputs.values()]
+    result = graphfuse.export(module, args, tmp_path / "m.onnx", output_names=case.outputs)
+    assert len(result.fused) == 4
+    report = result.validation
+    assert report is not None
+    judged = [c.subject for c in report.checks if c.where.endswith("eager PyTorch")]
+    assert set(judged) == set(case.outputs)
+
+
+def test_what_narrows_inside_still_has_a_float64_twin() -> None:
+    """An RMSNorm that works in float32 whatever it is given, as Hugging Face's do."""
+
+    class Narrowing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            wide = x.to(torch.float32)
+            return (wide / torch.sqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
+
+    x = example(4, 64)
+    found = pytorch._Call(torch, Narrowing(), (x,), {}).exact()
+    wide = x.double()
+    exact = wide / torch.sqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)
+    np.testing.assert_allclose(found[0], exact.numpy(), rtol=1e-14)
+
+
+def test_a_module_without_a_twin_is_compared_with_itself(tmp_path: Path) -> None:
+    class Stubborn(Block):
+        def __deepcopy__(self, memo: Any) -> Any:
+            raise RuntimeError("one of a kind")
+
+    module = Stubborn().eval()
+    result = graphfuse.export(module, (example(2, 16),), tmp_path / "m.onnx")
+    assert result.validation is not None
+    assert any("no float64 twin (RuntimeError: one of a kind" in n for n in result.validation.notes)
+
+
+def test_a_module_without_sites_is_exported_as_it_is(tmp_path: Path) -> None:
+    module = nn.Linear(4, 4).eval()
+    result = graphfuse.export(module, (example(2, 4),), tmp_path / "m.onnx")
+    assert not result.fused
+    assert result.validation is not None
+    assert {check.gate for check in result.validation.checks} == {"G2", "G3", "G4"}
+    ort.InferenceSession(tmp_path / "m.onnx")
+
+
+def test_large_weights_go_beside_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pytorch, "LARGE", 1000)
+    graphfuse.export(Block().eval(), (example(2, 16),), tmp_path / "m.onnx")
+    assert files_of(tmp_path) == ["m.onnx", "m.onnx.data"]
+    ort.InferenceSession(tmp_path / "m.onnx")
+
+
+def test_an_export_that_is_not_the_module_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch writes another scale than the module has: only eager PyTorch can tell."""
+    module = Block().eval()
+    eager = pytorch._Call.eager
+
+    def other(call: Any) -> Any:
+        with torch.no_grad():
+            module.norm.gamma.mul_(1.001)
+        return eager(call)
+
+    monkeypatch.setattr(pytorch._Call, "eager", other)
+    with pytest.raises(ValidationError, match="not what the module computes: G2 of"):
+        graphfuse.export(module, (example(2, 16),), tmp_path / "m.onnx")
+    assert files_of(tmp_path) == []
+
+
+def test_errors_name_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    module, args = Block().eval(), (example(2, 16),)
+    with pytest.raises(UsageError, match=r"module\.eval\(\)"):
+        graphfuse.export(Block(), args, path)
+    with pytest.raises(UsageError, match="unknown level 'slow'"):
+        graphfuse.export(module, args, path, validation="slow")
+    with pytest.raises(UsageError, match="tpu"):
+        graphfuse.export(module, args, path, ep="tpu")
+    with pytest.raises(GateError):
+        graphfuse.export(module, args, path, min_fused=2)
+    with pytest.raises(OriginalModelError, match="PyTorch cannot export"):
+        graphfuse.export(module, (example(2, 5),), path)
+    path.touch()
+    with pytest.raises(UsageError, match="exists"):
+        graphfuse.export(module, args, path)
+    assert files_of(tmp_path) == ["m.onnx"]
+
+
+@pytest.mark.parametrize("missing", ["torch", "onnxscript"])
+def test_a_missing_package_names_the_extra(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)  # type: ignore[arg-type]
+    with pytest.raises(ProviderError, match=rf"{missing} .*pip install 'graphfuse\[torch\]'"):
+        graphfuse.export(object(), (), tmp_path / "m.onnx")
