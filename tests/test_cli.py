@@ -268,9 +268,9 @@ def test_original_that_does_not_run(shell: Shell, tmp_path: Path) -> None:
 
 def test_a_model_that_fails_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import graphfuse
-    from graphfuse import pipeline
+    from graphfuse import fusing
 
-    honest = pipeline.rewrite
+    honest = fusing.rewrite
 
     def wrong(*arguments: object) -> onnx.ModelProto:
         made = honest(*arguments)  # type: ignore[arg-type]
@@ -278,7 +278,7 @@ def test_a_model_that_fails_is_not_written(tmp_path: Path, monkeypatch: pytest.M
         next(a for a in node.attribute if a.name == "epsilon").f *= 2
         return made
 
-    monkeypatch.setattr(pipeline, "rewrite", wrong)
+    monkeypatch.setattr(fusing, "rewrite", wrong)
     with pytest.raises(graphfuse.ValidationError, match="validation failed at") as caught:
         graphfuse.optimize(BERT, tmp_path / "out.onnx", strict=True)
     assert caught.value.exit_code == 1

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 import graphfuse
-from graphfuse import pipeline
+from graphfuse import fusing
 from graphfuse.reasons import Reason
 from graphfuse.records import Plan
 from graphfuse.runtime import run, session
@@ -72,7 +72,7 @@ def stored(tmp_path: Path) -> Path:
 
 def damaging(monkeypatch: pytest.MonkeyPatch, damage: Damage, *outputs: str) -> None:
     """Let the rewriter be wrong at some sites."""
-    sound = pipeline.rewrite
+    sound = fusing.rewrite
 
     def wrong(proto: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
         result = sound(proto, plan)
@@ -81,7 +81,7 @@ def damaging(monkeypatch: pytest.MonkeyPatch, damage: Damage, *outputs: str) -> 
                 damage(node)
         return result
 
-    monkeypatch.setattr(pipeline, "rewrite", wrong)
+    monkeypatch.setattr(fusing, "rewrite", wrong)
 
 
 @pytest.mark.parametrize("level", ["fast", "full", "sites"])
@@ -142,7 +142,7 @@ def test_all_of_them_wrong_leaves_the_model_as_it_was(
 def test_a_failure_that_no_site_is_to_blame_for_fails(
     stored: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sound = pipeline.rewrite
+    sound = fusing.rewrite
 
     def wrong(proto: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
         result = sound(proto, plan)
@@ -151,7 +151,7 @@ def test_a_failure_that_no_site_is_to_blame_for_fails(
                 node.op_type = "Neg"
         return result
 
-    monkeypatch.setattr(pipeline, "rewrite", wrong)
+    monkeypatch.setattr(fusing, "rewrite", wrong)
     with pytest.raises(graphfuse.ValidationError, match="validation failed at"):
         graphfuse.optimize(stored, stored.with_name("o.onnx"))
 

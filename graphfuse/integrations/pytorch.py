@@ -32,10 +32,11 @@ from graphfuse.errors import (
     ValidationError,
     in_one_line,
 )
+from graphfuse.fusing import LEVELS, Stage, silent
 from graphfuse.graph.model_file import Model, load
 from graphfuse.graph.shapes import type_of
 from graphfuse.graph.weights import Target, check_output
-from graphfuse.pipeline import LEVELS, Stage, optimize, silent, write
+from graphfuse.pipeline import optimize, write
 from graphfuse.records import Check, FuseResult, ValidationReport
 from graphfuse.runtime import run, session
 from graphfuse.validation.outputs import OutputJudge

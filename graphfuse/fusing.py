@@ -1,0 +1,170 @@
+"""One model on its way to a fused one; sites that fail validation are put back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+
+import onnx
+
+from graphfuse import targets
+from graphfuse.errors import UsageError, ValidationError
+from graphfuse.feeding import Feeding
+from graphfuse.graph.model_file import Model, materialized
+from graphfuse.graph.tensors import count_nodes
+from graphfuse.patterns.scan import scan as scan_model
+from graphfuse.plan import plan as make_plan
+from graphfuse.records import Cost, FuseResult, Scan, ValidationReport
+from graphfuse.rewrite import rewrite
+
+Stage = Callable[[str], object]
+
+LEVELS = ("fast", "full", "sites", "none")
+"""Levels of validation (validation/judge.py), and none."""
+
+
+AUTOTUNE = "autotune"
+COSTS = ("table", AUTOTUNE, "none")
+"""How it is known that a fused node wins."""
+
+
+def silent(_: str) -> None:
+    """The progress of a library call: none."""
+
+
+@dataclass
+class Fusing:
+    """One model and what the user wants of it; sites can be put back, so it may be asked again."""
+
+    source: Model
+    ep: str
+    include: Sequence[str]
+    exclude: Sequence[str]
+    fold_bias: bool
+    by: str
+    shapes: Mapping[str, tuple[int, ...]]
+    stage: Stage
+
+    @cached_property
+    def costs(self) -> Mapping[str, Cost] | None:
+        """What is known of the sites' costs beside the table; None when all are to be fused."""
+        if self.by != AUTOTUNE:
+            return None if self.by == "none" else {}
+        from graphfuse.bench.autotune import autotune
+        from graphfuse.runtime import require_provider
+
+        provider = targets.target(self.ep).provider
+        require_provider(provider)
+        return autotune(self.source, self.scan, self.ep, provider, self.shapes, self.stage)
+
+    @cached_property
+    def scan(self) -> Scan:
+        """The sites, looked for once."""
+        targets.target(self.ep)
+        self.stage("scanning")
+        return scan_model(self.source)
+
+    def result(self, put_back: Mapping[str, str]) -> FuseResult:
+        """The rewritten model; `put_back` are ids of sites to leave, and why."""
+        planned = make_plan(
+            self.source,
+            self.scan,
+            self.ep,
+            self.include,
+            self.exclude,
+            self.fold_bias,
+            put_back,
+            self.costs,
+        )
+        self.stage("rewriting")
+        model = rewrite(self.source.proto, planned)
+        return FuseResult(
+            proto=model,
+            target=self.ep,
+            scan=self.scan,
+            fused=planned.fusions,
+            left=(*self.scan.near_misses, *planned.left),
+            nodes_before=self.scan.nodes,
+            nodes_after=count_nodes(model),
+            costs=planned.costs,
+            complete=partial(materialized, self.source),
+        )
+
+    def validated(self, level: str, feeding: Feeding, strict: bool) -> FuseResult:
+        """The rewritten model without the sites that fail validation, and the report of the rest.
+
+        Raises ValidationError when `strict`, or when no site can be blamed.
+        """
+        put_back: dict[str, str] = {}
+        while True:
+            result = self.result(put_back)
+            if not result.changed:
+                return result
+            fused = self.source.edited(result.proto)
+            eps = self.ep.split(",")
+            report = validate_models(self.source, fused, eps, feeding, level, (), self.stage)
+            if report.passed:
+                return replace(result, validation=report)
+            blamed = {
+                fusion.site.id: _why(report, fusion.output)
+                for fusion in result.fused
+                if fusion.output in report.wrong
+            }
+            if strict or not blamed:
+                raise ValidationError(_failure(report), "nothing was written; please report it")
+            put_back |= blamed
+
+
+def validate_models(
+    original: Model,
+    fused: Model,
+    eps: Sequence[str],
+    feeding: Feeding,
+    level: str,
+    sites: Sequence[str],
+    stage: Stage,
+) -> ValidationReport:
+    """`validate`, of two models that were loaded."""
+    from graphfuse.validation.judge import LEVELS, judge
+
+    if level not in LEVELS:
+        raise UsageError(f"unknown level {level!r}", f"choose one of {', '.join(LEVELS)}")
+    providers = {ep: targets.target(ep).provider for ep in targets.resolve(eps)}
+    check_signature(original.proto.graph, fused.proto.graph)
+    return judge(original, fused, providers, feeding, level, sites, stage)
+
+
+def check_signature(original: onnx.GraphProto, fused: onnx.GraphProto) -> None:
+    """Raise UsageError when two models have other inputs or outputs."""
+    for kind in ("input", "output"):
+        names = [[v.name for v in getattr(graph, kind)] for graph in (original, fused)]
+        if names[0] != names[1]:
+            raise UsageError(
+                f"the models' {kind}s differ: {', '.join(names[0])} and {', '.join(names[1])}",
+                "validate a model against the one that it was made from",
+            )
+
+
+def check_costs(costs: str) -> None:
+    """Raise UsageError for an unknown way to know costs."""
+    if costs not in COSTS:
+        raise UsageError(f"unknown costs {costs!r}", f"choose one of {', '.join(COSTS)}")
+
+
+def _why(report: ValidationReport, output: str) -> str:
+    """How a fused node failed: its own check, or the first of the whole model's."""
+    own = [check for check in report.failures if check.subject == output]
+    check = (own or list(report.failures))[0]
+    return f"{check.gate} is {check.value:.3g}, bound {check.bound:.3g} ({check.where})"
+
+
+def _failure(report: ValidationReport) -> str:
+    first = report.failures[0]
+    names = sorted({check.subject for check in report.failures})
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    at = f"; the first site that differs is {report.first_difference}"
+    return (
+        f"validation failed at {shown}: {first.gate} of {first.subject} is {first.value:.3g}, "
+        f"bound {first.bound:.3g} ({first.where}){at if report.first_difference else ''}"
+    )

@@ -1,0 +1,130 @@
+"""What is planned, and what comes of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from graphfuse.reasons import Reason
+from graphfuse.records.runs import ValidationReport
+from graphfuse.records.sites import NearMiss, Scan, Site
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """One planned rewrite: the site, the operator that replaces it, and its inputs in order.
+
+    `output` is the normalised tensor as the operator yields it. `prelude` are nodes that compute a
+    scale or bias from weights, where an expression asks for it; `epilogue` moves the rows of the
+    output as those of the sum were moved before the norm. `body` is the function that the operator
+    needs.
+    """
+
+    site: Site
+    domain: str
+    op_type: str
+    inputs: tuple[str, ...]
+    output: str
+    prelude: tuple[onnx.NodeProto, ...] = ()
+    epilogue: tuple[onnx.NodeProto, ...] = ()
+    body: onnx.FunctionProto | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """An initializer to add: `value` in every element, for an absent scale or bias."""
+
+    name: str
+    elem_type: int
+    extents: tuple[int, ...]
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """How many times faster a site's fused node is than its original nodes, and how that is known.
+
+    `source` is `table` (measured before, interpolated) or `autotune` (measured on this machine),
+    `where` the size that it holds for. `folds` says that the node adds the bias vector as well.
+    """
+
+    site: str
+    source: str
+    speedup: float
+    where: str
+    wins: bool = True
+    folds: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is rewritten for a target, and what is left with its reason."""
+
+    target: str
+    fusions: tuple[Fusion, ...]
+    left: tuple[NearMiss, ...]
+    vectors: tuple[Vector, ...] = ()
+    costs: tuple[Cost, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HashedFile:
+    """A file that was read or written: path as given, size in bytes, SHA-256 in hexadecimal.
+
+    `sha256` is empty for a file that was not read as a whole: weights that stayed where they are.
+    """
+
+    path: str
+    size: int
+    sha256: str
+
+
+def _as_it_is(proto: onnx.ModelProto) -> onnx.ModelProto:
+    return proto
+
+
+@dataclass(frozen=True)
+class FuseResult:
+    """The outcome of `fuse` and `optimize`.
+
+    `fused` are the sites that became one node, `left` all near misses, those of the target
+    included. `written` are the files that were written, the model first, `read` those of the
+    original, and `notes` what is to be said of them. `proto` is the rewritten model while weights
+    that are inline in a large file still lie there: `complete` puts them in.
+    """
+
+    proto: onnx.ModelProto = field(repr=False)
+    target: str
+    scan: Scan
+    fused: tuple[Fusion, ...]
+    left: tuple[NearMiss, ...]
+    nodes_before: int
+    nodes_after: int
+    validation: ValidationReport | None = None
+    written: tuple[HashedFile, ...] = field(default=())
+    read: tuple[HashedFile, ...] = field(default=())
+    notes: tuple[str, ...] = field(default=())
+    costs: tuple[Cost, ...] = ()
+    complete: Callable[[onnx.ModelProto], onnx.ModelProto] = field(
+        default=_as_it_is, repr=False, compare=False
+    )
+
+    @cached_property
+    def model(self) -> onnx.ModelProto:
+        """The rewritten model; external data stays where it was, what was inline is inline."""
+        return self.complete(self.proto)
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was rewritten."""
+        return bool(self.fused)
+
+    def reasons(self) -> Counter[Reason]:
+        """How often each reason occurs among what is left."""
+        return Counter(miss.reason for miss in self.left)

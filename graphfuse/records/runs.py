@@ -1,0 +1,155 @@
+"""What running models shows: checks, activations, the report of a validation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+FLOAT16_LARGEST = 65504.0
+FLOAT16_LARGEST_SQUARED = 255.0
+"""The largest magnitude whose square float16 holds, rounded down."""
+DRIFT = 100.0
+"""Beyond it the steps of float16 are 1/16 and more: what a block adds begins to be lost."""
+
+HEALTHY = "healthy"
+DRIFTING = "drifting"
+SQUARES_OVERFLOW = "squares overflow in float16"
+OVERFLOWS = "overflows float16"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One figure of a gate against its bound: `value <= bound` passes.
+
+    `gate` is G0 (meaning, relative L2 in float64), G1 (a site alone, multiples of the rounding
+    bound), G2 (the whole model, relative L2 distance to float64), G3 (elements that lost their
+    value to NaN, infinity or zero) or G4 (decisions and integers that changed). `subject` is the
+    output of the model or of the fused node, `where` the feed that gave the worst, and `repeat`
+    the options of `graphfuse validate ORIGINAL FUSED` that measure it again.
+    """
+
+    gate: str
+    subject: str
+    value: float
+    bound: float
+    where: str
+    passed: bool
+    repeat: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """What a sum was in the original's own run: `largest` is a magnitude.
+
+    `float16_share` is that magnitude's share of float16's range. `squares_overflow` says that its
+    square leaves that range: providers that square in float16 then give infinity.
+    """
+
+    site: str
+    mean: float
+    std: float
+    largest: float
+
+    @property
+    def float16_share(self) -> float:
+        """The largest magnitude, as a share of 65,504."""
+        return self.largest / 65504.0
+
+    @property
+    def squares_overflow(self) -> bool:
+        """Whether the square of the largest magnitude is beyond float16."""
+        return self.largest > 255.0
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSum:
+    """A sum of the residual stream: `tensor`, and the site and kind of the norm that reads it.
+
+    `site` and `kind` are empty where no norm does. `squares_in_type` says that the norm is written
+    out and squares in the type of the sum, so in float16 once the model is.
+    """
+
+    tensor: str
+    site: str
+    kind: str
+    layer: int | None
+    squares_in_type: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a sum of the residual stream was over all feeds, in the model's own runs.
+
+    `largest` is a magnitude, infinite where an element was not finite; mean and standard deviation
+    are those of the finite elements.
+    """
+
+    of: StreamSum
+    mean: float
+    std: float
+    largest: float
+
+    @property
+    def float16_share(self) -> float:
+        """The largest magnitude, as a share of 65,504."""
+        return self.largest / FLOAT16_LARGEST
+
+    @property
+    def verdict(self) -> str:
+        """Whether the sum could be float16: one of the four readings of this module."""
+        if self.largest > FLOAT16_LARGEST:
+            return OVERFLOWS
+        if self.of.squares_in_type and self.largest > FLOAT16_LARGEST_SQUARED:
+            return SQUARES_OVERFLOW
+        return DRIFTING if self.largest > DRIFT else HEALTHY
+
+
+@dataclass(frozen=True, slots=True)
+class Unpaired:
+    """A fused node that could not be compared with what it replaced, and why."""
+
+    site: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationReport:
+    """All checks of one validation. `passed` is true when every one of them holds.
+
+    `wrong` are outputs of fused nodes that are to blame for a failure, in the order of the model.
+    `evaluated` tells what evaluated which operators for the float64 twins. `activations` are the
+    sums of the original's own run, `unpaired` the fused nodes that only the whole model was judged
+    by, and `notes` what was left out and why.
+    """
+
+    checks: tuple[Check, ...]
+    providers: tuple[str, ...]
+    seed: int
+    level: str = "full"
+    wrong: tuple[str, ...] = ()
+    evaluated: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    activations: tuple[Activation, ...] = ()
+    unpaired: tuple[Unpaired, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def first_difference(self) -> str:
+        """The output of the first fused node that is to blame; '' when none is."""
+        return self.wrong[0] if self.wrong else ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check holds."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        """The checks that do not hold."""
+        return tuple(check for check in self.checks if not check.passed)
+
+    def worst(self, gate: str) -> Check | None:
+        """The check of a gate that is furthest out, relative to its bound."""
+        mine = [check for check in self.checks if check.gate == gate]
+        if not mine:
+            return None
+        return max(mine, key=lambda c: (not c.passed, c.value / c.bound if c.bound else 0.0))
