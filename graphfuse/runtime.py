@@ -89,9 +89,14 @@ def available_providers() -> list[str]:
     return foreign.onnxruntime().get_available_providers()
 
 
-def require_provider(provider: str) -> None:
-    """Raise ProviderError when onnxruntime does not have an execution provider."""
+def require_provider(provider: str, since: tuple[int, int] = (0, 0)) -> None:
+    """Raise ProviderError when onnxruntime lacks a provider, or is older than `since`."""
     runtime = foreign.onnxruntime()
+    if tuple(map(int, runtime.__version__.split(".")[:2])) < since:
+        raise ProviderError(
+            f"onnxruntime {runtime.__version__} is too old for the fused nodes on {provider}",
+            f"install {since[0]}.{since[1]} or later",
+        )
     available = runtime.get_available_providers()
     if provider not in available:
         extra = "cuda" if "CUDA" in provider else "cpu"

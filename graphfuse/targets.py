@@ -219,6 +219,11 @@ def best_here() -> str:
     return next((known[name] for name in available_providers() if name in known), "portable")
 
 
+def since(target: Target) -> tuple[int, int]:
+    """The first version of onnxruntime in which every operator of a target is right."""
+    return max(row.since for rows in (target.rows, *target.all_of) for row in rows.values())
+
+
 def refusal(target: Target, site: Site, opset: int) -> Refusal | None:
     """Why a target cannot take a site; None when it can."""
     for rows in target.all_of or (target.rows,):
