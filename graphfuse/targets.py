@@ -115,7 +115,8 @@ _TABLE: tuple[tuple[str, str, str, Mapping[str, Row]], ...] = (
             (*_HALF, TensorProto.BFLOAT16),
             TRAILING,
             (LAYER_NORM, RMS_NORM),
-            "onnxruntime/contrib_ops/cuda/bert/skip_layer_norm.cc",
+            "onnxruntime/contrib_ops/cuda/bert/skip_layer_norm.cc (bias is input 3 of the RMS form) "
+            "and contrib_ops/cpu/skip_layer_norm_helper.h (CheckInputs: ranks, broadcasts, scale)",
         ),
     ),
     (
@@ -125,7 +126,10 @@ _TABLE: tuple[tuple[str, str, str, Mapping[str, Row]], ...] = (
         # It reads input 3 as LayerNorm's bias for both operators, and that is where
         # SkipSimplifiedLayerNormalization has the bias that comes before the norm.
         _contrib(
-            _HALF, TRAILING, (LAYER_NORM,), "onnxruntime/contrib_ops/webgpu/bert/skip_layer_norm.cc"
+            _HALF,
+            TRAILING,
+            (LAYER_NORM,),
+            "onnxruntime/contrib_ops/webgpu/bert/skip_layer_norm.cc at commit 007a78e",
         ),
     ),
     (
