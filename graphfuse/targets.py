@@ -115,8 +115,8 @@ _TABLE: tuple[tuple[str, str, str, Mapping[str, Row]], ...] = (
             (*_HALF, TensorProto.BFLOAT16),
             TRAILING,
             (LAYER_NORM, RMS_NORM),
-            "onnxruntime/contrib_ops/cuda/bert/skip_layer_norm.cc (bias is input 3 of the RMS form) "
-            "and contrib_ops/cpu/skip_layer_norm_helper.h (CheckInputs: ranks, broadcasts, scale)",
+            "onnxruntime/contrib_ops/cuda/bert/skip_layer_norm.cc (an RMSNorm's bias is input 3), "
+            "contrib_ops/cpu/skip_layer_norm_helper.h (CheckInputs: ranks, broadcasts, scale)",
         ),
     ),
     (
