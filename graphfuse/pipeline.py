@@ -216,9 +216,10 @@ def bench(
     from graphfuse.runtime import require_provider
 
     options = options or BenchOptions()
-    providers = {ep: targets.target(ep).provider for ep in targets.resolve(eps)}
-    for provider in providers.values():
-        require_provider(provider)
+    rows = [targets.target(ep) for ep in targets.resolve(eps)]
+    for row in rows:
+        require_provider(row.provider, targets.since(row))
+    providers = {row.name: row.provider for row in rows}
     first = as_model(original)
     if fused is None:
         return time_sites(first, scan_model(first), providers, options, stage)

@@ -35,6 +35,8 @@ DISABLED_KEY = "optimization.disable_specified_optimizers"
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
+EXTRAS = {CPU: "cpu", CUDA: "cuda"}
+"""The extra of graphfuse that brings an onnxruntime with the provider."""
 
 Providers = str | Sequence[str | tuple[str, Any]]
 
@@ -90,16 +92,21 @@ def available_providers() -> list[str]:
     return foreign.onnxruntime().get_available_providers()
 
 
-def require_provider(provider: str) -> None:
-    """Raise ProviderError when onnxruntime does not have an execution provider."""
+def require_provider(provider: str, since: tuple[int, int] = (0, 0)) -> None:
+    """Raise ProviderError when onnxruntime lacks a provider, or is older than `since`."""
     runtime = foreign.onnxruntime()
+    if tuple(map(int, runtime.__version__.split(".")[:2])) < since:
+        raise ProviderError(
+            f"onnxruntime {runtime.__version__} is too old for the fused nodes on {provider}",
+            f"install {since[0]}.{since[1]} or later",
+        )
     available = runtime.get_available_providers()
     if provider not in available:
-        extra = "cuda" if "CUDA" in provider else "cpu"
+        extra = EXTRAS.get(provider)
+        build = f"`graphfuse[{extra}]`" if extra else "a build of onnxruntime that has it"
         raise ProviderError(
             f"onnxruntime {runtime.__version__} has no {provider} (it has {', '.join(available)})",
-            f"install `graphfuse[{extra}]` on a machine that has one, "
-            "or skip the run with `fuse --validate none`",
+            f"install {build} on a machine for it, or skip the run with `fuse --validate none`",
         )
     if provider == CUDA:
         foreign.load_cuda_libraries()

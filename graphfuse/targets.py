@@ -115,7 +115,8 @@ _TABLE: tuple[tuple[str, str, str, Mapping[str, Row]], ...] = (
             (*_HALF, TensorProto.BFLOAT16),
             TRAILING,
             (LAYER_NORM, RMS_NORM),
-            "onnxruntime/contrib_ops/cuda/bert/skip_layer_norm.cc",
+            "onnxruntime/contrib_ops/cuda/bert/skip_layer_norm.cc (an RMSNorm's bias is input 3), "
+            "contrib_ops/cpu/skip_layer_norm_helper.h (CheckInputs: ranks, broadcasts, scale)",
         ),
     ),
     (
@@ -125,7 +126,10 @@ _TABLE: tuple[tuple[str, str, str, Mapping[str, Row]], ...] = (
         # It reads input 3 as LayerNorm's bias for both operators, and that is where
         # SkipSimplifiedLayerNormalization has the bias that comes before the norm.
         _contrib(
-            _HALF, TRAILING, (LAYER_NORM,), "onnxruntime/contrib_ops/webgpu/bert/skip_layer_norm.cc"
+            _HALF,
+            TRAILING,
+            (LAYER_NORM,),
+            "onnxruntime/contrib_ops/webgpu/bert/skip_layer_norm.cc at commit 007a78e",
         ),
     ),
     (
@@ -217,6 +221,11 @@ def best_here() -> str:
 
     known = {row.provider: row.name for row in reversed(list(TARGETS.values()))}
     return next((known[name] for name in available_providers() if name in known), "portable")
+
+
+def since(target: Target) -> tuple[int, int]:
+    """The first version of onnxruntime in which every operator of a target is right."""
+    return max(row.since for rows in (target.rows, *target.all_of) for row in rows.values())
 
 
 def refusal(target: Target, site: Site, opset: int) -> Refusal | None:

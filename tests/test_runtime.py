@@ -14,7 +14,7 @@ import onnxruntime as ort
 import pytest
 
 import graphfuse
-from graphfuse import kernels, runtime
+from graphfuse import kernels, runtime, targets
 from tests.conftest import MODELS
 from tests.graphs import DECOMPOSED_RMS_NORM, feeds, kinds, residual
 
@@ -98,6 +98,15 @@ def test_a_session_that_lacks_its_provider_is_an_error(monkeypatch: pytest.Monke
     with pytest.raises(graphfuse.ProviderError, match="cannot start it") as caught:
         runtime.session(residual(NORM), Path())
     assert caught.value.exit_code == 5
+
+
+def test_an_onnxruntime_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime.require_provider(runtime.CPU, (1, 17))
+    monkeypatch.setattr(ort, "__version__", "1.16.3")
+    with pytest.raises(graphfuse.ProviderError, match=r"1\.16\.3 is too old") as caught:
+        runtime.require_provider(runtime.CPU, targets.since(targets.target("cpu")))
+    assert caught.value.exit_code == 5
+    assert targets.since(targets.target("cpu,cuda")) == targets.since(targets.target("cuda"))
 
 
 def test_available_providers_end_with_the_cpu() -> None:

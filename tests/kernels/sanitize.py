@@ -78,7 +78,7 @@ def drive(sanitizer: str, calls: int, seed: int, folder: Path) -> int:
 
 
 def in_onnxruntime(folder: Path) -> int:
-    """The exit code of tests/test_kernels.py on a library with the sanitizers in it."""
+    """The exit code of the kernels' tests on a library with the sanitizers in it."""
     from graphfuse.kernels import library_path
 
     build(folder / library_path().name, "address", [])
@@ -90,7 +90,8 @@ def in_onnxruntime(folder: Path) -> int:
         "ASAN_OPTIONS": "detect_leaks=0",  # the interpreter's own
         "GRAPHFUSE_TEST_KERNELS": str(folder),
     }
-    command = [sys.executable, "-m", "pytest", "-q", "tests/test_kernels.py", "-k", "not exported"]
+    files = ["tests/test_kernels.py", "tests/test_kernel_sessions.py"]
+    command = [sys.executable, "-m", "pytest", "-q", *files, "-k", "not exported"]
     return subprocess.run(command, env=environment, cwd=ROOT, check=False).returncode
 
 
