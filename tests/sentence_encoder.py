@@ -57,7 +57,7 @@ for name in ("model.onnx", "model_graphfuse.onnx"):
         sys.argv[1], backend="onnx", device="cpu",
         model_kwargs={"file_name": name, "provider": "CPUExecutionProvider"},
     )
-    loaded = model[0].auto_model.model_path.name
+    loaded = model[0].auto_model.path.name
     assert loaded == name, loaded
     found.append(model.encode(SENTENCES, normalize_embeddings=True).astype(np.float64))
 torch = SentenceTransformer(sys.argv[1], device="cpu").encode(SENTENCES, normalize_embeddings=True)
