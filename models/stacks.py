@@ -51,7 +51,7 @@ class Decoder(nn.Module):
     """Tokens to the scores of the next ones, with or without the caches of earlier tokens.
 
     `learned` adds a table of positions to the embeddings, `scale` multiplies these, and `cap`
-    bounds the scores.
+    bounds the scores, which `tied` takes from the table of the embeddings.
     """
 
     def __init__(
@@ -62,9 +62,11 @@ class Decoder(nn.Module):
         learned: bool = False,
         scale: float = 1.0,
         cap: float = 0.0,
+        tied: bool = True,
     ) -> None:
         super().__init__()
         self.tokens = Embedding(shape.vocabulary, shape.hidden)
+        self.scores = self.tokens if tied else Embedding(shape.vocabulary, shape.hidden)
         self.positions = Embedding(shape.positions, shape.hidden) if learned else None
         self.layers = _layers(shape, layer)
         self.norm = norm
@@ -78,7 +80,7 @@ class Decoder(nn.Module):
             x = x * self.scale
         if self.positions is not None:
             x = x + self.positions(start + torch.arange(ids.shape[1], device=ids.device))
-        logits = self.tokens.head(self.norm(_through(self.layers, x, step)))
+        logits = self.scores.head(self.norm(_through(self.layers, x, step)))
         if self.cap:
             logits = self.cap * torch.tanh(logits / self.cap)
         return (logits, *step.present) if past else logits

@@ -157,7 +157,7 @@ def _llama(window: int = 0) -> Callable[[Shape], nn.Module]:
             )
             return [Pre(part, RMSNorm(shape.hidden)) for part in inner]
 
-        return Decoder(shape, layer, RMSNorm(shape.hidden))
+        return Decoder(shape, layer, RMSNorm(shape.hidden), tied=False)
 
     return make
 
@@ -195,7 +195,7 @@ def _gpt_neox(shape: Shape) -> nn.Module:
         feed = FeedForward(shape.hidden, shape.inner, functional.gelu)
         return [Parallel(attention, feed, LayerNorm(shape.hidden), LayerNorm(shape.hidden))]
 
-    return Decoder(shape, layer, LayerNorm(shape.hidden))
+    return Decoder(shape, layer, LayerNorm(shape.hidden), tied=False)
 
 
 def _stack(around: str) -> Callable[[Shape], nn.Module]:

@@ -17,6 +17,7 @@ from models.export import build, main
 from models.huggingface import ARCHITECTURES
 from tests.conftest import MODELS, Export
 from tests.eager import count_sites
+from tests.sentences import SENTENCES
 
 # What PyTorch's exporters cannot write, in their own words.
 TORCHSCRIPT_NEEDS = {
@@ -127,30 +128,6 @@ def test_committed_models_name_no_machine() -> None:
         for word in (b"site-packages", b"dist-packages", b"/home/", b"/usr/"):
             assert word not in data, (each.file, word)
     assert sum((MODELS / each.file).stat().st_size for each in COMMITTED) < 2_000_000
-
-
-SENTENCES = [
-    "The cat sat on the mat.",
-    "A feline rested on the rug.",
-    "Stock markets fell sharply on Monday.",
-    "How do I reset my password?",
-    "The quick brown fox jumps over the lazy dog.",
-    "Water boils at one hundred degrees at sea level.",
-    "She sold her bicycle to a neighbour.",
-    "Quantum computers use superposition.",
-    "It rained for three days without a break.",
-    "The museum opens at nine in the morning.",
-    "Please send the invoice by Friday.",
-    "Bread, butter, and a little salt.",
-    "The train to the coast was late again.",
-    "Children were laughing in the playground.",
-    "He forgot to water the plants.",
-    "An orchestra tuned its instruments.",
-    "This function returns the sum of two tensors.",
-    "Volcanoes shape islands over millions of years.",
-    "The contract expires at the end of the year.",
-    "Why is the sky blue?",
-]
 
 
 def embed(path: Path) -> np.ndarray:
