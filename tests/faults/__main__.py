@@ -58,7 +58,7 @@ def main() -> None:
 
         if options.command == "kills":
             done, wrong = harness.kills(options.count, options.seed, Path(folder))
-            print(f"{options.count} runs, {done} killed before their end, {len(wrong)} wrong")
+            print(f"{options.count} of {done} runs killed before their end, {len(wrong)} wrong")
         else:
             done, wrong = 0, []
             for name in options.scenario or harness.SCENARIOS:
