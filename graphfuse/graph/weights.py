@@ -20,6 +20,7 @@ from graphfuse.graph.copying import check_space, same_content, stored_bytes
 from graphfuse.graph.folder import RefusedError
 from graphfuse.graph.gate import tensor_bytes
 from graphfuse.graph.model_file import PROTO_LIMIT, Model, external_locations, serialize
+from graphfuse.graph.spelling import respelt
 from graphfuse.graph.tensors import external_entries, is_external, model_tensors
 from graphfuse.graph.wire import TOKEN, Piece, Span, expanded, header, is_inline, size_of
 from graphfuse.graph.writing import Draft, Tell, say_nothing
@@ -161,13 +162,26 @@ class _Layout:
             self._embed(result)
         self._spill_new(result)
         self.bodies |= {key: (span,) for key, span in model.inline.items()}
-        pieces = expanded(serialize(result), self.bodies)
+        pieces = expanded(self._spelt(serialize(result)), self.bodies)
         if size_of(pieces) > PROTO_LIMIT:
             self._split(result, size_of(pieces), in_folder)
             pieces = [serialize(result)]
         if model.inline:
             model.check_same()
         self.draft.write(pieces)
+
+    def _spelt(self, data: bytes) -> bytes:
+        """A model's bytes; parts that nothing changed as their file has them.
+
+        Of large files the inline tensors are spelt as they were, and nothing else is.
+        """
+        model = self.model
+        if model.path is None or model.inline or self.bodies:
+            return data
+        model.check_same()
+        original = model.path.read_bytes()
+        # Nearly every file is as protobuf writes it.
+        return data if serialize(model.proto) == original else respelt(data, original)
 
     @property
     def _path_of_model(self) -> Path:

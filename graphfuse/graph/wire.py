@@ -100,10 +100,13 @@ class FileSource:
 
 
 @dataclass(frozen=True, slots=True)
-class _Bytes:
+class BytesSource:
+    """Bytes in memory."""
+
     data: bytes
 
     def at(self, offset: int, count: int) -> bytes:
+        """Up to `count` bytes."""
         return self.data[offset : offset + count]
 
 
@@ -247,11 +250,11 @@ def is_inline(tensor: onnx.TensorProto) -> bool:
 def expanded(data: bytes, bodies: Mapping[int, tuple[Piece, ...]]) -> list[Piece]:
     """The pieces of a model whose shrunk tensors are whole again; `bodies` by their offsets."""
     marks = [match.start() for match in re.finditer(TOKEN.encode(), data)]
-    return _expanded(_Bytes(data), "ModelProto", 0, len(data), marks, bodies)
+    return _expanded(BytesSource(data), "ModelProto", 0, len(data), marks, bodies)
 
 
 def _expanded(
-    source: _Bytes,
+    source: BytesSource,
     kind: str,
     start: int,
     end: int,
@@ -288,7 +291,7 @@ def why_not(data: bytes) -> str:
 
 def _depth(data: bytes) -> int:
     """How deep messages are nested, as far as they are whole; without recursion."""
-    deepest, source = 0, _Bytes(data)
+    deepest, source = 0, BytesSource(data)
     pending = [("ModelProto", 0, len(data), 1)]
     while pending:
         kind, start, end, depth = pending.pop()
