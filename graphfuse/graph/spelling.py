@@ -1,8 +1,8 @@
 """Parts of a model as their file spells them, where protobuf would write them another way.
 
 Protobuf reads more encodings than it writes: packed numbers where it packs none, fields in any
-order, longer numbers than needed. What an edit does not touch (a node, a weight, an input) goes back into
-the file with the bytes that it had.
+order, longer numbers than needed. What an edit does not touch (a node, a weight, an input) goes
+back into the file with the bytes that it had.
 """
 
 from __future__ import annotations
