@@ -35,6 +35,10 @@ ODD = (Sizes(3, 5, 2), Sizes(3, 5), Sizes(1, 5))
 """A small odd size; different ones for different symbols, where the model runs so."""
 
 
+RUN_LIMIT = 45.0
+"""Seconds that one run of the original may take: a loop in it may have no end."""
+
+
 @dataclass(frozen=True, slots=True)
 class Feed:
     """An array for each input, what it is in words, and the options that give it again."""
@@ -53,6 +57,7 @@ class Feeding:
     inputs: Sequence[Mapping[str, Array]] | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     ranges: Ranges = field(default_factory=dict[str, tuple[float, float]])
+    run_limit: float = RUN_LIMIT
 
     def feeds(self, model: onnx.ModelProto, iterations: int) -> list[list[Feed]]:
         """Sets of feeds; of each set the first that the model runs on is used.

@@ -51,7 +51,10 @@ class Session(Protocol):
     """onnxruntime.InferenceSession."""
 
     def run(
-        self, output_names: Sequence[str] | None, feeds: Mapping[str, Array]
+        self,
+        output_names: Sequence[str] | None,
+        feeds: Mapping[str, Array],
+        run_options: Any = None,
     ) -> list[Array]: ...
     def run_with_ort_values(
         self, output_names: Sequence[str], feeds: Mapping[str, Any]
@@ -72,6 +75,7 @@ class OnnxRuntime(Protocol):
     SessionOptions: Any
     InferenceSession: Any
     OrtValue: Any
+    RunOptions: Any
 
     def get_available_providers(self) -> list[str]: ...
 

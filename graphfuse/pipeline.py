@@ -12,7 +12,7 @@ import onnx
 
 from graphfuse import targets
 from graphfuse.errors import GateError, UsageError
-from graphfuse.feeding import Feeding
+from graphfuse.feeding import RUN_LIMIT, Feeding
 from graphfuse.feeds import Ranges
 from graphfuse.fusing import (
     LEVELS,
@@ -76,6 +76,7 @@ def activations(
     inputs: Feeds | Sequence[Feeds] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     val_range: Ranges | None = None,
+    run_limit: float | None = None,
     limits: Limits | None = None,
     stage: Stage = silent,
 ) -> tuple[Reading, ...]:
@@ -94,7 +95,9 @@ def activations(
     stage("scanning")
     sums = stream(views(loaded)[0], scan_model(loaded))
     stage("running the model")
-    return tuple(read(loaded, sums, _feeding(seed, iterations, inputs, input_shapes, val_range)))
+    return tuple(
+        read(loaded, sums, _feeding(seed, iterations, inputs, input_shapes, val_range, run_limit))
+    )
 
 
 def explain(model: ModelLike, site: str, *, limits: Limits | None = None) -> Explanation:
@@ -161,6 +164,7 @@ def validate(
     inputs: Feeds | Sequence[Feeds] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     val_range: Ranges | None = None,
+    run_limit: float | None = None,
     limits: Limits | None = None,
     stage: Stage = silent,
 ) -> ValidationReport:
@@ -173,13 +177,14 @@ def validate(
     fused node alone, at the memory of one), `sites` the outputs of the fused nodes to check alone.
     `inputs` are feeds by name, or several; without them they are drawn, `iterations` times with
     seeds from `seed` on, `input_shapes` fixing sizes and `val_range` the numbers ('' for all).
+    A run of the original may take `run_limit` seconds, 45 where nothing is said.
     External data of a ModelProto is looked for beside the original. The report says what passed:
     a failure does not raise. Raises OriginalModelError when the original does not run, and
     ProviderError when a provider is missing.
     """
     first = as_model(original, limits=limits)
     second = as_model(fused, first.folder, limits)
-    feeding = _feeding(seed, iterations, inputs, input_shapes, val_range)
+    feeding = _feeding(seed, iterations, inputs, input_shapes, val_range, run_limit)
     return validate_models(first, second, eps, feeding, level, sites, stage)
 
 
@@ -189,9 +194,10 @@ def _feeding(
     inputs: Feeds | Sequence[Feeds] | None,
     shapes: Mapping[str, tuple[int, ...]] | None,
     ranges: Ranges | None,
+    run_limit: float | None,
 ) -> Feeding:
     given = [inputs] if isinstance(inputs, Mapping) else inputs
-    return Feeding(seed, iterations, given, shapes or {}, ranges or {})
+    return Feeding(seed, iterations, given, shapes or {}, ranges or {}, run_limit or RUN_LIMIT)
 
 
 def bench(
@@ -205,6 +211,7 @@ def bench(
     inputs: Feeds | Sequence[Feeds] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     val_range: Ranges | None = None,
+    run_limit: float | None = None,
     stage: Stage = silent,
 ) -> BenchReport:
     """Time two models in paired runs on each execution provider; without `fused`, each site alone.
@@ -225,7 +232,7 @@ def bench(
         return time_sites(first, scan_model(first), providers, options, stage)
     second = as_model(fused, first.folder)
     check_signature(first.proto.graph, second.proto.graph)
-    feeding = _feeding(seed, iterations, inputs, input_shapes, val_range)
+    feeding = _feeding(seed, iterations, inputs, input_shapes, val_range, run_limit)
     return compare(first, second, providers, feeding, options, stage)
 
 
@@ -245,6 +252,7 @@ def optimize(
     inputs: Feeds | Sequence[Feeds] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     val_range: Ranges | None = None,
+    run_limit: float | None = None,
     min_fused: int = 0,
     weights: str = "auto",
     force: bool = False,
@@ -280,7 +288,7 @@ def optimize(
     result = fusing.result({})
     _check_fused(result, model, min_fused)
     if validation != "none" and result.changed:
-        feeding = _feeding(seed, iterations, inputs, input_shapes, val_range)
+        feeding = _feeding(seed, iterations, inputs, input_shapes, val_range, run_limit)
         result = fusing.validated(validation, feeding, strict)
         _check_fused(result, model, min_fused)
     result = replace(result, read=_read(source))

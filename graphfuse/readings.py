@@ -89,7 +89,7 @@ def _runnable(made: Any, feeding: Feeding, model: Model) -> list[Feed]:
         failure: Exception | None = None
         for feed in alternatives:
             try:
-                run(made, feed.values)
+                run(made, feed.values, feeding.run_limit)
             except Exception as error:
                 # As above; another size may run.
                 failure = failure or error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,15 +156,33 @@ def session(
     return created
 
 
-def run(session: foreign.Session, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    """Run a session and give its outputs by name. Feeds that the session does not take are left."""
+def run(
+    session: foreign.Session, feeds: Mapping[str, Array], limit: float | None = None
+) -> dict[str, Array]:
+    """Run a session and give its outputs by name. Feeds that the session does not take are left.
+
+    Raises TimeoutError when the run does not end within `limit` seconds.
+    """
     inputs, outputs = session.get_inputs(), session.get_outputs()
     wanted = {argument.name for argument in inputs}
     names = [argument.name for argument in outputs]
     given = {k: v for k, v in feeds.items() if k in wanted}
     if any(argument.type == BFLOAT16 for argument in (*inputs, *outputs)):
         return _run_values(session, names, given)
-    return dict(zip(names, session.run(names, given), strict=True))
+    if limit is None:
+        return dict(zip(names, session.run(names, given), strict=True))
+    options = foreign.onnxruntime().RunOptions()
+    timer = threading.Timer(limit, setattr, (options, "terminate", True))
+    timer.daemon = True
+    timer.start()
+    try:
+        return dict(zip(names, session.run(names, given, options), strict=True))
+    except Exception as error:
+        if options.terminate:
+            raise TimeoutError(f"it did not end within {limit:g} seconds") from error
+        raise
+    finally:
+        timer.cancel()
 
 
 def _run_values(

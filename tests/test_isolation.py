@@ -9,8 +9,10 @@ import numpy as np
 import onnx
 import pytest
 
+import graphfuse
 from tests.conftest import MODELS, Shell
 from tests.graphs import residual
+from tests.hostile import bombs
 
 BERT = MODELS / "bert.onnx"
 
@@ -59,3 +61,12 @@ def test_too_much_memory_ends_with_a_line(shell: Shell, tmp_path: Path) -> None:
     assert run.returncode == 4, run.stderr
     assert run.stderr.count("\n") == 1
     assert not (tmp_path / "o.onnx").exists()
+
+
+def test_a_run_that_does_not_end_is_stopped_without_a_child() -> None:
+    endless = bombs.loop(2**62)
+    result = graphfuse.fuse(endless)
+    assert result.changed
+    words = r"did not end within 1 seconds.*--run-limit"
+    with pytest.raises(graphfuse.OriginalModelError, match=words):
+        graphfuse.validate(endless, result.model, run_limit=1)

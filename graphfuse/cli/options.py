@@ -40,6 +40,7 @@ class FeedOptions:
     """The feeds that the user asks for, by the names that the library's functions give them."""
 
     arguments: dict[str, Any]
+    """Of what nobody said, the defaults: 0 or None."""
 
     @property
     def given(self) -> bool:
@@ -68,6 +69,9 @@ def _feeds(
     iterations: Annotated[
         int | None, typer.Option(min=1, help="How many feeds to draw, each with its own seed.")
     ] = None,
+    run_limit: Annotated[
+        float | None, typer.Option(min=1, help="Seconds that a run of the original may take [45].")
+    ] = None,
 ) -> FeedOptions:
     from graphfuse import feeding
 
@@ -87,6 +91,7 @@ def _feeds(
             "inputs": inputs,
             "input_shapes": parse_shapes(input_shapes),
             "val_range": parse_ranges(val_range),
+            "run_limit": run_limit,
         }
     )
 

@@ -174,7 +174,12 @@ class WholeModel:
 
     def _run_original(self, made: Any, feed: Feed) -> Outputs:
         try:
-            return run(made, feed.values)
+            return run(made, feed.values, self.feeding.run_limit)
+        except TimeoutError as error:
+            raise OriginalModelError(
+                f"the original model does not run on {self.provider}: {in_one_line(error)}",
+                "give smaller feeds with --input-shapes, or more time with --run-limit",
+            ) from error
         except Exception as error:
             raise self._does_not_run(error) from error
 

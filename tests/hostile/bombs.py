@@ -259,6 +259,7 @@ class Bomb:
     ways: tuple[tuple[str, ...], ...] = (("scan",), ("fuse", "--dry-run", "--validate", "none"))
 
 
+PLAIN = (("fuse", "--dry-run"),)
 RUN = (("fuse", "--dry-run", *LIMITED),)
 
 BOMBS: Mapping[str, Bomb] = {
@@ -270,6 +271,7 @@ BOMBS: Mapping[str, Bomb] = {
     "3,000 functions in a chain": Bomb(lambda: calls(3000, False)),
     "functions in a circle": Bomb(lambda: calls(5, False, True)),
     "a loop of 2^62 trips": Bomb(lambda: loop(2**62), "took more than 40", RUN),
+    "the same without a child": Bomb(lambda: loop(2**62), "did not end within 45", PLAIN),
     "a loop of 2^62 trips, not run": Bomb(lambda: loop(2**62)),
     "an input of 2^40 rows": Bomb(huge_input, "", (*RUN, ("scan",))),
     "a constant of 2^36 elements": Bomb(huge_constant, "", (*RUN, ("scan",))),
