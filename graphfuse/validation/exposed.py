@@ -20,7 +20,7 @@ from graphfuse.graph.shapes import UNKNOWN
 from graphfuse.records import Activation
 from graphfuse.runtime import run, session
 from graphfuse.validation.fused_nodes import FusedNode
-from graphfuse.validation.tolerance import END_TO_END, FLOAT, distance
+from graphfuse.validation.tolerance import FLOAT, distance, end_to_end
 from graphfuse.validation.whole_model import Ran, WholeModel
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ def _first_of(
         if number is None:
             continue
         allowed = max(distance(base[name], exact[name]), distance(rounded[name], exact[name]))
-        if not distance(result[name], exact[name]) <= END_TO_END * allowed + number.roundoff:
+        bound = end_to_end(result[name].size) * allowed + number.roundoff
+        if not distance(result[name], exact[name]) <= bound:
             return name
     return ""

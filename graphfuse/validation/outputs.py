@@ -10,7 +10,7 @@ import numpy as np
 
 from graphfuse.graph.tensors import FLOAT_TYPES
 from graphfuse.records import Check
-from graphfuse.validation.tolerance import END_TO_END, FLOAT, distance
+from graphfuse.validation.tolerance import FLOAT, distance, end_to_end
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,13 +49,14 @@ class OutputJudge:
         in_range = np.isfinite(exact) & (np.abs(exact) <= number.largest)
         compared = in_range & np.isfinite(y) & np.isfinite(x)
         value = distance(y[compared], exact[compared])
-        bound = END_TO_END * distance(x[compared], exact[compared]) + number.roundoff
+        factor = end_to_end(int(compared.sum()))
+        bound = factor * distance(x[compared], exact[compared]) + number.roundoff
         for sample in self.rounded() if not value <= bound else ():
             # One sample of what rounding does is far from another where an output is small.
             rounded = np.asarray(sample)
             there = compared & np.isfinite(rounded)
             spec = distance(rounded[there], exact[there])
-            bound = max(bound, END_TO_END * spec + number.roundoff)
+            bound = max(bound, factor * spec + number.roundoff)
             if value <= bound:
                 break
         return [
