@@ -32,6 +32,7 @@ Add and LayerNormalization, and a fused function without a kernel, into SkipLaye
 
 BFLOAT16 = "tensor(bfloat16)"
 FOLDER_KEY = "session.model_external_initializers_file_folder_path"
+NO_FALLBACK_KEY = "session.disable_cpu_ep_fallback"
 DISABLED_KEY = "optimization.disable_specified_optimizers"
 
 CPU = "CPUExecutionProvider"
@@ -125,11 +126,13 @@ def session(
     optimize: bool = True,
     kernels: bool | None = None,
     options: foreign.SessionOptions | None = None,
+    fallback: bool = True,
 ) -> foreign.Session:
     """A session on one execution provider; external data is looked for in `folder`.
 
     `kernels` is that of `session_options`; all else is onnxruntime's default, so that both models
-    of a validation are optimised alike. `options` stand in their place. Raises ProviderError when
+    of a validation are optimised alike. `options` stand in their place. Without `fallback` no node
+    may be given to the CPU in place of the provider. Raises ProviderError when
     onnxruntime lists the provider and cannot start it: it would go on with the CPU.
     """
     runtime = foreign.onnxruntime()
@@ -140,6 +143,8 @@ def session(
         if has_kernels(provider) if kernels is None else kernels:
             register(options)
     options.log_severity_level = 4
+    if not fallback and provider != CPU:
+        options.add_session_config_entry(NO_FALLBACK_KEY, "1")
     levels = runtime.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     if isinstance(model, onnx.ModelProto):

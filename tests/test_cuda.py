@@ -12,7 +12,11 @@ import pytest
 import graphfuse
 from graphfuse import pipeline, profiling, runtime
 from graphfuse.bench.compare import BenchOptions
+from graphfuse.feeding import Feeding
 from graphfuse.feeds import Sizes
+from graphfuse.graph.model_file import Model
+from graphfuse.records import ValidationReport
+from graphfuse.validation.judge import judge
 from tests.conftest import MODELS
 from tests.graphs import DECOMPOSED_RMS_NORM, feeds, residual
 
@@ -93,25 +97,32 @@ def test_bench_without_cuda_is_exit_5() -> None:
     assert caught.value.exit_code == 5
 
 
-def test_nodes_that_fell_back_fail_a_validation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As it is on a GPU whose provider lacks the kernel: here the CPU plays the other provider."""
-    from graphfuse.validation import whole_model
+OTHER = "AzureExecutionProvider"
+has_other = pytest.mark.skipif(
+    OTHER not in ort.get_available_providers(),
+    reason=f"onnxruntime {ort.__version__} has no {OTHER}, which has no kernels at all",
+)
 
+
+def _judged(level: str) -> ValidationReport:
+    """A validation on a provider that has no kernel: onnxruntime gives every node to the CPU."""
     proto = residual(NORM, outputs=SUM_READ)
-    fused = graphfuse.fuse(proto).model
-    monkeypatch.setattr(whole_model, "CPU", "none of them")
+    fused = graphfuse.fuse(proto, ep="cuda").model
+    return judge(Model(proto), Model(fused), {"other": OTHER}, Feeding(), level, (), lambda _: None)
 
-    def strays(spent: object, provider: str) -> None:
-        found = {node.name: "OtherExecutionProvider" for node in spent}  # type: ignore[attr-defined]
-        assert found
-        profiling.require_fused_on(
-            {profiling.Node(name, "AddLayerNormalization", at): 1.0 for name, at in found.items()},
-            provider,
-        )
 
-    monkeypatch.setattr(whole_model, "require_fused_on", strays)
-    with pytest.raises(graphfuse.ProviderError, match="in place of CPUExecutionProvider"):
-        graphfuse.validate(proto, fused, level="fast")
+@has_other
+def test_fused_nodes_that_fell_back_fail_a_validation() -> None:
+    with pytest.raises(graphfuse.ProviderError, match=f"in place of {OTHER}") as caught:
+        _judged("fast")
+    assert caught.value.exit_code == 5
+
+
+@has_other
+def test_a_site_alone_is_not_judged_by_the_kernel_of_another_provider() -> None:
+    report = _judged("sites")
+    assert [check.gate for check in report.failures] == ["G1"]
+    assert "fallback to CPU EP has been explicitly disabled" in report.failures[0].where
 
 
 def test_the_profile_names_the_provider_of_each_node() -> None:

@@ -242,7 +242,9 @@ def _run_alone(
         bound = OWN_KERNEL if kernels else OTHER_KERNEL
         where = f"{provider}, {'graphfuse kernel, ' if kernels else ''}{source}"
         try:
-            outputs = run(session(alone, Path(), provider, kernels=kernels), {"A": a, "B": b})
+            # Judged is the provider's kernel, not one that onnxruntime falls back to.
+            made = session(alone, Path(), provider, kernels=kernels, fallback=False)
+            outputs = run(made, {"A": a, "B": b})
         except Exception as error:
             # onnxruntime raises its own classes; whatever it is, this site does not run.
             text = in_one_line(error)
