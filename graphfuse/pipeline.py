@@ -27,8 +27,9 @@ from graphfuse.graph.model_file import (
 from graphfuse.graph.tensors import count_nodes
 from graphfuse.patterns.scan import scan as scan_model
 from graphfuse.plan import plan as make_plan
-from graphfuse.records import Explanation, FuseResult, Reading, Scan, ValidationReport
+from graphfuse.records import Explanation, FuseResult, Scan, ValidationReport
 from graphfuse.rewrite import rewrite
+from graphfuse.stream import Reading
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
