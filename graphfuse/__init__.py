@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from graphfuse.limits import Limits
     from graphfuse.pipeline import activations, fuse, optimize, scan, validate
     from graphfuse.reasons import Reason
-    from graphfuse.records import FuseResult, NearMiss, Reading, Scan, Site, ValidationReport
+    from graphfuse.records import FuseResult, NearMiss, Scan, Site, ValidationReport
     from graphfuse.runtime import session_options
+    from graphfuse.stream import Reading
 
 __version__ = "0.1.0"
 
@@ -69,10 +70,11 @@ _HOMES = {
     "pipeline": ("scan", "fuse", "validate", "optimize", "activations"),
     "integrations.pytorch": ("export",),
     "integrations.graphsurgeon": ("fuse_graph",),
+    "stream": ("Reading",),
     "runtime": ("session_options",),
     "reasons": ("Reason",),
     "limits": ("Limits",),
-    "records": ("FuseResult", "NearMiss", "Reading", "Scan", "Site", "ValidationReport"),
+    "records": ("FuseResult", "NearMiss", "Scan", "Site", "ValidationReport"),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
 }
 

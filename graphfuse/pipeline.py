@@ -28,14 +28,8 @@ from graphfuse.graph.model_file import Model, load, wrap
 from graphfuse.graph.weights import Target, check_output, drafted
 from graphfuse.limits import Limits
 from graphfuse.patterns.scan import scan as scan_model
-from graphfuse.records import (
-    Explanation,
-    FuseResult,
-    HashedFile,
-    Reading,
-    Scan,
-    ValidationReport,
-)
+from graphfuse.records import Explanation, FuseResult, HashedFile, Scan, ValidationReport
+from graphfuse.stream import Reading
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -12,8 +12,8 @@ import numpy as np
 from graphfuse.errors import OriginalModelError, in_one_line
 from graphfuse.feeding import Feed, Feeding
 from graphfuse.graph.model_file import Model
-from graphfuse.records import Reading, StreamSum
 from graphfuse.runtime import CPU, require_provider, run, session
+from graphfuse.stream import Reading, StreamSum
 from graphfuse.validation.exposed import CHUNK, exposed
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import torch
 
 import graphfuse
 from graphfuse.errors import OriginalModelError, UsageError
-from graphfuse.records import (
+from graphfuse.stream import (
     DRIFTING,
     HEALTHY,
     OVERFLOWS,

@@ -13,7 +13,8 @@ from graphfuse.graph.nodes import Node
 from graphfuse.graph.view import GraphView
 from graphfuse.patterns.layout import LAYER
 from graphfuse.patterns.residual import is_sum
-from graphfuse.records import Dim, Scan, Site, StreamSum
+from graphfuse.records import Dim, Scan, Site
+from graphfuse.stream import StreamSum
 
 CONTRACTIONS = frozenset(
     ("MatMul", "Gemm", "Conv", "Einsum", "Attention", "MultiHeadAttention", "GroupQueryAttention",

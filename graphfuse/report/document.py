@@ -20,11 +20,11 @@ from graphfuse.records import (
     NearMiss,
     NodeRef,
     Parameter,
-    Reading,
     Scan,
     Site,
     ValidationReport,
 )
+from graphfuse.stream import Reading
 
 SCHEMA = 1
 

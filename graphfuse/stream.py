@@ -1,0 +1,59 @@
+"""The records of a residual stream: its sums, and what they were in runs of the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FLOAT16_LARGEST = 65504.0
+FLOAT16_LARGEST_SQUARED = 255.0
+"""The largest magnitude whose square float16 holds, rounded down."""
+DRIFT = 100.0
+"""Beyond it the steps of float16 are 1/16 and more: what a block adds begins to be lost."""
+
+HEALTHY = "healthy"
+DRIFTING = "drifting"
+SQUARES_OVERFLOW = "squares overflow in float16"
+OVERFLOWS = "overflows float16"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSum:
+    """A sum of the residual stream: `tensor`, and the site and kind of the norm that reads it.
+
+    `site` and `kind` are empty where no norm does. `squares_in_type` says that the norm is written
+    out and squares in the type of the sum, so in float16 once the model is.
+    """
+
+    tensor: str
+    site: str
+    kind: str
+    layer: int | None
+    squares_in_type: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a sum of the residual stream was over all feeds, in the model's own runs.
+
+    `largest` is a magnitude, infinite where an element was not finite; mean and standard deviation
+    are those of the finite elements.
+    """
+
+    of: StreamSum
+    mean: float
+    std: float
+    largest: float
+
+    @property
+    def float16_share(self) -> float:
+        """The largest magnitude, as a share of 65,504."""
+        return self.largest / FLOAT16_LARGEST
+
+    @property
+    def verdict(self) -> str:
+        """Whether the sum could be float16: one of the four readings of this module."""
+        if self.largest > FLOAT16_LARGEST:
+            return OVERFLOWS
+        if self.of.squares_in_type and self.largest > FLOAT16_LARGEST_SQUARED:
+            return SQUARES_OVERFLOW
+        return DRIFTING if self.largest > DRIFT else HEALTHY
