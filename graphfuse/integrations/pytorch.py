@@ -115,15 +115,20 @@ def export(
         )
         stage("comparing with eager PyTorch")
         report = _with_eager(call, source, result, feeds, ep)
-        if not report.passed:
-            worst = report.failures[0]
-            raise ValidationError(
-                f"the fused model is not what the module computes: {worst.gate} of {worst.subject} "
-                f"is {worst.value:.3g}, bound {worst.bound:.3g} ({worst.where})",
-                "nothing was written; compare torch.onnx.export's own file with the module",
-            )
+        _require(report)
         result = replace(result, validation=report)
         return write(result, source, target, stage)
+
+
+def _require(report: ValidationReport) -> None:
+    """Raise ValidationError when a check failed."""
+    if not report.passed:
+        worst = report.failures[0]
+        raise ValidationError(
+            f"the fused model is not what the module computes: {worst.gate} of {worst.subject} "
+            f"is {worst.value:.3g}, bound {worst.bound:.3g} ({worst.where})",
+            "nothing was written; compare torch.onnx.export's own file with the module",
+        )
 
 
 def _torch() -> Any:
