@@ -116,7 +116,7 @@ class Feeding:
         for name, array in values.items():
             words += ["--input-shapes", f"{name}:{list(array.shape)}".replace(" ", "")]
         for name, (low, high) in self.ranges.items():
-            words += ["--val-range", f"{name}:[{low:g},{high:g}]".removeprefix(":")]
+            words += ["--val-range", f"{name}:[{low!r},{high!r}]".removeprefix(":")]
         return shlex.join(words)
 
 

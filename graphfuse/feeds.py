@@ -1,7 +1,7 @@
 """Seeded random feeds that a model accepts.
 
 Types and symbolic extents are respected (the same symbol has the same size everywhere), integer
-ids stay within the rows of the tables that they index, and masks are ones.
+ids stay within the rows of the tables that they index, and masks are ones, but for some padding.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 DEFAULT_ROWS = 100
 """The bound of integer inputs that index no table of the model."""
+
+PADDED = 3
+"""Of so many seeds in a row the last draws masks with padding."""
 
 LARGEST_FEED = 2**30
 """The most elements that are drawn for one input."""
@@ -101,11 +104,25 @@ def random_feeds(
     for value in inputs:
         shape = _shape(value, given, symbols, sizes)
         bound = bounds.get(value.name, bounds.get(""))
-        feeds[value.name] = _draw(value, shape, rows.get(value.name), bound, rng)
+        array = _draw(value, shape, rows.get(value.name), bound, rng)
+        if seed % PADDED == PADDED - 1 and bound is None and _is_mask(value, rows):
+            _pad(array)
+        feeds[value.name] = array
     if condition is not None:
         for value in filter(is_condition, inputs):
             feeds[value.name] = np.full(feeds[value.name].shape, condition)
     return feeds
+
+
+def _is_mask(value: onnx.ValueInfoProto, rows: Mapping[str, int]) -> bool:
+    return "mask" in value.name.lower() and value.name not in rows
+
+
+def _pad(mask: Array) -> None:
+    """Let the last row of a mask end in padding, as the shorter text of a batch does."""
+    if mask.ndim and mask.shape[-1] > 1 and mask.dtype.kind in "biuf":
+        last = mask[-1:] if mask.ndim > 1 else mask
+        last[..., -max(1, mask.shape[-1] // 3) :] = 0
 
 
 def is_condition(value: onnx.ValueInfoProto) -> bool:
@@ -257,7 +274,7 @@ def _draw(
             else np.asarray(rng.integers(0, 2, shape) > 0)
         )
     if dtype.kind in "iu":
-        if "mask" in name:
+        if "mask" in name and rows is None:
             return np.ones(shape, dtype)
         high = min(rows or DEFAULT_ROWS, int(np.iinfo(dtype.name).max))
         return np.asarray(rng.integers(0, high, shape)).astype(dtype)

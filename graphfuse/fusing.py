@@ -12,7 +12,8 @@ from graphfuse import targets
 from graphfuse.errors import UsageError, ValidationError
 from graphfuse.feeding import Feeding
 from graphfuse.graph.model_file import Model, materialized
-from graphfuse.graph.tensors import count_nodes
+from graphfuse.graph.shapes import type_of
+from graphfuse.graph.tensors import count_nodes, type_name
 from graphfuse.patterns.scan import scan as scan_model
 from graphfuse.plan import plan as make_plan
 from graphfuse.records import Cost, FuseResult, Scan, ValidationReport
@@ -144,6 +145,14 @@ def check_signature(original: onnx.GraphProto, fused: onnx.GraphProto) -> None:
                 f"the models' {kind}s differ: {', '.join(names[0])} and {', '.join(names[1])}",
                 "validate a model against the one that it was made from",
             )
+        for one, other in zip(getattr(original, kind), getattr(fused, kind), strict=True):
+            types = [type_of(value.type).elem_type for value in (one, other)]
+            if all(types) and types[0] != types[1]:
+                raise UsageError(
+                    f"{kind} {one.name!r} is {type_name(types[0])} in one model and "
+                    f"{type_name(types[1])} in the other",
+                    "validate a model against the one that it was made from",
+                )
 
 
 def check_costs(costs: str) -> None:

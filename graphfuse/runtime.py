@@ -169,7 +169,7 @@ def run(
     Raises TimeoutError when the run does not end within `limit` seconds.
     """
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    wanted = {argument.name for argument in inputs}
+    wanted = {argument.name for argument in (*inputs, *session.get_overridable_initializers())}
     names = [argument.name for argument in outputs]
     given = {k: v for k, v in feeds.items() if k in wanted}
     if any(argument.type == BFLOAT16 for argument in (*inputs, *outputs)):

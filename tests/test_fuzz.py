@@ -89,7 +89,7 @@ def _break(monkeypatch: pytest.MonkeyPatch, mutation: Mutation) -> None:
         for node in broken.graph.node:
             if node.op_type == "AddLayerNormalization":
                 mutation(node)
-        return replace(result, model=broken)
+        return replace(result, proto=broken)
 
     monkeypatch.setattr(graphfuse, "fuse", damaged)
 

@@ -92,9 +92,13 @@ def _operand(model: Model, values: Mapping[str, Array], name: str) -> Any:
 
 
 def activation(site: FusedNode, a: Array, b: Array) -> Activation | None:
-    """The statistics of a site's sum; None when it has no finite element."""
-    with np.errstate(all="ignore"):
-        total = a.astype(np.float64) + b.astype(np.float64) + site.vectors.get("AddBias", 0.0)
+    """The statistics of a site's sum; None when it has no finite element, or is none."""
+    try:
+        with np.errstate(all="ignore"):
+            total = a.astype(np.float64) + b.astype(np.float64) + site.vectors.get("AddBias", 0.0)
+    except ValueError:
+        # Operands that do not broadcast: the node itself fails its checks.
+        return None
     total = total[np.isfinite(total)]
     if not total.size:
         return None

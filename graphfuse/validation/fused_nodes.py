@@ -96,8 +96,10 @@ def scope_keys(found: list[Scope]) -> dict[ScopeRef, ScopeKey]:
     return keys
 
 
-def fused_nodes(model: Model, rng: np.random.Generator) -> Iterator[FusedNode]:
-    """The fused nodes of a model whose normalised extents are known."""
+def fused_nodes(
+    model: Model, rng: np.random.Generator
+) -> Iterator[tuple[onnx.NodeProto, ScopeKey, FusedNode | str]]:
+    """The fused nodes of a model, the graph of each, and what is known of it, or why nothing is."""
     found = scopes(model.proto)
     holders = [scope for scope in found if any(map(_is_fused, scope.graph.node))]
     if not holders:
@@ -107,9 +109,7 @@ def fused_nodes(model: Model, rng: np.random.Generator) -> Iterator[FusedNode]:
     for scope in holders:
         for node in filter(_is_fused, scope.graph.node):
             reader = _Reader(model, scope, types, rng)
-            fused = reader.fused_node(node, keys[scope.ref])
-            if fused is not None:
-                yield fused
+            yield node, keys[scope.ref], reader.fused_node(node, keys[scope.ref])
 
 
 def _is_fused(node: onnx.NodeProto) -> bool:
@@ -125,11 +125,13 @@ class _Reader:
     types: Mapping[ScopeRef, Mapping[str, TensorType]]
     rng: np.random.Generator
 
-    def fused_node(self, node: onnx.NodeProto, key: ScopeKey) -> FusedNode | None:
+    def fused_node(self, node: onnx.NodeProto, key: ScopeKey) -> FusedNode | str:
         roles = dict(zip(ROLES[node.domain, node.op_type], node.input, strict=False))
+        if not roles.get("Scale"):
+            return "it has no scale"
         scale = self._type(roles["Scale"])
         if not scale.shape or not all(isinstance(extent, int) for extent in scale.shape):
-            return None
+            return "the extents of its scale are not known"
         extents = tuple(extent for extent in scale.shape if isinstance(extent, int))
         unknown: tuple[Dim, ...] = (None, None, *extents)
         a_type = self._type(roles["A"])

@@ -63,10 +63,11 @@ def judge(
     for provider in providers.values():
         require_provider(provider)
     found = _Findings()
-    sites = new_sites(original, fused, feeding.seed, only)
+    sites, unknown = new_sites(original, fused, feeding.seed, only)
+    found.unpaired.update((item.site, item) for item in unknown)
     # Nodes that only the original has fused: the arguments swapped, or unfused again.
-    others = new_sites(fused, original, feeding.seed, only)
-    missing = set(only) - {site.output for site in (*sites, *others)}
+    others, _ = new_sites(fused, original, feeding.seed, only)
+    missing = set(only) - {site.output for site in (*sites, *others)} - found.unpaired.keys()
     if missing:
         raise UsageError(
             f"no fused node computes {min(missing)!r}", "name an output that `--json` shows"
@@ -86,13 +87,16 @@ def judge(
             stage("looking at activations")
             activations = _activations(whole, sites, found)
         stage(f"validating each site on {provider}")
-        found.add(check_sites(original, fused, sites, provider, feeding.seed, activations))
+        run = "" if whole is None else f"--validate full {whole.ran[0].feed.repeat}"
+        found.add(check_sites(original, fused, sites, provider, feeding.seed, activations, run))
         found.add(check_sites(fused, original, others, provider, feeding.seed))
         if whole is not None:
             _blame(whole, sites, found, stage)
         found.checks[before:] = [
             replace(check, repeat=f"--ep {ep} {check.repeat}") for check in found.checks[before:]
         ]
+    if not found.checks:
+        found.notes.append("no fused node could be checked alone: nothing was judged")
     order = {site.output: number for number, site in enumerate((*sites, *others))}
     wrong = sorted(set(found.wrong), key=lambda name: order.get(name, len(order)))
     return ValidationReport(

@@ -83,7 +83,7 @@ def lifted(source: Model) -> onnx.ModelProto:
         for value in values:
             if value.type.tensor_type.elem_type in FLOAT_TYPES:
                 value.type.tensor_type.elem_type = TensorProto.DOUBLE
-    _round_constants(proto.graph, model.graph)
+    _round_constants(proto.graph, _single_numbers(model.graph, source))
     _lift_nodes(proto.graph.node, source)
     return proto
 
@@ -128,23 +128,31 @@ def _signature(op_type: str, version: int) -> object:
     return (schema.min_input, schema.max_input, defaults)
 
 
-def _round_constants(graph: onnx.GraphProto, original: onnx.GraphProto) -> None:
-    """Replace casts of single constant numbers by their results.
+def _single_numbers(graph: onnx.GraphProto, source: Model) -> dict[str, Array]:
+    """The weights of a graph that are one number."""
+    inputs = {value.name for value in graph.input}
+    return {
+        tensor.name: source.read(tensor)
+        for tensor in graph.initializer
+        if tensor.name not in inputs and math.prod(tensor.dims) == 1
+    }
+
+
+def _round_constants(graph: onnx.GraphProto, known: dict[str, Array]) -> None:
+    """Replace casts of single constant numbers by their results; `known` are those seen so far.
 
     Casts of activations are lifted, but an epsilon that is cast to float16 is another number: the
     one that every run of the model adds.
     """
-    inputs = {value.name for value in original.input}
-    known = {
-        tensor.name: numpy_helper.to_array(tensor)
-        for tensor in original.initializer
-        if tensor.name not in inputs and not is_external(tensor) and math.prod(tensor.dims) == 1
-    }
     for node in graph.node:
-        if node.op_type == "Constant" and node.attribute[0].HasField("t"):
-            array = numpy_helper.to_array(node.attribute[0].t)
-            if array.size == 1:
-                known[node.output[0]] = array
+        for body in subgraphs(node):
+            hidden = {value.name for value in (*body.input, *body.initializer)}
+            outer = {name: array for name, array in known.items() if name not in hidden}
+            own = {t.name: numpy_helper.to_array(t) for t in body.initializer if _is_number(t)}
+            _round_constants(body, outer | own)
+        array = _constant_number(node)
+        if array is not None:
+            known[node.output[0]] = array
         if node.op_type not in SINGLE or not node.input or node.input[0] not in known:
             continue
         array = known[node.input[0]]
@@ -159,6 +167,20 @@ def _round_constants(graph: onnx.GraphProto, original: onnx.GraphProto) -> None:
             value = numpy_helper.from_array(array)
             node.CopyFrom(helper.make_node("Constant", [], list(node.output), value=value))
         known[node.output[0]] = array
+
+
+def _is_number(tensor: TensorProto) -> bool:
+    return math.prod(tensor.dims) == 1 and not is_external(tensor)
+
+
+def _constant_number(node: onnx.NodeProto) -> Array | None:
+    """The value of a Constant that is one number; those of Python's types are float32."""
+    if node.op_type != "Constant" or not node.attribute:
+        return None
+    attribute = node.attribute[0]
+    if attribute.HasField("t") and _is_number(attribute.t):
+        return numpy_helper.to_array(attribute.t)
+    return np.array(attribute.f, np.float32) if attribute.name == "value_float" else None
 
 
 def _lift_nodes(nodes: Iterable[onnx.NodeProto], source: Model) -> None:

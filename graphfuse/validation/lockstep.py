@@ -20,6 +20,7 @@ import onnx
 from graphfuse.graph.tensors import FLOAT_TYPES, read_names
 from graphfuse.records import Check
 from graphfuse.validation.evaluator import UnsupportedModelError
+from graphfuse.validation.lifting import FUSED_DOMAINS
 from graphfuse.validation.reference import Twin, Values, has_fused, nudge
 from graphfuse.validation.tolerance import MEANING_BOUND, compare
 
@@ -82,20 +83,28 @@ class Lockstep:
         self.original, self.fused = original, fused
         before = {n: node for node in original.proto.graph.node for n in node.output if n}
         self.computed = frozenset(before.keys() | set(original.inputs))
-        self.changed = {name for name in fused.tensors if not self._same_weight(name)}
+        self.changed = {name for name in fused.weights if not self._same_weight(name)}
+        # The same node means something else in another version of its operator set.
+        self.same_opsets = _opsets(original.proto) == _opsets(fused.proto)
         self.steps = [self._step(node, before) for node in fused.proto.graph.node]
 
     def _step(self, node: onnx.NodeProto, before: Mapping[str, onnx.NodeProto]) -> _Step:
         reads = frozenset(read_names(node))
         watched = tuple(name for name in (*reads, *node.output) if name in self.computed)
-        unchanged = _is_unchanged(node, before) and reads.isdisjoint(self.changed)
+        unchanged = self.same_opsets and _is_unchanged(node, before)
+        unchanged = unchanged and reads.isdisjoint(self.changed)
         return _Step(node, reads, watched, unchanged)
 
     def _same_weight(self, name: str) -> bool:
         """Whether both models hold a weight under a name, with the same values."""
-        if name not in self.original.tensors:
+        if not self.original.holds(name):
             # What only the fused model has, only nodes read that are evaluated.
             return name not in self.computed
+        if name not in self.original.tensors or name not in self.fused.tensors:
+            # Sparse in one of them.
+            return np.array_equal(
+                self.original.weight(name), self.fused.weight(name), equal_nan=True
+            )
         mine, other = self.original.tensors[name], self.fused.tensors[name]
         before, after = self.original.model, self.fused.model
         if mine == other and (before.folder == after.folder or mine.HasField("raw_data")):
@@ -112,7 +121,7 @@ class Lockstep:
         kept = self.original.outputs
         more = (name for step in self.steps for name in step.watched)
         values = Values(self.original, feeds, kept, more)
-        walk = _Walk(self, values)
+        walk = _Walk(self, values, frozenset(feeds))
         done = {*feeds, *self.original.inputs}
         walk.advance(done)
         for node in self.original.proto.graph.node:
@@ -129,8 +138,9 @@ class Lockstep:
 class _Walk:
     """The fused model's side: how far it is, and what differs so far."""
 
-    def __init__(self, pair: Lockstep, values: Values) -> None:
+    def __init__(self, pair: Lockstep, values: Values, fed: frozenset[str]) -> None:
         self.found = Meaning()
+        self._fed = fed
         self._pair, self._values = pair, values
         self._next = 0
         self._own: dict[str, Array] = {}
@@ -213,15 +223,24 @@ class _Walk:
     def _look(self, name: str) -> Array:
         if name in self._own:
             return self._own[name]
-        changed = name in self._pair.changed or not self._values.has(name)
+        changed = name in self._pair.changed and name not in self._fed
+        changed = changed or not self._values.has(name)
         return self._pair.fused.weight(name) if changed else self._values.get(name)
 
     def finish(self) -> None:
         """Outputs that no node of the fused model computes: weights that it holds."""
         for name in self._pair.original.outputs:
-            if name in self._pair.changed:
-                value = compare(self._pair.fused.weight(name), self._values.get(name))
+            found = self._own.get(name)
+            if found is None and name in self._pair.changed:
+                found = self._pair.fused.weight(name)
+            if found is not None and name not in self.found.distances:
+                value = compare(found, self._values.get(name))
                 self.found.distances[name] = (value, MEANING_BOUND)
+
+
+def _opsets(proto: onnx.ModelProto) -> dict[str, int]:
+    """The versions of the operator sets that a twin's nodes are of, fused ones aside."""
+    return {e.domain: e.version for e in proto.opset_import if e.domain not in FUSED_DOMAINS}
 
 
 def _is_unchanged(node: onnx.NodeProto, before: Mapping[str, onnx.NodeProto]) -> bool:

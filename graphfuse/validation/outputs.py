@@ -10,7 +10,7 @@ import numpy as np
 
 from graphfuse.graph.tensors import FLOAT_TYPES
 from graphfuse.records import Check
-from graphfuse.validation.tolerance import FLOAT, distance, end_to_end
+from graphfuse.validation.tolerance import FLOAT, HUGE, distance, end_to_end
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -97,10 +97,12 @@ class OutputJudge:
         with np.errstate(invalid="ignore"):
             gap = top[..., 1] - top[..., 0]
             errors = [
-                np.abs(np.asarray(base).astype(np.float64) - exact) for base in self.originals
+                np.where(np.abs(exact) > HUGE, 0.0, np.abs(np.asarray(base, np.float64) - exact))
+                for base in self.originals
             ]
             error = np.maximum.reduce(errors).max(-1)
-            clear = gap > CLEAR * np.maximum(error, roundoff * np.abs(rows).max(-1))
+            shown = np.where(np.abs(rows) > HUGE, 0.0, rows)
+            clear = gap > CLEAR * np.maximum(error, roundoff * np.abs(shown).max(-1))
         moved = clear & (np.argmax(y, -1) != np.argmax(rows, -1))
         wrong = int(moved.sum())
         text = f"{where}, {int(clear.sum())} of {clear.size} rows clear"

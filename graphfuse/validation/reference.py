@@ -54,6 +54,8 @@ class Twin:
         for sparse in model.proto.graph.sparse_initializer:
             self._kept[sparse.values.name] = upcast(dense(sparse))
         self._evaluator = NodeEvaluator(self.proto.opset_import)
+        self.taken: dict[tuple[str, ...], set[str]] = {}
+        """The branches of each If that some run took, by the names of its outputs."""
 
     @cached_property
     def types(self) -> Mapping[str, int]:
@@ -70,6 +72,11 @@ class Twin:
     def narrow_runs(self) -> int:
         """How many nodes were evaluated in float32, for want of anything better."""
         return self._evaluator.narrow_runs
+
+    @property
+    def weights(self) -> list[str]:
+        """The names of all weights, sparse ones too."""
+        return [*self.tensors, *(name for name in self._kept if name not in self.tensors)]
 
     def holds(self, name: str) -> bool:
         """Whether a tensor is a weight."""
@@ -127,12 +134,14 @@ class Twin:
             values.release(read_names(node))
         return {name: values.get(name) for name in names}
 
-    def evaluate(self, node: onnx.NodeProto, get: Lookup) -> dict[str, Array]:
+    def evaluate(
+        self, node: onnx.NodeProto, get: Lookup, in_body: bool = False
+    ) -> dict[str, Array]:
         """The outputs of one node by name, what it reads looked up by `get`."""
         bodies = list(subgraphs(node))
         if node.op_type == "If":
             results = self._branch(node, get)
-        elif self._picks_rows(node):
+        elif not in_body and self._picks_rows(node):
             results = [self._rows(node, get(node.input[1]))]
         elif bodies:
             results = self._loop(node, get)
@@ -161,15 +170,16 @@ class Twin:
 
     def _branch(self, node: onnx.NodeProto, get: Lookup) -> list[Array]:
         taken = "then_branch" if bool(np.all(get(node.input[0]))) else "else_branch"
+        self.taken.setdefault(tuple(node.output), set()).add(taken)
         body = next(a.g for a in node.attribute if a.name == taken)
         inner = {t.name: numpy_helper.to_array(t) for t in body.initializer}
-        inner |= {sparse.values.name: dense(sparse) for sparse in body.sparse_initializer}
+        inner |= {s.values.name: upcast(dense(s)) for s in body.sparse_initializer}
 
         def look(name: str) -> Array:
             return inner[name] if name in inner else get(name)
 
         for step in body.node:
-            inner |= self.evaluate(step, look)
+            inner |= self.evaluate(step, look, in_body=True)
         pairs = zip(node.output, body.output, strict=True)
         return [look(value.name) for name, value in pairs if name]
 

@@ -58,16 +58,23 @@ class SiteResults:
 
 def new_sites(
     original: Model, fused: Model, seed: int, only: Sequence[str] = ()
-) -> list[FusedNode]:
-    """The fused nodes that only the second model has, or those of them with a given output."""
+) -> tuple[list[FusedNode], list[Unpaired]]:
+    """The fused nodes that only the second model has, or those of them with a given output.
+
+    Also gives those of which too little is known to check them alone.
+    """
     before = parts_by_scope(original)
     found: list[FusedNode] = []
-    for site in fused_nodes(fused, np.random.default_rng(seed)):
-        there = before.get(site.scope)
-        new = there is None or there.node(site.output) != site.node
-        if new and (not only or site.output in only):
-            found.append(site)
-    return found
+    unknown: list[Unpaired] = []
+    for node, scope, site in fused_nodes(fused, np.random.default_rng(seed)):
+        there, output = before.get(scope), node.output[0]
+        new = there is None or there.node(output) != node
+        if new and (not only or output in only):
+            if isinstance(site, str):
+                unknown.append(Unpaired(output, site))
+            else:
+                found.append(site)
+    return found, unknown
 
 
 def check_sites(
@@ -77,10 +84,11 @@ def check_sites(
     provider: str,
     seed: int,
     activations: Mapping[str, tuple[Array, Array]] | None = None,
+    options: str = "",
 ) -> SiteResults:
     """Check fused nodes alone: what each means, and the kernel of each distinct one.
 
-    `activations` are operands from the original's own run, by output.
+    `activations` are operands from the original's own run, by output, which `options` repeat.
     """
     results = SiteResults()
     before, after = parts_by_scope(original), parts_by_scope(fused)
@@ -107,7 +115,7 @@ def check_sites(
     for site in sites:
         if activations and site.output in activations:
             checks = _check_activations(fused, site, provider, activations[site.output])
-            results.checks += checks
+            results.checks += [replace(check, repeat=options) for check in checks]
             results.wrong += [check.subject for check in checks if not check.passed]
     order = {site.output: number for number, site in enumerate(sites)}
     results.wrong = sorted(set(results.wrong), key=order.__getitem__)
@@ -159,7 +167,11 @@ def _check_meaning(before: Parts, after: Parts, site: FusedNode, seed: int) -> C
     except UnsupportedModelError as error:
         return f"what it replaced does not run on rows of its own ({error.message[:120]})"
     twin, name = Twin(replacement), site.output
-    result, wanted = twin.run(feeds)[name], meant[name]
+    try:
+        result, wanted = twin.run(feeds)[name], meant[name]
+    except UnsupportedModelError as error:
+        where = f"float64, {error.message[:160]}"
+        return Check("G0", name, float("inf"), MEANING_BOUND, where, False)
     if result.shape != wanted.shape or wanted.size % site.hidden:
         where = f"float64, shape {result.shape} in place of {wanted.shape}"
         return Check("G0", name, float("inf"), MEANING_BOUND, where, False)

@@ -96,6 +96,12 @@ class WholeModel:
         for ran in self.ran:
             self.stage(f"evaluating in float64 ({ran.feed.label})")
             checks += self._meaning(ran)
+        half = [outputs for outputs, taken in self.twins.original.taken.items() if len(taken) == 1]
+        if half:
+            self.notes.append(
+                f"of {len(half)} If nodes, such as that of {half[0][0]!r}, one branch was taken "
+                "on all feeds: the other was not run"
+            )
         for optimize, kernels in self.ways():
             self.stage(f"running the fused model on {self.provider}")
             checks += self._end_to_end(optimize, kernels)
@@ -192,13 +198,22 @@ class WholeModel:
 
     def _meaning(self, ran: Ran) -> list[Check]:
         ran.meaning = self.twins.run(ran.feed.values)
-        arrays = [ran.meaning.values[name] for name in self.twins.original.outputs]
-        if not any(np.isfinite(array).any() for array in arrays if _is_numeric(array)):
+        outputs = (ran.meaning.values[name] for name in self.twins.original.outputs)
+        arrays = [array for array in outputs if _is_numeric(array)]
+        if arrays and not any(np.isfinite(array).any() for array in arrays):
+            what = "finite" if any(array.size for array in arrays) else "other than empty"
             raise UsageError(
-                f"no output of the original is finite ({ran.feed.label}): nothing can be compared",
+                f"no output of the original is {what} ({ran.feed.label}): nothing can be compared",
                 "give other feeds with --load-inputs or --input-shapes",
             )
         self.wrong += ran.meaning.wrong
+        held = self.twins.original.weights
+        changed = sorted(name for name in self.twins.changed if name in held)
+        if changed and ran is self.ran[0]:
+            self.notes.append(
+                f"{len(changed)} weights differ between the models, such as {changed[0]!r}: "
+                "what the feeds read of them is compared"
+            )
         if ran.meaning.unjudged and ran is self.ran[0]:
             self.notes.append(
                 f"{len(ran.meaning.unjudged)} tensors, such as {ran.meaning.unjudged[0]!r}, are "
@@ -224,9 +239,9 @@ class WholeModel:
                 text = f"{where}: {in_one_line(error)}"
                 subject = "the fused model does not run"
                 return [*checks, Check("G2", subject, float("inf"), 0.0, text, False)]
-            for name in self.twins.original.outputs:
+            for name in dict.fromkeys(self.twins.original.outputs):
                 judge, base = self._judge(ran, name), ran.before[optimize][name]
-                found = judge.checks(results.pop(name), base, where)
+                found = judge.checks(results[name], base, where)
                 checks += [replace(check, repeat=self._repeat(ran.feed)) for check in found]
         return checks
 
