@@ -100,7 +100,7 @@ def _complete(
     types = Nested(own, outer.types) if outer else own
     inputs = (value.name for value in graph.input)
     targets = ShapeValues(graph.node, graph.initializer, inputs, types, outer)
-    added = {value.name: value for value in _reshaped(graph, own, targets)}
+    added = {value.name: value for value in _reshaped(graph, own, targets, graph is result)}
     if added:
         there = [value for value in graph.value_info if value.name not in added]
         del graph.value_info[:]
@@ -190,18 +190,23 @@ def _show_vectors(graph: onnx.GraphProto) -> None:
 
 
 def _reshaped(
-    graph: onnx.GraphProto, own: GraphTypes, targets: ShapeValues
+    graph: onnx.GraphProto, own: GraphTypes, targets: ShapeValues, before: bool
 ) -> Iterator[onnx.ValueInfoProto]:
-    """The types of Reshape outputs that inference left unknown, from their target shapes."""
+    """The types of Reshape outputs that inference left unknown, from their target shapes.
+
+    What follows from a constant target inference mostly finds itself: that is not done `before` it.
+    """
     types = targets.types
-    unknown = [node for node in graph.node if _is_unknown_reshape(node, types)]
-    found = _element_types(graph, own, types) if unknown else {}
-    for node in unknown:
+    found: dict[str, int] | None = None
+    for node in graph.node:
+        if not _is_unknown_reshape(node, types):
+            continue
         known = types.get(node.output[0], UNKNOWN).shape
+        if (before or known is not None) and targets.is_constant(node.input[1]):
+            continue
         extents = targets.of(node.input[1])
         source = node.input[0]
-        elem_type = found.get(source) or types.get(source, UNKNOWN).elem_type
-        if extents is None or not elem_type:
+        if extents is None:
             continue
         old = [None] * len(extents) if known is None else known
         if len(old) != len(extents):
@@ -212,6 +217,12 @@ def _reshaped(
             for new, before in zip(extents, old, strict=True)
         ]
         if known is not None and dims == list(known):
+            continue
+        elem_type = types.get(source, UNKNOWN).elem_type
+        if not elem_type:
+            found = _element_types(graph, own, types) if found is None else found
+            elem_type = found.get(source, 0)
+        if not elem_type:
             continue
         yield helper.make_tensor_value_info(node.output[0], elem_type, dims)
 
@@ -272,6 +283,11 @@ class ShapeValues:
         self._inputs = frozenset(inputs)
         self._constants = {t.name: t for t in initializers if t.name not in self._inputs}
         self._found: dict[str, tuple[int, Values | None]] = {}
+
+    def is_constant(self, name: str) -> bool:
+        """Whether a vector is a constant of this graph."""
+        node = self._producers.get(name)
+        return name in self._constants or (node is not None and node.op_type == "Constant")
 
     def of(self, name: str, reach: int = 12) -> Values | None:
         """The entries of a vector, None for those not known; None when its length is not."""

@@ -25,6 +25,7 @@ from tests.benchmarks.large_model import build
 
 CHILD = """
 import json, sys, time
+from pathlib import Path
 import numpy, onnx, onnxruntime, graphfuse.pipeline, graphfuse.validation.judge
 from graphfuse.feeds import random_feeds
 from graphfuse.pipeline import as_model
@@ -34,7 +35,7 @@ start = time.perf_counter()
 passed = True
 if what == "session":
     model = as_model(original)
-    run(session(model.proto, model.folder), random_feeds(model.proto))
+    run(session(Path(original), model.folder), random_feeds(model.proto))
 elif what != "imports":
     report = graphfuse.pipeline.validate(original, fused, level=what)
     passed = report.passed
