@@ -127,6 +127,9 @@ def _pass_types(graph: onnx.GraphProto, own: set[FunctionKey]) -> None:
     nodes: list[onnx.NodeProto] = []
     replaced = False
     for node in graph.node:
+        # What types do not depend on would be written and parsed twice: traces of stacks, say.
+        for field in ("name", "doc_string", "metadata_props"):
+            node.ClearField(field)
         node.domain = "" if node.domain in DEFAULT_DOMAINS else node.domain
         for body in subgraphs(node):
             _pass_types(body, own)
