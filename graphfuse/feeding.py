@@ -121,8 +121,12 @@ class Feeding:
 
 
 def _conditions(model: onnx.ModelProto) -> tuple[bool | None, ...]:
-    """Both ways where a single boolean is drawn: a branch that is not taken is not compared."""
-    return (True, False) if any(map(is_condition, model.graph.input)) else (None,)
+    """Both ways where a single boolean is drawn: a branch that is not taken is not compared.
+
+    Several are also drawn apart: a branch in a branch may need one of each.
+    """
+    count = sum(map(is_condition, model.graph.input))
+    return ((None,), (True, False))[count] if count < 2 else (True, False, None)
 
 
 def _fixes_all(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> bool:

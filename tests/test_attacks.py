@@ -228,3 +228,35 @@ def test_what_no_feed_reaches_is_said() -> None:
     other.graph.initializer[0].CopyFrom(numpy_helper.from_array(table, "table"))
     report = graphfuse.validate(proto, other)
     assert any("'table'" in note and "weights differ" in note for note in report.notes)
+
+
+def test_nodes_in_another_order() -> None:
+    """onnxruntime sorts them."""
+    proto = residual(DECOMPOSED_LAYER_NORM)
+    unsorted = onnx.ModelProto()
+    unsorted.CopyFrom(proto)
+    del unsorted.graph.node[:]
+    unsorted.graph.node.extend(reversed(proto.graph.node))
+    assert failing(unsorted, unsorted) == set()
+    assert failing(unsorted, graphfuse.fuse(proto).model) == set()
+
+
+def test_a_branch_that_needs_one_condition_true_and_one_false() -> None:
+    def nested(operator: str) -> onnx.ModelProto:
+        return model(
+            f"""
+            y = If (c) <
+                then_branch = t () => (float[B,8] y1) {{
+                    y1 = If (d) <
+                        then_branch = t2 () => (float[B,8] y2) {{ y2 = Relu(a) }},
+                        else_branch = e2 () => (float[B,8] y3) {{ y3 = {operator}(a) }}
+                    >
+                }},
+                else_branch = e () => (float[B,8] y4) {{ y4 = Neg(a) }}
+            >
+            """,
+            inputs="bool c, bool d, float[B,8] a",
+            outputs="float[B,8] y",
+        )
+
+    assert "G0" in failing(nested("Abs"), nested("Exp"), iterations=8)

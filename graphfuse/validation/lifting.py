@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from graphfuse.graph.tensors import (
     FLOAT_TYPES,
     default_opset,
     is_external,
+    read_names,
     subgraphs,
 )
 
@@ -62,7 +64,8 @@ def lifted(source: Model) -> onnx.ModelProto:
     proto = onnx.ModelProto(ir_version=max(model.ir_version, 10))
     proto.opset_import.extend(model.opset_import)
     proto.functions.extend(f for f in model.functions if f.domain not in FUSED_DOMAINS)
-    for field in ("node", "input", "output"):
+    proto.graph.node.extend(_sorted(model.graph))
+    for field in ("input", "output"):
         getattr(proto.graph, field).extend(getattr(model.graph, field))
     proto.graph.name = "twin"
     for named in (*proto.graph.node, *proto.opset_import):
@@ -86,6 +89,21 @@ def lifted(source: Model) -> onnx.ModelProto:
     _round_constants(proto.graph, _single_numbers(model.graph, source))
     _lift_nodes(proto.graph.node, source)
     return proto
+
+
+def _sorted(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The nodes such that each follows what it reads; onnxruntime sorts them as well."""
+    nodes = list(graph.node)
+    producers = {name: n for n, node in enumerate(nodes) for name in node.output if name}
+    before = [{producers[name] for name in read_names(node) if name in producers} for node in nodes]
+    if all(max(needs, default=-1) < n for n, needs in enumerate(before)):
+        return nodes
+    try:
+        order = TopologicalSorter(dict(enumerate(before))).static_order()
+        return [nodes[n] for n in order]
+    except CycleError:
+        # Whoever evaluates the nodes says what is missing.
+        return nodes
 
 
 def _fill_defaults(proto: onnx.ModelProto) -> None:
