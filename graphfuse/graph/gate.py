@@ -13,7 +13,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorPro
 
 from graphfuse.errors import ModelError
 from graphfuse.graph.folder import Folder, RefusedError
-from graphfuse.graph.scopes import FunctionKey, function_key
+from graphfuse.graph.scopes import FunctionKey, callees_first, function_key
 from graphfuse.graph.tensors import is_external
 from graphfuse.graph.wire import is_inline
 from graphfuse.limits import Limits
@@ -241,7 +241,7 @@ def _check_expansion(model: onnx.ModelProto, limits: Limits) -> None:
     index = {function_key(function): n for n, function in enumerate(model.functions)}
     found = [_calls(function.node, index) for function in model.functions]
     sizes: dict[int, int] = {}
-    for number in _callees_first([calls for _, calls in found]):
+    for number in callees_first([calls for _, calls in found]):
         own, calls = found[number]
         sizes[number] = own + sum(sizes.get(callee, 0) for callee in calls)
     own, calls = _calls(model.graph.node, index)
@@ -267,21 +267,3 @@ def _calls(nodes: Iterable[NodeProto], index: dict[FunctionKey, int]) -> tuple[i
                 count += inner
                 calls += more
     return count, calls
-
-
-def _callees_first(calls: list[list[int]]) -> list[int]:
-    """An order in which each function comes after what it calls; those in circles are left out."""
-    callers: list[list[int]] = [[] for _ in calls]
-    waiting = [len(set(called)) for called in calls]
-    for caller, called in enumerate(calls):
-        for callee in set(called):
-            callers[callee].append(caller)
-    ready = [number for number, count in enumerate(waiting) if count == 0]
-    order: list[int] = []
-    while ready:
-        order.append(ready.pop())
-        for caller in callers[order[-1]]:
-            waiting[caller] -= 1
-            if waiting[caller] == 0:
-                ready.append(caller)
-    return order

@@ -163,6 +163,28 @@ def function_key(item: NodeProto | FunctionProto) -> FunctionKey:
     return (domain, name, item.overload)
 
 
+def callees_first(calls: Sequence[Iterable[int]]) -> list[int]:
+    """An order in which each function comes after what it calls; those in circles are left out.
+
+    Without recursion: a chain of functions may be longer than Python's stack.
+    """
+    callees = [set(called) for called in calls]
+    callers: list[list[int]] = [[] for _ in callees]
+    for caller, called in enumerate(callees):
+        for callee in called:
+            callers[callee].append(caller)
+    waiting = [len(called) for called in callees]
+    ready = [index for index, count in enumerate(waiting) if count == 0]
+    order: list[int] = []
+    while ready:
+        order.append(ready.pop())
+        for caller in callers[order[-1]]:
+            waiting[caller] -= 1
+            if waiting[caller] == 0:
+                ready.append(caller)
+    return order
+
+
 class _Expander:
     """Replaces calls of functions by their bodies, within bounds."""
 
@@ -171,7 +193,7 @@ class _Expander:
         self._index: Mapping[FunctionKey, int] = {
             function_key(function): index for index, function in enumerate(model.functions)
         }
-        self._order = self._callees_first()
+        self._order = callees_first([self._called(each.node) for each in self.functions])
         self._sizes = self._expanded_sizes()
         self._mark = _unused_mark(model) if model.functions else ""
         self._bodies = 0
@@ -180,24 +202,6 @@ class _Expander:
         """The functions in an order in which each comes before what it calls."""
         cyclic = set(range(len(self.functions))) - set(self._order)
         return [*self._order[::-1], *sorted(cyclic)]
-
-    def _callees_first(self) -> list[int]:
-        """Without recursion: a chain of functions may be longer than Python's stack."""
-        calls = [set(self._called(function.node)) for function in self.functions]
-        callers: list[list[int]] = [[] for _ in calls]
-        for caller, called in enumerate(calls):
-            for callee in called:
-                callers[callee].append(caller)
-        waiting = [len(called) for called in calls]
-        ready = [index for index, count in enumerate(waiting) if count == 0]
-        order: list[int] = []
-        while ready:
-            order.append(ready.pop())
-            for caller in callers[order[-1]]:
-                waiting[caller] -= 1
-                if waiting[caller] == 0:
-                    ready.append(caller)
-        return order
 
     def _called(self, nodes: Iterable[NodeProto]) -> Iterator[int]:
         for node in nodes:

@@ -6,13 +6,13 @@
 #   tests/gpu/run.sh run [OUTPUT_DIR] [PARTS]     join them, install beside, test, measure
 #   tests/gpu/run.sh dry [OUTPUT_DIR]             the same steps, small, on the CPU of any machine
 #
-# STORE (default /tmp/graphfuse-gpu) keeps the pieces between calls. PYTHON names the interpreter; it
+# STORE (default graphfuse-gpu in the folder for temporary files) keeps the pieces between calls. PYTHON names the interpreter; it
 # should have torch built for CUDA 13, or CUDA's and cuDNN's libraries where the system finds them.
 # PARTS are of `sites accuracy models`, all of them if none is named.
 # OUTPUT_DIR gets gpu.md (tables with GPU, driver and versions), tests.log and env.log.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-store=${STORE:-/tmp/graphfuse-gpu}; python=${PYTHON:-python3}
+store=${STORE:-${TMPDIR:-/tmp}/graphfuse-gpu}; python=${PYTHON:-python3}
 site=$store/site
 
 install() {
