@@ -40,8 +40,7 @@ from graphfuse.pipeline import optimize, write
 from graphfuse.records import Check, FuseResult, ValidationReport
 from graphfuse.runtime import run, session
 from graphfuse.validation.outputs import OutputJudge
-from graphfuse.validation.reference import Twin
-from graphfuse.validation.whole_model import SAMPLES
+from graphfuse.validation.reference import RoundedSamples, Twin
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -299,11 +298,14 @@ class _Rounded:
 
     def __init__(self, model: Model, feeds: Mapping[str, Array]) -> None:
         self._model, self._feeds = model, feeds
-        self._samples: list[Mapping[str, Array]] = []
 
     @cached_property
     def _twin(self) -> Twin:
         return Twin(self._model)
+
+    @cached_property
+    def _samples(self) -> RoundedSamples:
+        return RoundedSamples(self._twin, self._feeds)
 
     @cached_property
     def _plain(self) -> Mapping[str, Array]:
@@ -311,7 +313,5 @@ class _Rounded:
 
     def values(self, name: str, exact: Array) -> Iterator[Array]:
         """The module's own float64 output as that rounding would have it: samples."""
-        for sample in range(SAMPLES):
-            if sample == len(self._samples):
-                self._samples.append(self._twin.run_rounded(self._feeds, sample))
-            yield exact.astype(np.float64) + (self._samples[sample][name] - self._plain[name])
+        for sample in self._samples:
+            yield exact.astype(np.float64) + (sample[name] - self._plain[name])

@@ -9,7 +9,7 @@ the memory is that of the largest weight and of the values in flight.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,23 @@ HALF_UNIT = 2.0**-24
 
 KEPT_WEIGHT = 2**16
 """Weights of up to this many elements stay in memory as float64."""
+
+
+SAMPLES = 5
+"""How many samples of rounding G2 looks at before it fails a model."""
+
+SAMPLES_OF_DECISIONS = 64
+"""The same for a model that decides inside: a router's near tie may fall either way, and does so
+in few samples. Of a fair tie that falls in a share p of them, n samples miss p (1 - p)^n, at most
+1 / (e n)."""
+
+# fmt: off
+DECIDING = frozenset((
+    "TopK", "ArgMax", "ArgMin", "Hardmax", "Round", "Floor", "Ceil", "NonMaxSuppression",
+    "QuantizeLinear", "DynamicQuantizeLinear",
+))
+# fmt: on
+"""Operators that turn a difference in rounding into one of any size."""
 
 
 class Twin:
@@ -207,6 +224,21 @@ class Twin:
             raise unsupported(node, [problem]) from error
         self._evaluator.used.setdefault(REFERENCE, set()).add(node.op_type)
         return results
+
+
+class RoundedSamples:
+    """What rounding does to a model's outputs: samples, each computed when it is asked for."""
+
+    def __init__(self, twin: Twin, feeds: Mapping[str, Array]) -> None:
+        self._twin, self._feeds = twin, feeds
+        self._found: list[Mapping[str, Array]] = []
+
+    def __iter__(self) -> Iterator[Mapping[str, Array]]:
+        decides = any(node.op_type in DECIDING for node in self._twin.proto.graph.node)
+        for sample in range(SAMPLES_OF_DECISIONS if decides else SAMPLES):
+            if sample == len(self._found):
+                self._found.append(self._twin.run_rounded(self._feeds, sample))
+            yield self._found[sample]
 
 
 def rounded_by_chance(array: Array, elem_type: int, rng: np.random.Generator | None) -> Array:

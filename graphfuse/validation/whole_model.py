@@ -7,7 +7,7 @@ model is judged as it comes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from graphfuse.runtime import CPU, has_kernels, plain_options, run, session
 from graphfuse.validation.lifting import OWN_DOMAIN
 from graphfuse.validation.lockstep import Lockstep, Meaning
 from graphfuse.validation.outputs import OutputJudge
-from graphfuse.validation.reference import Twin
+from graphfuse.validation.reference import RoundedSamples, Twin
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,23 +38,6 @@ FEEDS = {"fast": 1, "full": 3}
 """How many feeds are drawn at each level, unless the user says."""
 
 
-SAMPLES = 5
-"""How many samples of rounding G2 looks at before it fails a model."""
-
-SAMPLES_OF_DECISIONS = 64
-"""The same for a model that decides inside: a router's near tie may fall either way, and does so
-in few samples. Of a fair tie that falls in a share p of them, n samples miss p (1 - p)^n, at most
-1 / (e n)."""
-
-# fmt: off
-DECIDING = frozenset((
-    "TopK", "ArgMax", "ArgMin", "Hardmax", "Round", "Floor", "Ceil", "NonMaxSuppression",
-    "QuantizeLinear", "DynamicQuantizeLinear",
-))
-# fmt: on
-"""Operators that turn a difference in rounding into one of any size."""
-
-
 @dataclass
 class Ran:
     """One feed that the original ran on: its outputs by level of optimization, and float64's."""
@@ -62,7 +45,7 @@ class Ran:
     feed: Feed
     before: dict[bool, Outputs]
     meaning: Meaning = field(default_factory=Meaning)
-    rounded: list[Outputs] = field(default_factory=list["Outputs"])
+    samples: RoundedSamples | None = None
 
 
 @dataclass
@@ -247,22 +230,14 @@ class WholeModel:
 
     def _judge(self, ran: Ran, name: str) -> OutputJudge:
         value = next(value for value in self.original.proto.graph.output if value.name == name)
+        ran.samples = samples = ran.samples or RoundedSamples(self.twins.original, ran.feed.values)
         return OutputJudge(
             name,
             type_of(value.type).elem_type,
             ran.meaning.values[name],
             [outputs[name] for outputs in ran.before.values()],
-            lambda: (outputs[name] for outputs in self.rounded(ran)),
+            lambda: (outputs[name] for outputs in samples),
         )
-
-    def rounded(self, ran: Ran) -> Iterator[Outputs]:
-        """The outputs of the original in float64, every edge rounded to its type: samples."""
-        steps = self.twins.original.proto.graph.node
-        decides = any(node.op_type in DECIDING for node in steps)
-        for sample in range(SAMPLES_OF_DECISIONS if decides else SAMPLES):
-            if sample == len(ran.rounded):
-                ran.rounded.append(self.twins.original.run_rounded(ran.feed.values, sample))
-            yield ran.rounded[sample]
 
     def _repeat(self, feed: Feed) -> str:
         return f"--validate {self.level} {feed.repeat}".strip()
