@@ -163,6 +163,29 @@ def test_what_is_no_residual_stream() -> None:
     assert [each.of.tensor for each in graphfuse.activations(graph, inputs=values)] == ["y"]
 
 
+def test_masked_scores_are_no_residual_stream() -> None:
+    """One head, no axis for heads, extents known: mask and scores are alike, and in block 2 the
+    scores are behind the mask."""
+
+    def block(x: str, y: str) -> str:
+        return f"""
+            {y}_keys = Transpose<perm = [0, 2, 1]>({x})
+            {y}_products = MatMul({x}, {y}_keys)
+            {y}_scores = Add({y}_products, mask)
+            {y}_weights = Softmax<axis = -1>({y}_scores)
+            {y}_mixed = MatMul({y}_weights, {x})
+            {y} = Add({x}, {y}_mixed)
+        """
+
+    graph = model(
+        block("a", "h") + block("h", "y"),
+        inputs="float[2,8,8] a, float[2,8,8] mask",
+        outputs="float[2,8,8] y",
+    )
+    values = {name: np.ones((2, 8, 8), np.float32) for name in ("a", "mask")}
+    assert [each.of.tensor for each in graphfuse.activations(graph, inputs=values)] == ["h", "y"]
+
+
 def test_several_feeds_are_pooled() -> None:
     graph = model("w = MatMul(a, eye)\nx = Add(a, w)\ny = Identity(x)", constants={"eye": np.eye(8, dtype=np.float32)})  # fmt: skip
     rng = np.random.default_rng(0)

@@ -46,6 +46,8 @@ def _branch(view: GraphView, node: Node) -> str:
     """The operand F(x) of a sum x + F(x); '' for any other node."""
     if not is_sum(node) or any(view.is_weight(name) for name in node.inputs):
         return ""
+    if any(reader.op_type == "Softmax" for reader in view.readers(node.outputs[0])):
+        return ""  # Scores of attention and a mask: the next block's are behind the same mask.
     one, other = node.inputs
     if not _alike(view.type(one).shape, view.type(other).shape):
         return ""
