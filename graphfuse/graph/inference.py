@@ -9,18 +9,17 @@ nothing more becomes known.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
-import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
 from graphfuse.graph.propagation import is_small
 from graphfuse.graph.scopes import FunctionKey, all_bodies, function_key
+from graphfuse.graph.shape_values import ShapeValues
 from graphfuse.graph.shapes import UNKNOWN, GraphTypes, Nested, weightless
 from graphfuse.graph.tensors import DEFAULT_DOMAINS, replace_nodes, subgraphs
-from graphfuse.records import Dim, TensorType
+from graphfuse.records import TensorType
 
 # fmt: off
 SAME_TYPE = frozenset((
@@ -75,8 +74,7 @@ def infer_types(model: onnx.ModelProto) -> Mapping[str, TensorType]:
 
 def inferred(skeleton: onnx.ModelProto) -> onnx.ModelProto:
     """A model without weights, with the types of its tensors in every graph. It is changed."""
-    _simplify(skeleton)
-    nested = next(all_bodies(skeleton.graph.node), None) is not None
+    nested = _simplify(skeleton)
     _complete(skeleton.graph, skeleton.graph, nested)
     result = _infer(skeleton)
     for _ in range(ROUNDS):
@@ -101,51 +99,57 @@ def _complete(
     inputs = (value.name for value in graph.input)
     targets = ShapeValues(graph.node, graph.initializer, inputs, types, outer)
     added = {value.name: value for value in _reshaped(graph, own, targets, graph is result)}
+    more = False
+    if nested:
+        inside = zip(all_bodies(graph.node), all_bodies(result.node), strict=True)
+        each = [_complete(*pair, nested, targets) for pair in inside]
+        more = any(each)
     if added:
         there = [value for value in graph.value_info if value.name not in added]
         del graph.value_info[:]
         graph.value_info.extend([*there, *added.values()])
-    if not nested:
-        return bool(added)
-    inside = zip(all_bodies(graph.node), all_bodies(result.node), strict=True)
-    more = [_complete(*pair, nested, targets) for pair in inside]
-    return any(more) or bool(added)
+    return more or bool(added)
 
 
-def _simplify(skeleton: onnx.ModelProto) -> None:
+def _simplify(skeleton: onnx.ModelProto) -> bool:
     """Let operators that onnx has no inference for, and that keep their input's type, pass it on.
 
     Inference would stop at the first of them: onnxruntime's norms in models that it saved, say.
+    Whether the graph has bodies.
     """
     for entry in skeleton.opset_import:
         entry.domain = "" if entry.domain in DEFAULT_DOMAINS else entry.domain
     own = {function_key(function) for function in skeleton.functions}
-    _pass_types(skeleton.graph, own)
+    return _pass_types(skeleton.graph, own)
 
 
-def _pass_types(graph: onnx.GraphProto, own: set[FunctionKey]) -> None:
-    nodes: list[onnx.NodeProto] = []
-    replaced = False
-    for node in graph.node:
+def _pass_types(graph: onnx.GraphProto, own: set[FunctionKey]) -> bool:
+    nested = False
+    replaced: dict[int, list[onnx.NodeProto]] = {}
+    for index, node in enumerate(graph.node):
         # What types do not depend on would be written and parsed twice: traces of stacks, say.
         for field in ("name", "doc_string", "metadata_props"):
             node.ClearField(field)
         node.domain = "" if node.domain in DEFAULT_DOMAINS else node.domain
         for body in subgraphs(node):
+            nested = True
             _pass_types(body, own)
         passes = node.op_type in PASSING and node.domain in ("", "com.microsoft")
         # A function of the model under that name may do something else.
         passes = passes and function_key(node) not in own
         if not passes or not node.input:
-            nodes.append(node)
             continue
-        replaced = True
         # Output 0 is the result; output 3 of a Skip operator is its sum.
-        for output in (*node.output[:1], *node.output[3:4]):
-            if output:
-                nodes.append(helper.make_node("Identity", node.input[:1], [output]))
+        replaced[index] = [
+            helper.make_node("Identity", node.input[:1], [output])
+            for output in (*node.output[:1], *node.output[3:4])
+            if output
+        ]
     if replaced:
-        replace_nodes(graph, nodes)
+        kept = ([node] for node in graph.node)
+        nodes = [replaced.get(index, same) for index, same in enumerate(kept)]
+        replace_nodes(graph, [node for each in nodes for node in each])
+    return nested
 
 
 def _infer(skeleton: onnx.ModelProto) -> onnx.ModelProto:
@@ -259,136 +263,3 @@ def _element_types(
         if elem_type:
             found.update((name, elem_type) for name in node.output if not known(name))
     return found
-
-
-Values = list[Dim]
-"""Entries of an integer vector or scalar: numbers, the symbols of extents, None if not known."""
-
-LONGEST = 16
-"""The longest vector that can be a shape."""
-
-
-class ShapeValues:
-    """What is known of the values of integer vectors that are shapes."""
-
-    def __init__(
-        self,
-        nodes: Iterable[onnx.NodeProto],
-        initializers: Iterable[onnx.TensorProto],
-        inputs: Iterable[str],
-        types: Mapping[str, TensorType],
-        outer: ShapeValues | None = None,
-    ) -> None:
-        """`outer` are the values of the graph around this one: its names are seen here."""
-        self.types = types
-        self._outer = outer
-        self._producers = {name: node for node in nodes for name in node.output if name}
-        self._inputs = frozenset(inputs)
-        self._constants = {t.name: t for t in initializers if t.name not in self._inputs}
-        self._found: dict[str, tuple[int, Values | None]] = {}
-
-    def is_constant(self, name: str) -> bool:
-        """Whether a vector is a constant of this graph."""
-        node = self._producers.get(name)
-        return name in self._constants or (node is not None and node.op_type == "Constant")
-
-    def of(self, name: str, reach: int = 12) -> Values | None:
-        """The entries of a vector, None for those not known; None when its length is not."""
-        before = self._found.get(name)
-        if before is None or before[0] < reach:
-            # Once for each tensor and depth: otherwise a graph could make this exponential.
-            before = (reach, self._look(name, reach))
-            self._found[name] = before
-        return before[1]
-
-    def _look(self, name: str, reach: int) -> Values | None:
-        shape = self.types.get(name, UNKNOWN).shape
-        if shape is not None and len(shape) > 1:
-            return None
-        tensor = self._constants.get(name)
-        node = self._producers.get(name)
-        if node is not None and node.op_type == "Constant":
-            tensor = next((a.t for a in node.attribute if a.HasField("t")), None)
-        if tensor is not None:
-            small = len(tensor.dims) <= 1 and int(np.prod(tensor.dims)) <= LONGEST
-            if tensor.data_type != TensorProto.INT64 or not small:
-                return None
-            return [int(v) for v in onnx.numpy_helper.to_array(tensor).reshape(-1)]
-        if node is None and self._outer is not None and name not in self._inputs:
-            return self._outer.of(name, reach)
-        values = self._computed(node, reach - 1) if node is not None and reach else None
-        return self._unknown(name) if values is None else values
-
-    def _computed(self, node: onnx.NodeProto, reach: int) -> Values | None:
-        # What a function's caller gives is not known; nor what another domain's operator does.
-        given = any(attribute.ref_attr_name for attribute in node.attribute)
-        if given or node.domain not in DEFAULT_DOMAINS:
-            return None
-        if node.op_type == "Shape":
-            shape = self.types.get(node.input[0], UNKNOWN).shape
-            part = {attribute.name: attribute.i for attribute in node.attribute}
-            return None if shape is None else list(shape[part.get("start", 0) : part.get("end")])
-        if node.op_type == "Size":
-            shape = self.types.get(node.input[0], UNKNOWN).shape
-            numbers = [d for d in shape or () if isinstance(d, int)]
-            return [math.prod(numbers)] if shape and len(numbers) == len(shape) else [None]
-        if node.op_type == "Concat":
-            parts = [self.of(part, reach) for part in node.input]
-            joined = [v for part in parts for v in part or []]
-            return None if None in parts or len(joined) > LONGEST else joined
-        if node.op_type in ("Squeeze", "Unsqueeze", "Identity", "Cast", "Reshape"):
-            return self._passed_on(node, reach)
-        if node.op_type == "ReduceProd":
-            factors = self.of(node.input[0], reach)
-            return factors if factors is not None and len(factors) == 1 else None
-        if node.op_type in ("Gather", "Slice"):
-            return self._picked(node, reach)
-        return None
-
-    def _passed_on(self, node: onnx.NodeProto, reach: int) -> Values | None:
-        """The same entries in another shape of one axis at most, or in another wide integer."""
-        if node.op_type == "Cast":
-            to = next((a.i for a in node.attribute if a.name == "to"), 0)
-            if to not in (TensorProto.INT64, TensorProto.INT32):
-                return None
-        values = self.of(node.input[0], reach)
-        if node.op_type in ("Unsqueeze", "Reshape") and (values is None or len(values) != 1):
-            # Of a matrix, one entry would be taken for another; one alone has no order.
-            shape = self.types.get(node.output[0], UNKNOWN).shape
-            if shape is None or len(shape) > 1:
-                return None
-        if node.op_type == "Cast" and any(
-            isinstance(v, int) and abs(v) >= 2**31 for v in values or ()
-        ):
-            return None
-        return values
-
-    def _picked(self, node: onnx.NodeProto, reach: int) -> Values | None:
-        """Gather(values, i), or Slice(values, start, end) with a step of 1."""
-        operands = [self.of(name, reach) for name in node.input]
-        values, first = operands[0], operands[1] if len(operands) > 1 else None
-        if not first or len(first) != 1 or not isinstance(first[0], int):
-            return None
-        if values is None:
-            # One extent of a shape, whichever it is, is one number.
-            source = self._producers.get(node.input[0])
-            is_shape = source is not None and source.op_type == "Shape"
-            return [None] if is_shape and node.op_type == "Gather" else None
-        if node.op_type == "Gather":
-            inside = -len(values) <= first[0] < len(values)
-            return [values[first[0]]] if inside else None
-        end = operands[2] if len(operands) > 2 else None
-        step = operands[4] if len(operands) > 4 else [1]
-        if not end or not isinstance(end[0], int) or step != [1]:
-            return None
-        return values[first[0] : end[0]]
-
-    def _unknown(self, name: str) -> Values | None:
-        shape = self.types.get(name, UNKNOWN).shape
-        if shape is None or len(shape) > 1:
-            return None
-        length = shape[0] if shape else 1
-        if not isinstance(length, int) or length > LONGEST:
-            return None
-        values: Values = [None] * length
-        return values

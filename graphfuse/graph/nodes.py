@@ -12,7 +12,7 @@ import onnx
 from graphfuse.errors import ModelError
 from graphfuse.graph.scopes import FunctionKey, Scope, function_key
 from graphfuse.graph.tensors import DEFAULT_DOMAINS
-from graphfuse.records import MAIN, NodeRef, ScopeRef
+from graphfuse.records import NodeRef, ScopeRef
 
 # The types of the attributes that are read.
 KINDS: Mapping[str, onnx.AttributeProto.AttributeType] = {
@@ -29,8 +29,8 @@ KINDS: Mapping[str, onnx.AttributeProto.AttributeType] = {
 class Node:
     """A node as the patterns see it. An absent input or output has the name ''.
 
-    `position` is its place among the nodes of the view. `index` is the node of the graph that it
-    is, or the call that it is a part of (`in_call`).
+    `position` is its place among the nodes of the scope that it is `within`. `index` is the node of
+    the graph that it is, or the call that it is a part of (`in_call`).
     """
 
     position: int
@@ -40,11 +40,20 @@ class Node:
     name: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    source: onnx.NodeProto
-    scope: ScopeRef = MAIN
+    within: Scope
     in_call: bool = False
     known: bool = True
     """False when what it does is not certain: an attribute that a function's caller gives."""
+
+    @property
+    def source(self) -> onnx.NodeProto:
+        """The message, found when it is asked for (see `GraphTypes` on what holding it costs)."""
+        return self.within.nodes[self.position]
+
+    @property
+    def scope(self) -> ScopeRef:
+        """The graph that it is in."""
+        return self.within.ref
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -87,6 +96,8 @@ def nodes_of(functions: Collection[FunctionKey], scope: Scope) -> Iterator[Node]
     # A call that is not seen through is not the operator that it may be named like.
     # Empty for nearly every model, so nodes need not be asked one by one.
     in_function = scope.ref.function is not None
+    # One string for each name: strings that are the same object need not be compared.
+    one: dict[str, str] = {}
     for position, (source, owner) in enumerate(zip(scope.nodes, scope.owners, strict=True)):
         given = in_function and any(a.ref_attr_name for a in source.attribute)
         in_call = owner in called
@@ -97,10 +108,9 @@ def nodes_of(functions: Collection[FunctionKey], scope: Scope) -> Iterator[Node]
             source.domain,
             # A part of a call is known by the call's name.
             scope.graph.node[owner].name if in_call else source.name,
-            tuple(source.input),
-            tuple(source.output),
-            source,
-            scope.ref,
+            tuple([one.setdefault(name, name) for name in source.input]),
+            tuple([one.setdefault(name, name) for name in source.output]),
+            scope,
             in_call,
             not given and not (functions and function_key(source) in functions),
         )

@@ -59,6 +59,8 @@ def _replace_calls(graph: onnx.GraphProto, scope: Scope) -> None:
 
 def _drop_uncalled(skeleton: onnx.ModelProto) -> None:
     """Inference looks into every function, called or not."""
+    if not skeleton.functions:
+        return
     by_key = {function_key(function): function for function in skeleton.functions}
     pending = [list(skeleton.graph.node)]
     needed: set[FunctionKey] = set()

@@ -41,15 +41,16 @@ class Call:
 class Scope:
     """One graph as the patterns see it: calls expanded, every node with the index it stands for.
 
-    `owners` gives, for each of `nodes`, the index of the node in `graph`.
+    `owners` gives, for each of `nodes`, the index of the node in `graph`. Where no call is expanded
+    `nodes` are the graph's own.
     """
 
     ref: ScopeRef
     graph: AnyGraph
     parent: Scope | None
     functions: Sequence[FunctionProto]
-    nodes: list[NodeProto]
-    owners: list[int]
+    nodes: Sequence[NodeProto]
+    owners: Sequence[int]
     calls: list[Call]
     children: dict[Place, Scope] = field(default_factory=dict[Place, "Scope"])
 
@@ -92,6 +93,8 @@ def fully_seen(found: list[Scope]) -> set[int]:
 
     A call in a body inside a function, and one too many to expand, are not.
     """
+    if not found[0].functions:
+        return set()
     called: dict[int, list[Scope]] = {}
     unseen: set[int] = set()
     index = {function_key(f): n for n, f in enumerate(found[0].functions)}
@@ -228,15 +231,14 @@ class _Expander:
         return sizes
 
     def expand(
-        self, nodes: Iterable[NodeProto], within: bool
-    ) -> tuple[list[NodeProto], list[int], list[Call]]:
+        self, nodes: Sequence[NodeProto], within: bool
+    ) -> tuple[Sequence[NodeProto], Sequence[int], list[Call]]:
         """The nodes with calls replaced, what each stands for, and the calls.
 
         A body `within` a graph sees that graph's names: its calls have names of their own.
         """
         if not self._sizes:
-            same = list(nodes)
-            return same, list(range(len(same))), []
+            return nodes, range(len(nodes)), []
         found: list[NodeProto] = []
         owners: list[int] = []
         calls: list[Call] = []

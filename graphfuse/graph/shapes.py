@@ -6,7 +6,7 @@ of the same type. So it costs the graph, not the gigabytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
 
 import onnx
@@ -47,9 +47,10 @@ def weightless(model: onnx.ModelProto) -> onnx.ModelProto:
                 tensor.name, tensor.data_type, list(tensor.dims)
             )
             graph.input.append(value)
-    strip_bodies(graph.node)
-    inputs = {value.name for value in graph.input}
-    give_constants(graph, {t.name: t for t in graph.initializer if t.name not in inputs})
+    if any(any(subgraphs(node)) for node in graph.node):
+        strip_bodies(graph.node)
+        inputs = {value.name for value in graph.input}
+        give_constants(graph, {t.name: t for t in graph.initializer if t.name not in inputs})
     return copy
 
 
@@ -126,21 +127,34 @@ def type_of(value: onnx.TypeProto) -> TensorType:
 class GraphTypes(Mapping[str, TensorType]):
     """The types that a graph declares: inputs, value_info and outputs, initializers.
 
-    Each is read when it is first asked for: most never are.
+    Each is read when it is first asked for: most never are. What is kept of it until then is its
+    place, so the lists of the graph must not change: protobuf finds every message that Python
+    holds in one table, which gets slow when it no longer fits the caches.
     """
 
     def __init__(self, graph: onnx.GraphProto | onnx.FunctionProto) -> None:
         self._known: dict[str, TensorType] = {}
-        self._values: dict[str, onnx.ValueInfoProto | onnx.TensorProto] = {}
+        self._lists: tuple[Sequence[onnx.ValueInfoProto | onnx.TensorProto], ...]
         if isinstance(graph, onnx.FunctionProto):
-            self._values.update((value.name, value) for value in graph.value_info)
-            return
-        for values in (graph.input, graph.value_info, graph.output, graph.initializer):
-            self._values.update((value.name, value) for value in values)
+            self._lists = (graph.value_info,)
+        else:
+            self._lists = (graph.input, graph.value_info, graph.output, graph.initializer)
+        self._places: dict[str, int] = {}
+        start = 0
+        for values in self._lists:
+            self._places.update((value.name, n) for n, value in enumerate(values, start))
+            start += len(values)
+
+    def _value(self, place: int) -> onnx.ValueInfoProto | onnx.TensorProto:
+        for values in self._lists:
+            if place < len(values):
+                return values[place]
+            place -= len(values)
+        raise IndexError(place)
 
     def __getitem__(self, name: str) -> TensorType:
         if name not in self._known:
-            value = self._values[name]
+            value = self._value(self._places[name])
             if isinstance(value, onnx.TensorProto):
                 self._known[name] = TensorType(value.data_type, tuple(value.dims))
             else:
@@ -149,16 +163,21 @@ class GraphTypes(Mapping[str, TensorType]):
 
     def elem_type(self, name: str) -> int:
         """The element type alone, 0 when it is not known: the shape is not read."""
-        value = self._values.get(name)
+        if name not in self._places:
+            return 0
+        value = self._value(self._places[name])
         if isinstance(value, onnx.TensorProto):
             return value.data_type
-        return 0 if value is None else value.type.tensor_type.elem_type
+        return value.type.tensor_type.elem_type
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
+        return iter(self._places)
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self._places)
 
 
 class Nested(Mapping[str, TensorType]):

@@ -17,11 +17,11 @@ import onnx
 from onnx import TensorProto
 
 from graphfuse.errors import ModelError
-from graphfuse.graph.inference import ShapeValues
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.nodes import Node, constant_value, nodes_of
 from graphfuse.graph.scope_types import Types, infer_scopes
 from graphfuse.graph.scopes import Scope, fully_seen, function_key, scopes
+from graphfuse.graph.shape_values import ShapeValues
 from graphfuse.graph.shapes import SMALL, UNKNOWN, GraphTypes
 from graphfuse.graph.tensors import (
     FLOAT_TYPES,
@@ -126,14 +126,16 @@ class GraphView:
         self.initializers = {t.name: t for t in weights if t.name not in inputs}
         self._producers: dict[str, Node] = {}
         self._readers: defaultdict[str, list[Node]] = defaultdict(list)
+        with_bodies = {position for position, _, _ in scope.children}
         for node in self.nodes:
-            self._index(node)
+            self._index(node, node.in_call or node.position in with_bodies)
         self._check_names()
         self._declared = GraphTypes(graph)
 
-    def _index(self, node: Node) -> None:
-        for name in read_names(node.source):
-            self._readers[name].append(node)
+    def _index(self, node: Node, has_bodies: bool) -> None:
+        for name in read_names(node.source) if has_bodies else {*node.inputs}:
+            if name:
+                self._readers[name].append(node)
         for name in node.outputs:
             if not name:
                 continue

@@ -47,6 +47,10 @@ def _collector_off() -> Generator[None]:
         yield
     finally:
         if was_on:
+            if not gc.get_freeze_count():
+                # Those that are left count as old, and are not all looked at as soon as it is on.
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
 
 
@@ -56,7 +60,9 @@ def _scan(model: Model) -> Scan:
     for view in views(model):
         found = [item for candidate in _candidates(view) for item in _judge(view, candidate)]
         kept.extend(_without_overlap(found))
-        fused += sum(is_fused_node(node.domain, node.op_type) for node in view.scope.graph.node)
+        fused += sum(
+            is_fused_node(node.domain, node.op_type) for node in view.nodes if not node.in_call
+        )
         nodes += len(view.scope.graph.node)
     sites = [item for item in kept if isinstance(item, Site)]
     misses = [item for item in kept if isinstance(item, NearMiss)]
