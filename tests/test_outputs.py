@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pytest
 from onnx import TensorProto
 
-from graphfuse.validation.outputs import OutputJudge
+from graphfuse.validation.outputs import FEW, OutputJudge
 
 RNG = np.random.default_rng(0)
 EXACT = RNG.normal(size=(6, 50))
@@ -39,6 +41,27 @@ def test_what_rounding_each_edge_allows_passes() -> None:
     worse = (base() * np.float16(1.002)).astype(np.float16)
     assert failed(worse, rounded=[base(), worse.astype(np.float64)]) == set()
     assert failed(worse, rounded=[base()]) == {"G2"}
+
+
+@pytest.mark.parametrize(
+    ("factor", "decides", "looked_at"),
+    [(1.002, False, 64), (1.05, False, FEW), (1.05, True, 64), (1.0, False, 0)],
+    ids=["near its bound", "far from it", "far, but the model decides inside", "passes at once"],
+)
+def test_how_many_samples_of_rounding_are_looked_at(
+    factor: float, decides: bool, looked_at: int
+) -> None:
+    seen: list[int] = []
+
+    def samples() -> Iterator[np.ndarray]:
+        for number in range(64):
+            yield base()
+            seen.append(number)
+
+    judge = OutputJudge("y", TensorProto.FLOAT16, EXACT, [base()], samples, decides)
+    result = (base() * np.float16(factor)).astype(np.float16)
+    assert judge.checks(result, base(), "here")[0].passed is (looked_at == 0)
+    assert len(seen) == looked_at
 
 
 def test_a_value_that_is_lost_fails() -> None:

@@ -284,6 +284,7 @@ def _with_eager(
             reference,
             [base],
             lambda name=value.name, exact=reference: rounded.values(name, exact),
+            rounded.decides,
         )
         checks += judge.checks(results[value.name], base, where)
     return replace(report, checks=(*report.checks, *checks), notes=(*report.notes, note))
@@ -306,6 +307,11 @@ class _Rounded:
     @cached_property
     def _samples(self) -> RoundedSamples:
         return RoundedSamples(self._twin, self._feeds)
+
+    @property
+    def decides(self) -> bool:
+        """Whether one sample can be any distance from another."""
+        return self._samples.decides
 
     @cached_property
     def _plain(self) -> Mapping[str, Array]:

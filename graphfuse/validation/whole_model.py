@@ -237,6 +237,7 @@ class WholeModel:
             ran.meaning.values[name],
             [outputs[name] for outputs in ran.before.values()],
             lambda: (outputs[name] for outputs in samples),
+            samples.decides,
         )
 
     def _repeat(self, feed: Feed) -> str:
