@@ -244,7 +244,11 @@ def exact_step(module: nn.Module, feeds: dict[str, np.ndarray]) -> np.ndarray:
 def within(rounded: _Rounded, exact: np.ndarray, before: np.ndarray, after: np.ndarray) -> None:
     """The acceptance rule for the logits of one step: G2, G3 and G4."""
     judge = OutputJudge(
-        "logits", TensorProto.FLOAT, exact, [before], lambda: rounded.values("logits", exact),
+        "logits",
+        TensorProto.FLOAT,
+        exact,
+        [before],
+        lambda: rounded.values("logits", exact),
         rounded.decides,
     )
     assert not [check for check in judge.checks(after, before, "a step") if not check.passed]
