@@ -4,8 +4,9 @@
     python -m tests.matrix --names llama,gpt2 --exporters torchscript --opsets 11,17 --caches yes
 
 A trial passes when the scan finds the stated number of sites, eager PyTorch counts the same, all are
-fused, nothing is left, and validation at `full` passes. What PyTorch itself cannot export is named
-with the first line of its error.
+fused, nothing is left, and validation at `full` passes. In bfloat16, which onnxruntime's CPU
+provider has no Add and no Mul for, it is each site that is validated, in graphfuse's kernel. What
+PyTorch itself cannot export is named with the first line of its error.
 """
 
 from __future__ import annotations
@@ -96,7 +97,8 @@ def run(trial: Trial, folder: Path) -> Outcome:
         left = [miss.reason.value for miss in result.left if miss.reason != Reason.SUM_TAKEN]
         if (found, len(result.fused)) != (stated, stated) or left:
             return Outcome("sites", found, f"{stated} stated, {len(result.fused)} fused, {left}")
-        report = graphfuse.validate(path, result.model)
+        level = "sites" if trial.dtype == "bfloat16" else "full"
+        report = graphfuse.validate(path, result.model, level=level)
     except GraphfuseError as error:
         return Outcome(type(error).__name__, stated, error.message)
     if not report.passed:
