@@ -130,24 +130,26 @@ class _Carrying:
             if id(node) not in stay:
                 node.inputs.clear()
                 node.outputs.clear()
-        for node in fresh:
-            self._adopt(node, tensors)
+        self._adopt(fresh, tensors)
         graph.nodes[:] = nodes
         for old, new, node, imported in kept:
             self._edit_bodies(old, new, node, imported, tensors)
 
-    def _adopt(self, node: Any, tensors: dict[str, Any]) -> None:
-        """Connect a new node to the graph's own tensors; new ones come with it."""
-        for field in ("inputs", "outputs"):
-            names = list(getattr(node, field))
-            getattr(node, field).clear()
-            for tensor in names:
-                mine = tensors.get(tensor.name, tensor) if tensor.name else tensor
-                if mine is tensor and tensor.name:
+    def _adopt(self, nodes: Sequence[Any], tensors: dict[str, Any]) -> None:
+        """Connect new nodes to the graph's own tensors; new ones come with them."""
+        # Noted for all of them first: clearing a tensor's readers takes it from their inputs.
+        wanted = [(node, list(node.inputs), list(node.outputs)) for node in nodes]
+        for node, inputs, outputs in wanted:
+            node.inputs.clear()
+            node.outputs.clear()
+            for tensor in (*inputs, *outputs):
+                if tensor.name and tensor.name not in tensors:
                     tensor.inputs.clear()
                     tensor.outputs.clear()
                     tensors[tensor.name] = tensor
-                getattr(node, field).append(mine)
+        for node, inputs, outputs in wanted:
+            node.inputs.extend([tensors.get(tensor.name, tensor) for tensor in inputs])
+            node.outputs.extend([tensors.get(tensor.name, tensor) for tensor in outputs])
 
     def _edit_bodies(
         self, old: onnx.NodeProto, new: onnx.NodeProto, node: Any, imported: Any, outer: Any
