@@ -20,7 +20,9 @@ from graphfuse.errors import (
     ProviderError,
     UsageError,
     ValidationError,
+    WriteError,
 )
+from graphfuse.graph import leftovers
 from graphfuse.integrations import module as modules
 from models import blocks
 from models.zoo import build
@@ -293,6 +295,26 @@ def test_another_opset_than_was_asked_for_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OriginalModelError, match="as opset 11: it wrote opset 18"):
         graphfuse.export(Block().eval(), (example(2, 16),), tmp_path / "m.onnx", opset=11)
     assert files_of(tmp_path) == []
+
+
+def test_what_killed_exports_left_goes_with_the_next(tmp_path: Path) -> None:
+    dead, path = tmp_path / ".m.onnx.0123.graphfuse-tmp", tmp_path / "m.onnx"
+    dead.mkdir()
+    (dead / "m.onnx.data").write_bytes(bytes(100))
+    with leftovers.scratch(path) as alive:
+        graphfuse.export(Block().eval(), (example(2, 16),), path)
+        assert alive.is_dir()
+        assert not dead.exists()
+    assert files_of(tmp_path) == ["m.onnx"]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(WriteError, match=r"m\.onnx cannot be written \(Permission denied\)"):
+        graphfuse.export(Block().eval(), (example(2, 16),), tmp_path / "m.onnx")
 
 
 def test_errors_name_what_to_do(tmp_path: Path) -> None:

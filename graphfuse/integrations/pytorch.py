@@ -11,7 +11,6 @@ The twin is a copy of the module in float64 in which casts to narrower floats ar
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -30,6 +29,7 @@ from graphfuse.errors import (
     in_one_line,
 )
 from graphfuse.fusing import LEVELS, Stage, silent
+from graphfuse.graph import leftovers
 from graphfuse.graph.model_file import Model, load
 from graphfuse.graph.shapes import type_of
 from graphfuse.graph.weights import Target, check_output
@@ -76,7 +76,7 @@ def export(
     Raises ProviderError when torch, onnxscript or the provider is missing, OriginalModelError when
     PyTorch cannot export the module, as `opset` where that is said, or the module gives other
     numbers in each call, UsageError for a module in training mode or an output that exists without
-    `force`, and ValidationError (nothing is written) when the fused model fails.
+    `force`, WriteError, and ValidationError (nothing is written) when the fused model fails.
     """
     call = called(module, args, {} if kwargs is None else kwargs)
     if validation not in LEVELS:
@@ -88,10 +88,9 @@ def export(
     require_provider(row.provider, targets.since(row))
     where = target.path
     check_output(target, Model(onnx.ModelProto(), None, where.parent))
-    with tempfile.TemporaryDirectory(
-        dir=where.parent, prefix=f".{where.name}.", suffix=".graphfuse-tmp"
-    ) as folder:
-        exported = Path(folder, where.name)
+    leftovers.remove(where.parent)
+    with leftovers.scratch(where) as folder:
+        exported = folder / where.name
         stage("exporting")
         names = {"input_names": input_names, "output_names": output_names}
         call.export(exported, dynamic_shapes=dynamic_shapes, opset_version=opset, **names)
