@@ -200,6 +200,32 @@ def test_scales_that_are_computed(where: str, ep: str) -> None:
     np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)
 
 
+def test_a_new_weight_that_two_branches_read() -> None:
+    """An RMSNorm without a scale is written with ones, which both fused nodes read."""
+
+    def branch(name: str) -> str:
+        return f"""{name} = {name} () => (float[B,S,8] {name}_y) {{
+            {name}_x = Add(a, b)
+            {name}_s = Mul({name}_x, {name}_x)
+            {name}_m = ReduceMean<axes = [-1], keepdims = 1>({name}_s)
+            {name}_v = Add({name}_m, eps)
+            {name}_r = Sqrt({name}_v)
+            {name}_y = Div({name}_x, {name}_r)
+        }}"""
+
+    proto = model(
+        f"y = If (c) <{branch('then_branch')}, {branch('else_branch')}>",
+        inputs="bool c, float[B,S,8] a, float[B,S,8] b",
+    )
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1e-5), "eps"))
+    graph = gs.import_onnx(proto)
+    assert len(graphfuse.fuse_graph(graph).fused) == 2
+    after = gs.export_onnx(graph)
+    onnx.checker.check_model(after)
+    report = graphfuse.validate(proto, after, level="fast")
+    assert report.passed, report.failures
+
+
 def test_external_weights_are_not_loaded(tmp_path: object) -> None:
     path = tmp_path / "model.onnx"  # type: ignore[operator]
     onnx.save(

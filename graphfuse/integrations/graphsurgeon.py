@@ -136,20 +136,15 @@ class _Carrying:
             self._edit_bodies(old, new, node, imported, tensors)
 
     def _adopt(self, nodes: Sequence[Any], tensors: dict[str, Any]) -> None:
-        """Connect new nodes to the graph's own tensors; new ones come with them."""
-        # Noted for all of them first: clearing a tensor's readers takes it from their inputs.
-        wanted = [(node, list(node.inputs), list(node.outputs)) for node in nodes]
-        for node, inputs, outputs in wanted:
-            node.inputs.clear()
-            node.outputs.clear()
-            for tensor in (*inputs, *outputs):
-                if tensor.name and tensor.name not in tensors:
-                    tensor.inputs.clear()
-                    tensor.outputs.clear()
-                    tensors[tensor.name] = tensor
-        for node, inputs, outputs in wanted:
-            node.inputs.extend([tensors.get(tensor.name, tensor) for tensor in inputs])
-            node.outputs.extend([tensors.get(tensor.name, tensor) for tensor in outputs])
+        """Connect new nodes to the graph's own tensors; new ones come with them.
+
+        The nodes of a new tensor are new as well, here or in another body: none is to be cleared.
+        """
+        for node in nodes:
+            for field in (node.inputs, node.outputs):
+                wanted = list(field)
+                field.clear()
+                field.extend([tensors.setdefault(t.name, t) if t.name else t for t in wanted])
 
     def _edit_bodies(
         self, old: onnx.NodeProto, new: onnx.NodeProto, node: Any, imported: Any, outer: Any
