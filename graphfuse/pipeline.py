@@ -190,6 +190,8 @@ def _feeding(
     ranges: Ranges | None,
     run_limit: float | None,
 ) -> Feeding:
+    if iterations is not None and iterations < 1:
+        raise UsageError(f"{iterations} iterations were asked for", "ask for 1 or more")
     given = [inputs] if isinstance(inputs, Mapping) else inputs
     return Feeding(seed, iterations, given, shapes or {}, ranges or {}, run_limit or RUN_LIMIT)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphfuse.errors import OriginalModelError, in_one_line
+from graphfuse.errors import OriginalModelError, UsageError, in_one_line
 from graphfuse.feeding import Feed, Feeding
 from graphfuse.graph.model_file import Model
 from graphfuse.runtime import CPU, require_provider, run, session
@@ -41,8 +41,10 @@ class _Pool:
         if finite.size:
             mean, total = float(finite.mean()), self.count + finite.size
             apart = mean - self.mean
-            self.squares += float(np.square(finite - mean).sum())
-            self.squares += apart * apart * self.count * finite.size / total
+            with np.errstate(over="ignore"):  # Beyond 1e154, which only float64 holds.
+                self.squares += float(np.square(finite - mean).sum())
+            if self.count:
+                self.squares += apart * apart * self.count * finite.size / total
             self.mean += apart * finite.size / total
             self.count = total
             self.largest = max(self.largest, float(np.abs(finite).max()))
@@ -58,11 +60,12 @@ def read(model: Model, sums: Sequence[StreamSum], feeding: Feeding) -> list[Read
     """Run a model on the CPU, optimizations off, and measure sums of its main graph.
 
     Raises OriginalModelError when it does not run on the feeds, UsageError for feeds that do not
-    fit, and ProviderError when onnxruntime is missing.
+    fit or leave every sum empty, and ProviderError when onnxruntime is missing.
     """
     require_provider(CPU)
     feeds: list[Feed] | None = None
     readings: list[Reading] = []
+    measured = False
     for start in range(0, len(sums), CHUNK):
         chunk = sums[start : start + CHUNK]
         wider = exposed(model, [each.tensor for each in chunk])
@@ -78,7 +81,13 @@ def read(model: Model, sums: Sequence[StreamSum], feeding: Feeding) -> list[Read
             values = run(made, feed.values)
             for each, pool in zip(chunk, pools, strict=True):
                 pool.add(np.asarray(values[each.tensor]))
+        measured |= any(pool.count or pool.largest for pool in pools)
         readings += [pool.reading(each) for each, pool in zip(chunk, pools, strict=True)]
+    if sums and not measured:
+        raise UsageError(
+            "no sum of the residual stream has an element on these feeds: nothing was measured",
+            "give larger feeds with --load-inputs or --input-shapes",
+        )
     return readings
 
 

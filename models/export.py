@@ -100,13 +100,25 @@ def export(
         else:
             program = _dynamo(module, inputs, example, opset, optimize=not is_meta)
             if is_meta:
+                _require_opset(program.model.opset_imports[""], opset)
                 write_sparse(program, path, cleaned)
                 return
             model = program.model_proto
-    written = next(each.version for each in model.opset_import if each.domain == "")
-    if written != opset:
-        raise ValueError(f"PyTorch's exporter wrote opset {written} where {opset} was asked for")
+    _require_opset(next(each.version for each in model.opset_import if each.domain == ""), opset)
     path.write_bytes(cleaned(model).SerializeToString(deterministic=True))
+
+
+def _require_opset(written: int, wanted: int) -> None:
+    if written != wanted:
+        raise ValueError(f"PyTorch's exporter wrote opset {written} where {wanted} was asked for")
+
+
+def first_line(error: BaseException) -> str:
+    """The innermost cause's first line: exporters wrap it in advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"[:160]
 
 
 def cleaned(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -197,6 +209,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
+    if options.output.is_dir() or not options.output.parent.is_dir():
+        # Now, not after minutes of exporting.
+        parser.error(f"{options.output} is a folder, or is in none; name a file in one that exists")
     if options.name in zoo.ZOO:
         try:
             example = zoo.build(
@@ -213,7 +228,12 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         example = build(options.name, options.seed)
     dtype = getattr(torch, options.dtype)
-    export(example, options.output, options.exporter, options.opset, dtype)
+    try:
+        export(example, options.output, options.exporter, options.opset, dtype)
+    except Exception as error:
+        # The exporters raise anything.
+        print(f"{parser.prog}: error: {first_line(error)}", file=sys.stderr)
+        return 1
     print(f"{options.output}: {options.output.stat().st_size} bytes")
     return 0
 

@@ -303,11 +303,13 @@ def build(
     """Build an architecture in eval mode, norms' parameters drawn; `published` on the meta device.
 
     With `cache` a decoder also takes the keys and values of earlier tokens, and gives them with
-    those of this step. Raises ValueError for one that does not decode.
+    those of this step. Raises ValueError for one that does not decode, or has no layers.
     """
     architecture = ZOO[name]
     if cache and not architecture.decodes:
         raise ValueError(f"{name} has no caches: it is no decoder alone")
+    if layers is not None and layers < 1:
+        raise ValueError(f"{layers} layers were asked for; the least is 1")
     shape = architecture.shape(size, layers)
     torch.manual_seed(seed)
     with torch.device("meta" if size == PUBLISHED else "cpu"):

@@ -26,7 +26,7 @@ import torch
 import graphfuse
 from graphfuse.errors import GraphfuseError
 from graphfuse.reasons import Reason
-from models.export import export
+from models.export import export, first_line
 from models.zoo import ZOO, build
 from tests.eager import count_sites
 from tests.silence import silence
@@ -106,14 +106,6 @@ def run(trial: Trial, folder: Path) -> Outcome:
         text = f"{worst.gate} of {worst.subject}: {worst.value:.3g} > {worst.bound:.3g}"
         return Outcome("failed", stated, f"{text}, {worst.where}")
     return Outcome(PASSED, stated)
-
-
-def first_line(error: BaseException) -> str:
-    """The innermost cause's first line: exporters wrap it in advice."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"[:160]
 
 
 def main(arguments: list[str] | None = None) -> int:

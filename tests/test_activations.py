@@ -235,6 +235,57 @@ def test_the_command_line(shell: Shell, stack: Stack, tmp_path: Path) -> None:
     assert "activations" not in json.loads(shell("scan", path, "--json").stdout)
 
 
+def test_what_has_no_elements_is_not_healthy() -> None:
+    graph = model("x = Add(a, b)\ny = LayerNormalization<axis = -1>(x, scale, bias)")
+    empty = {name: np.zeros((0, 3, 8), np.float32) for name in "ab"}
+    for inputs in (empty, []):
+        with pytest.raises(UsageError, match="nothing was measured"):
+            graphfuse.activations(graph, inputs=inputs)
+    for count in (0, -1):
+        with pytest.raises(UsageError, match=f"{count} iterations were asked for"):
+            graphfuse.activations(graph, iterations=count)
+
+
+def test_squares_beyond_float64(shell: Shell, tmp_path: Path) -> None:
+    """JSON has neither infinity nor NaN."""
+    graph = model(
+        "x = Add(a, b)\ny = LayerNormalization<axis = -1>(x, one, one)",
+        inputs="double[B,S,8] a, double[B,S,8] b",
+        outputs="double[B,S,8] y",
+        constants={"one": np.ones(8)},
+    )
+    onnx.save(graph, tmp_path / "m.onnx")
+    feed = np.random.default_rng(0).normal(size=(2, 3, 8)) * 1e300
+    np.savez(tmp_path / "feeds.npz", a=feed, b=feed)
+    given = ("--activations", "--json", "--load-inputs", str(tmp_path / "feeds.npz"))
+    shown = shell("scan", str(tmp_path / "m.onnx"), *given)
+    assert shown.returncode == 0, shown.stderr
+    (found,) = json.loads(shown.stdout)["activations"]
+    assert found["std"] is None
+    assert found["largest"] == 2 * np.abs(feed).max()
+
+
+def test_integers_are_no_residual_stream() -> None:
+    graph = model(
+        "p = MatMul(a, eye)\ny = Add(a, p)",
+        inputs="int32[2,3,8] a",
+        outputs="int32[2,3,8] y",
+        constants={"eye": np.eye(8, dtype=np.int32)},
+    )
+    assert not graphfuse.activations(graph)
+
+
+def test_a_fused_model_names_the_original(shell: Shell, tmp_path: Path) -> None:
+    """Its sums are inside fused nodes: `no sums` alone would be no answer."""
+    fused = str(tmp_path / "fused.onnx")
+    graphfuse.optimize(MODELS / "llama.onnx", fused, validation="none")
+    shown = shell("scan", fused, "--activations")
+    assert shown.returncode == 0, shown.stderr
+    assert "4 nodes are fused already: scan the original model" in shown.stdout
+    plain = shell("scan", str(MODELS / "llama.onnx"), "--activations")
+    assert "fused already" not in plain.stdout
+
+
 def test_feeds_that_do_not_run() -> None:
     graph = model("x = Add(a, b)\ny = LayerNormalization<axis = -1>(x, scale, bias)")
     values = {"a": np.ones((2, 3, 8), np.float32), "b": np.ones((5, 3, 8), np.float32)}

@@ -170,6 +170,62 @@ def test_sites_in_functions() -> None:
     np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("ep", ["cpu", "cuda"])
+@pytest.mark.parametrize("where", ["graph", "function"])
+def test_scales_that_are_computed(where: str, ep: str) -> None:
+    """New nodes read each other, not only tensors that were there."""
+    body = "x = Add(a, b)\nn = LayerNormalization(x, scale, bias)\ny = Mul(n, two)"
+    if where == "graph":
+        proto = model(body, constants={"two": np.array(2, np.float32)})
+    else:
+        proto = model("y = local.block(a, b, scale, bias)")
+        proto.opset_import.append(helper.make_opsetid("local", 1))
+        text = f"""<domain: "local", opset_import: ["" : 17]>
+            block (a, b, scale, bias) => (y) {{ two = Constant<value = float {{2}}>()\n{body} }}"""
+        proto.functions.append(onnx.parser.parse_function(text))
+    graph = gs.import_onnx(proto)
+    assert len(graphfuse.fuse_graph(graph, ep).fused) == 1
+    for node in (*graph.nodes, *(n for function in graph.functions for n in function.nodes)):
+        for tensor in node.inputs:
+            assert any(reader is node for reader in tensor.outputs)
+        for tensor in node.outputs:
+            assert [producer is node for producer in tensor.inputs] == [True]
+    after = gs.export_onnx(graph)
+    onnx.checker.check_model(after)
+    feeds = {n: np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32) for n in "ab"}
+    one, other = (
+        ort.InferenceSession(each.SerializeToString()).run(None, feeds)[0]
+        for each in (proto, after)
+    )
+    np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-6)
+
+
+def test_a_new_weight_that_two_branches_read() -> None:
+    """An RMSNorm without a scale is written with ones, which both fused nodes read."""
+
+    def branch(name: str) -> str:
+        return f"""{name} = {name} () => (float[B,S,8] {name}_y) {{
+            {name}_x = Add(a, b)
+            {name}_s = Mul({name}_x, {name}_x)
+            {name}_m = ReduceMean<axes = [-1], keepdims = 1>({name}_s)
+            {name}_v = Add({name}_m, eps)
+            {name}_r = Sqrt({name}_v)
+            {name}_y = Div({name}_x, {name}_r)
+        }}"""
+
+    proto = model(
+        f"y = If (c) <{branch('then_branch')}, {branch('else_branch')}>",
+        inputs="bool c, float[B,S,8] a, float[B,S,8] b",
+    )
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1e-5), "eps"))
+    graph = gs.import_onnx(proto)
+    assert len(graphfuse.fuse_graph(graph).fused) == 2
+    after = gs.export_onnx(graph)
+    onnx.checker.check_model(after)
+    report = graphfuse.validate(proto, after, level="fast")
+    assert report.passed, report.failures
+
+
 def test_external_weights_are_not_loaded(tmp_path: object) -> None:
     path = tmp_path / "model.onnx"  # type: ignore[operator]
     onnx.save(

@@ -319,11 +319,34 @@ def test_the_package_does_not_import_models() -> None:
             assert not any(name.split(".")[0] == "models" for name in names), path
 
 
-def test_export_refuses_what_makes_no_sense(tmp_path: Path) -> None:
+def test_export_refuses_what_makes_no_sense(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = ["-o", str(tmp_path / "m.onnx")]
-    for words in (["bert", "--cache"], ["hf-bert", "--cache"], ["minilm", "--size", "small"]):
+    for words in (
+        ["bert", "--cache"],
+        ["hf-bert", "--cache"],
+        ["minilm", "--size", "small"],
+        ["bert", "--layers", "0"],
+        ["bert", "--layers", "-3"],
+    ):
         with pytest.raises(SystemExit):
             exporting.main([*words, *output])
+    for place in (tmp_path, tmp_path / "missing" / "m.onnx"):
+        with pytest.raises(SystemExit):
+            exporting.main(["bert", "-o", str(place)])
+    capsys.readouterr()
+    published = ["bert", "--size", "published", "--layers", "1"]
+    for words, text in (
+        (["bert", "--opset", "5"], "opset 18 where 5 was asked for"),
+        ([*published, "--opset", "17"], "opset 18 where 17 was asked for"),
+        ([*published, "--exporter", "torchscript"], "cannot trace meta tensors"),
+        (["bert", "--exporter", "torchscript", "--opset", "99"], "99"),
+    ):
+        assert exporting.main([*words, *output]) == 1
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line.startswith("python -m models.export: error: ")
+        assert text in line
     with pytest.raises(ValueError, match="opset 18 where 12 was asked for"):
         exporting.export(build("stack-plain", layers=1), tmp_path / "m.onnx", "dynamo", 12)
     with pytest.raises(ValueError, match="TorchScript cannot trace meta tensors"):

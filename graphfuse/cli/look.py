@@ -55,7 +55,7 @@ def scan(
     else:
         from graphfuse.report.activations import print_readings
 
-        print_readings(console(), readings)
+        print_readings(console(), readings, found.already_fused)
 
 
 @is_gated

@@ -11,12 +11,15 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import signal
 import threading
 from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from graphfuse.errors import WriteError
 
 SUFFIX = ".graphfuse-tmp"
 JOURNAL = ".graphfuse-journal"
@@ -44,6 +47,32 @@ def lock(descriptor: int, wait: bool = False) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def scratch(target: Path) -> Generator[Path, None, None]:
+    """A folder beside a target for what is no output yet; it is gone when the block ends.
+
+    It is locked like a temporary file. Raises WriteError when it cannot be made.
+    """
+    path = temporary(target, new_token())
+    try:
+        path.mkdir(0o700)
+    except OSError as error:
+        raise WriteError(
+            f"{target} cannot be written ({error.strerror})",
+            "free space or choose another folder; what was there is unchanged",
+        ) from error
+    descriptor = -1
+    try:
+        with contextlib.suppress(OSError):  # Not every system opens folders.
+            descriptor = os.open(path, os.O_RDONLY)
+            lock(descriptor)
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
 def remove(folder: Path) -> None:
     """Remove what killed runs left in a folder. What cannot be removed stays."""
     try:
@@ -59,9 +88,14 @@ def remove(folder: Path) -> None:
 
 
 def _remove_if_dead(path: Path, suffix: str) -> None:
-    descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+    is_folder = suffix == SUFFIX and path.is_dir() and not path.is_symlink()
+    access = os.O_RDONLY if is_folder else os.O_RDWR
+    descriptor = os.open(path, access | getattr(os, "O_NOFOLLOW", 0))
     try:
         if not lock(descriptor):
+            return
+        if is_folder:
+            shutil.rmtree(path)
             return
         if suffix == JOURNAL:
             # One that was cut short was never synced: no file had got its name by then.

@@ -130,24 +130,21 @@ class _Carrying:
             if id(node) not in stay:
                 node.inputs.clear()
                 node.outputs.clear()
-        for node in fresh:
-            self._adopt(node, tensors)
+        self._adopt(fresh, tensors)
         graph.nodes[:] = nodes
         for old, new, node, imported in kept:
             self._edit_bodies(old, new, node, imported, tensors)
 
-    def _adopt(self, node: Any, tensors: dict[str, Any]) -> None:
-        """Connect a new node to the graph's own tensors; new ones come with it."""
-        for field in ("inputs", "outputs"):
-            names = list(getattr(node, field))
-            getattr(node, field).clear()
-            for tensor in names:
-                mine = tensors.get(tensor.name, tensor) if tensor.name else tensor
-                if mine is tensor and tensor.name:
-                    tensor.inputs.clear()
-                    tensor.outputs.clear()
-                    tensors[tensor.name] = tensor
-                getattr(node, field).append(mine)
+    def _adopt(self, nodes: Sequence[Any], tensors: dict[str, Any]) -> None:
+        """Connect new nodes to the graph's own tensors; new ones come with them.
+
+        The nodes of a new tensor are new as well, here or in another body: none is to be cleared.
+        """
+        for node in nodes:
+            for field in (node.inputs, node.outputs):
+                wanted = list(field)
+                field.clear()
+                field.extend([tensors.setdefault(t.name, t) if t.name else t for t in wanted])
 
     def _edit_bodies(
         self, old: onnx.NodeProto, new: onnx.NodeProto, node: Any, imported: Any, outer: Any

@@ -11,12 +11,8 @@ The twin is a copy of the module in float64 in which casts to narrower floats ar
 
 from __future__ import annotations
 
-import copy
-import importlib
-import tempfile
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,29 +22,29 @@ import onnx
 
 from graphfuse import targets
 from graphfuse.errors import (
+    GraphfuseError,
     OriginalModelError,
-    ProviderError,
     UsageError,
     ValidationError,
     in_one_line,
 )
 from graphfuse.fusing import LEVELS, Stage, silent
+from graphfuse.graph import leftovers
 from graphfuse.graph.model_file import Model, load
 from graphfuse.graph.shapes import type_of
 from graphfuse.graph.weights import Target, check_output
+from graphfuse.integrations.module import Call, called
 from graphfuse.pipeline import optimize, write
 from graphfuse.records import Check, FuseResult, ValidationReport
-from graphfuse.runtime import run, session
+from graphfuse.runtime import require_provider, run, session
 from graphfuse.validation.outputs import OutputJudge
 from graphfuse.validation.reference import RoundedSamples, Twin
+from graphfuse.validation.tolerance import MEANING_BOUND
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
-
-LARGE = 2**30
-"""Bytes of weights beyond which they are written beside the model, not into it."""
 
 
 def export(
@@ -77,29 +73,31 @@ def export(
     made always. Weights beyond 1 GiB go to `path`.data. Returns the result of `optimize`; its
     report has the checks against PyTorch as well, and in its notes what they refer to.
 
-    Raises ProviderError when torch or onnxscript is missing, OriginalModelError when PyTorch cannot
-    export the module, UsageError for a module in training mode or an output that exists without
-    `force`, and ValidationError (nothing is written) when the fused model fails.
+    Raises ProviderError when torch, onnxscript or the provider is missing, OriginalModelError when
+    PyTorch cannot export the module, as `opset` where that is said, or the module gives other
+    numbers in each call, UsageError for a module in training mode or an output that exists without
+    `force`, WriteError, and ValidationError (nothing is written) when the fused model fails.
     """
-    torch = _torch()
-    if getattr(module, "training", True):
-        raise UsageError("the module is in training mode", "call `module.eval()` first")
+    call = called(module, args, {} if kwargs is None else kwargs)
     if validation not in LEVELS:
         raise UsageError(f"unknown level {validation!r}", f"choose one of {', '.join(LEVELS)}")
     target = Target(Path(path), force=force)
-    call = _Call(torch, module, tuple(args), dict(kwargs or {}))
-    targets.target(ep)
+    ep = ",".join(targets.resolve(ep))
+    row = targets.target(ep)
+    # Now, not after minutes of exporting: the comparison with PyTorch runs on it.
+    require_provider(row.provider, targets.since(row))
     where = target.path
     check_output(target, Model(onnx.ModelProto(), None, where.parent))
-    with tempfile.TemporaryDirectory(
-        dir=where.parent, prefix=f".{where.name}.", suffix=".graphfuse-tmp"
-    ) as folder:
-        exported = Path(folder, where.name)
+    leftovers.remove(where.parent)
+    with leftovers.scratch(where) as folder:
+        exported = folder / where.name
         stage("exporting")
         names = {"input_names": input_names, "output_names": output_names}
         call.export(exported, dynamic_shapes=dynamic_shapes, opset_version=opset, **names)
         source = load(exported)
+        _require_opset(source.proto, opset)
         feeds = call.feeds(source.proto)
+        eager = call.steady()
         result = optimize(
             exported,
             where,
@@ -113,7 +111,7 @@ def export(
             stage=stage,
         )
         stage("comparing with eager PyTorch")
-        report = _with_eager(call, source, result, feeds, ep)
+        report = _with_eager(call, eager, source, result, feeds, ep)
         _require(report)
         result = replace(result, validation=report)
         return write(result, source, target, stage)
@@ -130,132 +128,29 @@ def _require(report: ValidationReport) -> None:
         )
 
 
-def _torch() -> Any:
-    """The module torch; ProviderError naming the extra when it, or onnxscript, is missing."""
-    for name in ("onnxscript", "torch"):
-        try:
-            found = importlib.import_module(name)
-        except ImportError as error:
-            raise ProviderError(
-                f"{name} cannot be imported ({error})",
-                "install it with `pip install 'graphfuse[torch]'`",
-            ) from error
-    return found
-
-
-@dataclass(frozen=True)
-class _Call:
-    """A module and what it is called with."""
-
-    torch: Any
-    module: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def export(self, path: Path, **options: Any) -> None:
-        """torch.onnx.export; OriginalModelError with its innermost cause when it fails."""
-        weights = [*self.module.parameters(), *self.module.buffers()]
-        size = sum(tensor.numel() * tensor.element_size() for tensor in weights)
-        try:
-            with warnings.catch_warnings(), self.torch.no_grad():
-                # The exporter warns about its own internals; what it wrote is checked.
-                warnings.simplefilter("ignore")
-                self.torch.onnx.export(
-                    self.module,
-                    self.args,
-                    str(path),
-                    kwargs=self.kwargs or None,
-                    dynamo=True,
-                    verbose=False,
-                    external_data=size > LARGE,
-                    **options,
-                )
-        except Exception as error:
-            # The exporter raises anything, wrapped in advice.
-            cause: BaseException = error
-            while cause.__cause__ is not None:
-                cause = cause.__cause__
-            text = " ".join(str(cause).split())[:300]
-            raise OriginalModelError(
-                f"PyTorch cannot export the module ({type(cause).__name__}: {text})",
-                "make `torch.onnx.export(..., dynamo=True)` work on it first",
-            ) from error
-
-    def tensors(self, value: Any) -> list[Any]:
-        """The tensors in nested arguments or results, in order."""
-        leaves = self.torch.utils._pytree.tree_leaves(value)
-        return [leaf for leaf in leaves if isinstance(leaf, self.torch.Tensor)]
-
-    def feeds(self, model: onnx.ModelProto) -> dict[str, Array]:
-        """The arguments by the names of the model's inputs."""
-        names = [value.name for value in model.graph.input]
-        given = self.tensors((self.args, self.kwargs))
-        if len(names) != len(given):
-            raise UsageError(
-                f"the exported model takes {len(names)} inputs ({', '.join(names)}), the module "
-                f"was given {len(given)} tensors",
-                "give the module the tensors that it reads, and nothing else",
-            )
-        return {name: _array(tensor) for name, tensor in zip(names, given, strict=True)}
-
-    def eager(self) -> list[Array]:
-        """What the module gives."""
-        with self.torch.no_grad():
-            return [_array(each) for each in self.tensors(self.module(*self.args, **self.kwargs))]
-
-    def exact(self) -> list[Array] | str:
-        """What its float64 twin gives, or why there is none."""
-        torch = self.torch
-        try:
-            twin = copy.deepcopy(self.module).to(torch.float64)
-            args, kwargs = torch.utils._pytree.tree_map(self._double, (self.args, self.kwargs))
-            with torch.no_grad(), _lifting(torch):
-                results = self.tensors(twin(*args, **kwargs))
-        except Exception as error:
-            # A module may do anything that is not possible in another type.
-            return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-        narrow = [r for r in results if r.is_floating_point() and r.dtype != torch.float64]
-        return f"an output stays {narrow[0].dtype}" if narrow else [_array(r) for r in results]
-
-    def _double(self, value: Any) -> Any:
-        floats = isinstance(value, self.torch.Tensor) and value.is_floating_point()
-        return value.double() if floats else value
-
-
-def _lifting(torch: Any) -> Any:
-    """A context in which whatever is made or cast as a narrower float becomes float64."""
-    narrow = (torch.float32, torch.float16, torch.bfloat16)
-    base: Any = importlib.import_module("torch.utils._python_dispatch").TorchDispatchMode
-
-    class Lifting(base):
-        def __torch_dispatch__(
-            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-        ) -> Any:
-            kwargs = dict(kwargs or {})
-            if kwargs.get("dtype") in narrow:
-                kwargs["dtype"] = torch.float64
-            return function(*args, **kwargs)
-
-    return Lifting()
-
-
-def _array(tensor: Any) -> Array:
-    """A tensor as numpy has it; bfloat16 as ml_dtypes has it, as onnx does."""
-    tensor = tensor.detach().cpu()
-    if str(tensor.dtype) == "torch.bfloat16":
-        number = onnx.TensorProto.BFLOAT16
-        return tensor.float().numpy().astype(onnx.helper.tensor_dtype_to_np_dtype(number))
-    return np.asarray(tensor.numpy())
+def _require_opset(model: onnx.ModelProto, wanted: int | None) -> None:
+    """Raise OriginalModelError for another opset than was asked for: PyTorch only logs that."""
+    written = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
+    if wanted is not None and written != wanted:
+        raise OriginalModelError(
+            f"PyTorch cannot export the module as opset {wanted}: it wrote opset {written}",
+            f"leave `opset` out, or ask for {written}",
+        )
 
 
 def _with_eager(
-    call: _Call, source: Model, result: FuseResult, feeds: Mapping[str, Array], ep: str
+    call: Call,
+    eager: Sequence[Array],
+    source: Model,
+    result: FuseResult,
+    feeds: Mapping[str, Array],
+    ep: str,
 ) -> ValidationReport:
     """The report of a result, with checks of each output against the module itself."""
     provider = targets.target(ep).provider
     report = result.validation or ValidationReport((), (provider,), 0, "none")
     names = [value.name for value in source.proto.graph.output]
-    eager, exact = call.eager(), call.exact()
+    exact = call.exact()
     if len(eager) != len(names):
         raise UsageError(
             f"the exported model gives {len(names)} outputs, the module {len(eager)} tensors",
@@ -267,27 +162,41 @@ def _with_eager(
         exact = eager
     else:
         note = "the fused model was compared with the module's float64 twin in PyTorch"
-    try:
-        made = session(result.proto, source.folder, provider)
-        results = run(made, feeds)
-    except Exception as error:
-        # onnxruntime raises its own classes.
-        text = in_one_line(error)
-        failed = Check("G2", "the fused model does not run", float("inf"), 0.0, text, False)
-        return replace(report, checks=(*report.checks, failed))
+    results = _results(source, result, feeds, provider)
     rounded = _Rounded(source, feeds)
     checks: list[Check] = []
     for value, base, reference in zip(source.proto.graph.output, eager, exact, strict=True):
+        elem_type = type_of(value.type).elem_type
         judge = OutputJudge(
             value.name,
-            type_of(value.type).elem_type,
+            elem_type,
             reference,
             [base],
             lambda name=value.name, exact=reference: rounded.values(name, exact),
             rounded.decides,
+            # A module in float64 is its own twin: as for two twins, the question is the meaning.
+            MEANING_BOUND if elem_type == onnx.TensorProto.DOUBLE else 0.0,
         )
         checks += judge.checks(results[value.name], base, where)
     return replace(report, checks=(*report.checks, *checks), notes=(*report.notes, note))
+
+
+def _results(
+    source: Model, result: FuseResult, feeds: Mapping[str, Array], provider: str
+) -> dict[str, Array]:
+    """What the fused model gives; an error that says which model it is when it does not run."""
+    try:
+        return run(session(result.proto, source.folder, provider), feeds)
+    except GraphfuseError:
+        raise
+    except Exception as error:
+        # onnxruntime raises its own classes.
+        text = f"does not run on {provider}: {in_one_line(error)}"
+        if result.changed:
+            raise ValidationError(f"the fused model {text}", "nothing was written") from error
+        raise OriginalModelError(
+            f"the exported model {text}", "run torch.onnx.export's own file in onnxruntime first"
+        ) from error
 
 
 class _Rounded:

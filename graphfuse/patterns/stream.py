@@ -10,6 +10,7 @@ from __future__ import annotations
 import onnx
 
 from graphfuse.graph.nodes import Node
+from graphfuse.graph.tensors import FLOAT_TYPES
 from graphfuse.graph.view import GraphView
 from graphfuse.patterns.layout import LAYER
 from graphfuse.patterns.residual import is_sum
@@ -49,6 +50,8 @@ def _branch(view: GraphView, node: Node) -> str:
     if any(reader.op_type == "Softmax" for reader in view.readers(node.outputs[0])):
         return ""  # Scores of attention and a mask: the next block's are behind the same mask.
     one, other = node.inputs
+    if view.type(one).elem_type not in FLOAT_TYPES:
+        return ""
     if not _alike(view.type(one).shape, view.type(other).shape):
         return ""
     if _contracts(view, one, other):

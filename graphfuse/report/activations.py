@@ -12,8 +12,11 @@ from graphfuse.stream import DRIFTING, HEALTHY, OVERFLOWS, SQUARES_OVERFLOW, Rea
 WORSE = (DRIFTING, SQUARES_OVERFLOW, OVERFLOWS)
 
 
-def print_readings(console: Console, readings: Sequence[Reading]) -> None:
-    """A row for each sum of the stream, and where it first leaves a range."""
+def print_readings(console: Console, readings: Sequence[Reading], fused: int) -> None:
+    """A row for each sum of the stream, and where it first leaves a range.
+
+    The sums of nodes that were `fused` before are none of the graph's, and not looked at.
+    """
     table = table_of("sum", "site", "layer", "mean", "std", "largest", "of float16", "reading")
     for number, found in enumerate(readings):
         table.add_row(
@@ -31,6 +34,8 @@ def print_readings(console: Console, readings: Sequence[Reading]) -> None:
     if readings:
         console.print(table)
     console.print(summary(readings))
+    if fused:
+        console.print(f"{fused} nodes are fused already: scan the original model for their sums")
 
 
 def summary(readings: Sequence[Reading]) -> str:

@@ -209,18 +209,21 @@ def _activation(found: Activation) -> Document:
     }
 
 
+def _finite(value: float) -> float | None:
+    """JSON has no infinity."""
+    return value if math.isfinite(value) else None
+
+
 def _reading(found: Reading) -> Document:
-    finite = math.isfinite(found.largest)
     return {
         "sum": found.of.tensor,
         "site": found.of.site or None,
         "kind": found.of.kind or None,
         "layer": found.of.layer,
-        "mean": found.mean,
-        "std": found.std,
-        # JSON has no infinity.
-        "largest": found.largest if finite else None,
-        "float16_share": found.float16_share if finite else None,
+        "mean": _finite(found.mean),
+        "std": _finite(found.std),
+        "largest": _finite(found.largest),
+        "float16_share": _finite(found.float16_share),
         "squares_in_type": found.of.squares_in_type,
         "reading": found.verdict,
     }

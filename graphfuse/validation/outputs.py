@@ -31,7 +31,7 @@ class OutputJudge:
 
     `originals` are the runs with optimizations off and on, or one of them; `rounded` gives, when
     they are needed, runs of the float64 twin with every edge rounded to its type. `decides` says
-    that one such run can be any distance from another.
+    that one such run can be any distance from another. `least` is G2's bound at the least.
     """
 
     name: str
@@ -40,6 +40,7 @@ class OutputJudge:
     originals: Sequence[Any]
     rounded: Callable[[], Iterable[Any]]
     decides: bool = False
+    least: float = 0.0
 
     def checks(self, result: Any, base: Any, where: str) -> list[Check]:
         """G2, G3 and G4 of a run of the fused model; `base` is the original's run like it."""
@@ -57,6 +58,7 @@ class OutputJudge:
         value = distance(y[compared], exact[compared])
         factor = end_to_end(int(compared.sum()))
         bound = factor * distance(x[compared], exact[compared]) + number.roundoff
+        bound = max(bound, self.least)
         for count, sample in enumerate(self.rounded() if not value <= bound else ()):
             if count >= FEW and not self.decides and not value <= HOPELESS * bound:
                 break
