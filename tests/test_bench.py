@@ -153,6 +153,32 @@ def test_an_input_may_have_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.load > 0
 
 
+def test_the_peak_is_that_of_the_process_and_not_of_its_parent() -> None:
+    """What a process had when it started another is in the other's ru_maxrss."""
+    import subprocess
+    import sys
+
+    ballast = np.ones(2**25)  # 256 MiB
+    code = "from graphfuse.bench.footprint import peak_memory; print(peak_memory())"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 2**20 < int(told.stdout) < ballast.nbytes
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "bool", "int64", "object"])
+def test_feeds_of_any_type_reach_the_processes(dtype: str, tmp_path: Path) -> None:
+    from graphfuse.bench.footprint import feed_type, read_feeds, write_feeds
+
+    number = 16 if dtype == "bfloat16" else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    array = np.array([["1", ""], ["0", "1"]], object)
+    if dtype != "object":
+        array = np.eye(2).astype(onnx.helper.tensor_dtype_to_np_dtype(number))
+    write_feeds(tmp_path / "feeds.npz", [array, array[0, 0:1]])
+    whole, part = read_feeds(tmp_path / "feeds.npz", [feed_type(array)] * 2)
+    assert whole.dtype == part.dtype == array.dtype
+    assert whole.tolist() == array.tolist()
+    assert part.tolist() == array[0, 0:1].tolist()
+
+
 def test_given_feeds_are_measured(pair: tuple[Path, Path]) -> None:
     inputs = [
         {name: np.ones((1, size), np.int64) for name in ("input_ids", "attention_mask")}
