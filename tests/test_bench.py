@@ -202,6 +202,19 @@ def test_sizes_that_are_asked_for_must_run(pair: tuple[Path, Path]) -> None:
     assert caught.value.exit_code == 4
 
 
+def test_an_original_without_an_end_is_stopped() -> None:
+    text = """
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[B,8] a) => (float[B,8] y) <bool yes = {1}> {
+            y = Loop(, yes, a) <body = body (int64 i, bool c, float[B,8] s) => (bool d, float[B,8] t)
+                { d = Identity(c) t = Neg(s) }>
+        }
+    """
+    proto = onnx.parser.parse_model(text)
+    with pytest.raises(graphfuse.OriginalModelError, match="did not end within 1 seconds"):
+        pipeline.bench(proto, proto, options=QUICK, run_limit=1)
+
+
 def test_a_fused_model_that_does_not_run_is_the_fused_models_fault(tmp_path: Path) -> None:
     inputs = "float[B,S,8] a, float[B,S,8] b"
     broken = model("n = NonZero(a)\nx = Reshape(b, n)\ny = Identity(x)", inputs=inputs)
@@ -252,6 +265,21 @@ def test_each_distinct_site_is_timed_once() -> None:
         assert set(found.speedups) == set(found.forms) - {"original"}
         assert found.best in found.forms
     assert any("folded" in found.forms for found in report.sites)
+
+
+def test_sites_have_the_extents_that_the_user_gives() -> None:
+    options = BenchOptions(0.0, (1,))
+    proto = residual(NORM)
+    report = pipeline.bench(proto, None, options=options, input_shapes={"a": (2, 3, 8)})
+    assert [found.shape for found in report.sites] == [(2, 3, 8)]
+    for wrong in ({"nosuch": (1,)}, {"a": (2, 3)}):
+        with pytest.raises(graphfuse.UsageError, match=r"no input 'nosuch'|has 3 axes"):
+            pipeline.bench(proto, None, options=options, input_shapes=wrong)
+
+
+def test_a_model_without_sites_says_so() -> None:
+    report = pipeline.bench(model("y = Relu(a)", inputs="float[B,S,8] a"), None, options=QUICK)
+    assert report.notes == ("the model has no sites",)
 
 
 @pytest.mark.parametrize("outputs", ["float[B,S,8] y", "float[B,S,8] y, float[B,S,8] x"])
@@ -325,6 +353,9 @@ def test_the_command_prints_json_and_gates(pair: tuple[Path, Path], shell: Shell
     [
         (("a.onnx",), "name two models, or one with --sites"),
         (("a.onnx", "b.onnx", "--sites"), "name two models, or one with --sites"),
+        (("a.onnx", "--sites", "--require-speedup", "1"), "--sites goes without --require-speedup"),
+        (("a.onnx", "--sites", "--no-kernels"), "--sites goes without --no-kernels"),
+        (("a.onnx", "--sites", "--val-range", "[0,1]"), "--sites goes without an option for feeds"),
         (("a.onnx", "b.onnx", "--sizes", "1,128"), "cannot read the size"),
         (("a.onnx", "b.onnx", "--threads", "0"), "cannot read the numbers of threads"),
     ],

@@ -105,7 +105,7 @@ class _Trial:
         sizes = [(size,) for size in self.options.sizes] or [USUAL]
         proto = self.contenders[0].model.proto
         return [
-            _first_that_runs(made, alternatives, self.provider)
+            _first_that_runs(made, alternatives, self.provider, feeding.run_limit)
             for alternatives in feeding.sized(proto, sizes)
         ]
 
@@ -156,11 +156,20 @@ def _figures(timing: Timing) -> Figures:
     return Figures(timing.median, timing.quartiles)
 
 
-def _first_that_runs(made: foreign.Session, feeds: Sequence[Feed], provider: str) -> Feed:
+def _first_that_runs(
+    made: foreign.Session, feeds: Sequence[Feed], provider: str, limit: float
+) -> Feed:
     failure: Exception | None = None
     for feed in feeds:
         try:
-            run(made, feed.values)
+            run(made, feed.values, limit)
+        except TimeoutError as error:
+            # The sizes that are tried next are smaller, but what ran so long may have no end.
+            raise OriginalModelError(
+                f"the original model does not run on {provider}: {error}",
+                "give it smaller feeds with --input-shapes or --sizes, or more time with "
+                "--run-limit",
+            ) from error
         except Exception as error:
             # onnxruntime raises its own classes, one per failure code.
             failure = failure or error
