@@ -188,6 +188,11 @@ def test_given_feeds_are_measured(pair: tuple[Path, Path]) -> None:
     assert [found.shapes["input_ids"] for found in report.comparisons] == [(1, 3), (1, 5)]
 
 
+def test_each_iteration_has_its_own_seed(pair: tuple[Path, Path]) -> None:
+    report = pipeline.bench(*pair, options=QUICK, seed=4, iterations=2)
+    assert [found.feed.partition(",")[0] for found in report.comparisons] == ["seed 4", "seed 5"]
+
+
 def test_sizes_that_the_model_does_not_take_are_passed_over(pair: tuple[Path, Path]) -> None:
     """models/bert.onnx has 64 positions; 128 are tried first."""
     options = BenchOptions(0.0, (1,), look_inside=False, memory=False)
@@ -248,6 +253,20 @@ def test_fused_nodes_that_fell_back_are_an_error_that_names_them() -> None:
     with pytest.raises(graphfuse.ProviderError, match="'mine', ran on CPU") as caught:
         profiling.require_fused_on(nodes, "CUDAExecutionProvider")
     assert caught.value.exit_code == 5
+
+
+def test_time_in_a_loop_is_counted_once_and_the_first_run_not_at_all() -> None:
+    def event(name: str, start: int, duration: int) -> dict[str, object]:
+        arguments = {"op_name": name, "provider": "here"}
+        name += profiling.SUFFIX
+        return {"cat": "Node", "name": name, "ts": start, "dur": duration, "args": arguments}
+
+    events: list[dict[str, object]] = []
+    for run, slow in ((0, 10), (1000, 1), (2000, 1)):
+        events += [event("Add", run + 5 + 20 * k, 2 * slow) for k in range(3)]
+        events += [event("Loop", run, 80), event("Add", run + 80, 0), event("Relu", run + 80, 7)]
+    found = {node.op_type: time for node, time in profiling.spent(events, 2).items()}
+    assert found == {"Loop": 2 * (80 - 3 * 2), "Add": 2 * 3 * 2, "Relu": 2 * 7}
 
 
 # Sites alone.
