@@ -21,14 +21,6 @@ GRAPHFUSE_INLINE void load_first(const void* from, int64_t count, DoubleVector& 
   const __m256i mask = as<__m256i>(first<32, int64_t>(count));
   v = _mm256_maskload_pd(static_cast<const double*>(from), mask);
 }
-GRAPHFUSE_INLINE void store_first(void* to, int64_t count, const FloatVector& v) {
-  const __m256i mask = as<__m256i>(first<32, int32_t>(count));
-  _mm256_maskstore_ps(static_cast<float*>(to), mask, v);
-}
-GRAPHFUSE_INLINE void store_first(void* to, int64_t count, const DoubleVector& v) {
-  const __m256i mask = as<__m256i>(first<32, int64_t>(count));
-  _mm256_maskstore_pd(static_cast<double*>(to), mask, v);
-}
 
 GRAPHFUSE_INLINE void stream_raw(void* to, FloatVector v) {
   _mm256_stream_ps(static_cast<float*>(to), v);

@@ -27,15 +27,6 @@ GRAPHFUSE_INLINE void load_first(const void* from, int64_t count, DoubleVector& 
 GRAPHFUSE_INLINE void load_first(const void* from, int64_t count, ShortVector& v) {
   v = as<ShortVector>(_mm256_maskz_loadu_epi16(static_cast<__mmask16>(mask_of(count)), from));
 }
-GRAPHFUSE_INLINE void store_first(void* to, int64_t count, const FloatVector& v) {
-  _mm512_mask_storeu_ps(to, static_cast<__mmask16>(mask_of(count)), v);
-}
-GRAPHFUSE_INLINE void store_first(void* to, int64_t count, const DoubleVector& v) {
-  _mm512_mask_storeu_pd(to, static_cast<__mmask8>(mask_of(count)), v);
-}
-GRAPHFUSE_INLINE void store_first(void* to, int64_t count, const ShortVector& v) {
-  _mm256_mask_storeu_epi16(to, static_cast<__mmask16>(mask_of(count)), as<__m256i>(v));
-}
 
 GRAPHFUSE_INLINE void stream_raw(void* to, FloatVector v) {
   _mm512_stream_ps(static_cast<float*>(to), v);

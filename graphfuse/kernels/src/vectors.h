@@ -158,13 +158,25 @@ GRAPHFUSE_INLINE void load_first(const void* from, int64_t count, V& v) {
   }
 }
 
-template <int kLane = 0, class V>
-GRAPHFUSE_INLINE void store_first(void* to, int64_t count, const V& v) {
-  using Element = std::decay_t<decltype(v[0])>;
-  if constexpr ((kLane + 1) * sizeof(Element) < sizeof(V)) {
-    if (count <= kLane) return;
-    poke(static_cast<Element*>(to), kLane, static_cast<Element>(v[kLane]));
-    store_first<kLane + 1>(to, count, v);
+// The first `count` lanes of `v`, in halves, quarters and so on. Masks would be shorter, but a masked
+// store holds up loads of the next row where that lies in the lanes that it leaves out: an output
+// may have the memory of an input.
+template <class Element, int kBytes>
+GRAPHFUSE_INLINE void store_first(Element* to, int64_t count,
+                                  typename Sized<Element, kBytes>::Type v) {
+  if constexpr (kBytes == 2 * sizeof(Element)) {
+    if (count & 1) poke(to, 0, static_cast<Element>(v[0]));
+  } else {
+    using Part = typename Sized<Element, kBytes / 2>::Type;
+    constexpr int64_t kCount = kBytes / 2 / sizeof(Element);
+    Part halves[2];
+    __builtin_memcpy(&halves, &v, sizeof v);
+    if (count & kCount) {
+      store_raw(to, halves[0]);
+      store_first<Element, kBytes / 2>(to + kCount, count, halves[1]);
+    } else {
+      store_first<Element, kBytes / 2>(to, count, halves[0]);
+    }
   }
 }
 
@@ -187,9 +199,10 @@ template <bool kStream, class T, class F>
 GRAPHFUSE_INLINE void store(T* to, Vec<F> v, int64_t count) {
   if (count < kLanes<F>) {
     if constexpr (sizeof(T) == sizeof(F)) {
-      store_first(to, count, v);
+      store_first<F, GRAPHFUSE_VECTOR_BYTES>(reinterpret_cast<F*>(to), count, v);
     } else {
-      store_first(to, count, narrow(v, T{}));
+      store_first<uint16_t, GRAPHFUSE_VECTOR_BYTES / 2>(reinterpret_cast<uint16_t*>(to), count,
+                                                        narrow(v, T{}));
     }
   } else if constexpr (kStream) {
     stream_full<T, F>(to, v);
