@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import statistics
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,7 @@ def profile(
     feeds: Mapping[str, Array],
     runs: int,
 ) -> dict[Node, float]:
-    """Microseconds of each node over `runs` runs, after one that is not counted.
+    """Microseconds of each node over `runs` runs, by the median, after one that is not counted.
 
     `make` gives a session with the options. The time of what a node runs inside (the body of a
     Loop) is that of the inner nodes only.
@@ -71,7 +72,19 @@ def spent(events: Iterable[Mapping[str, Any]], runs: int) -> dict[Node, float]:
         times = seen[Node(name, told["op_name"], told.get("provider", ""))]
         times.append(event["dur"])
         around.append((event, times, len(times) - 1))
-    return {node: sum(times[len(times) // (runs + 1) :]) for node, times in seen.items()}
+    return {node: _typical(times, runs) for node, times in seen.items()}
+
+
+def _typical(times: Sequence[float], runs: int) -> float:
+    """The time of so many runs; of the median where all have the same events.
+
+    One run that the system interrupts in a small node would make it the largest of all.
+    """
+    count, rest = divmod(len(times), runs + 1)
+    if rest:
+        return sum(times[count:])
+    each = [sum(times[start : start + count]) for start in range(count, len(times), count)]
+    return statistics.median(each) * runs
 
 
 def _end(event: Mapping[str, Any]) -> float:

@@ -269,6 +269,11 @@ def test_time_in_a_loop_is_counted_once_and_the_first_run_not_at_all() -> None:
     assert found == {"Loop": 2 * (80 - 3 * 2), "Add": 2 * 3 * 2, "Relu": 2 * 7}
 
 
+def test_one_run_that_is_interrupted_does_not_count() -> None:
+    assert profiling._typical([50.0, 50.0, 1.0, 2.0, 1.0, 900.0, 2.0, 1.0], 3) == 3 * 3.0
+    assert profiling._typical([5.0, 1.0], 2) == 6.0  # a branch that not every run takes
+
+
 # Sites alone.
 
 

@@ -144,6 +144,16 @@ def test_the_command_measures_a_table_that_can_be_read(tmp_path: Path, no_rest: 
     assert all(len(curves) == 1 for curves in found.values())
 
 
+def test_the_command_needs_the_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(measuring, "why_not", lambda: "no compiler was there")
+    with pytest.raises(SystemExit) as caught:
+        measuring.main(["-o", str(tmp_path / "costs.json")])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.endswith("error: no compiler was there\n")
+
+
 # The plan.
 
 

@@ -99,7 +99,8 @@ class _Trial:
             return contender.session(self.provider, self.threads)
         except Exception as error:
             # onnxruntime raises its own classes, one per failure code.
-            raise _does_not_run(contender.name, self.provider, error) from error
+            remedy = "load it in onnxruntime alone first; no feed can help"
+            raise _does_not_run(contender.name, self.provider, error, remedy) from error
 
     def _feeds(self, made: foreign.Session, feeding: Feeding) -> list[Feed]:
         sizes = [(size,) for size in self.options.sizes] or [USUAL]
@@ -180,14 +181,19 @@ def _first_that_runs(
     raise _does_not_run(ORIGINAL, provider, failure) from failure
 
 
-def _does_not_run(name: str, provider: str, error: Exception) -> Exception:
+def _does_not_run(
+    name: str,
+    provider: str,
+    error: Exception,
+    remedy: str = "give other feeds with --input-shapes, --sizes or --load-inputs",
+) -> Exception:
     if isinstance(error, (UsageError, OriginalModelError)) or hasattr(error, "exit_code"):
         return error
     text = in_one_line(error)
     kind = OriginalModelError if name == ORIGINAL else ValidationError
     return kind(
         f"the {name} model does not run on {provider}: {text}",
-        "give other feeds with --input-shapes, --sizes or --load-inputs",
+        remedy,
     )
 
 

@@ -22,6 +22,7 @@ from graphfuse.bench.kernels import NORMS, OWN, PAIR, TYPES, Case, caller
 from graphfuse.bench.sessions import environment
 from graphfuse.bench.timing import Threads, paired, pinned
 from graphfuse.costs import SCHEMA, case
+from graphfuse.kernels import why_not
 
 ROWS = (1, 32, 512, 4096)
 HIDDEN = (64, 512, 4096)
@@ -44,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
     parser.add_argument("--hidden", type=int, nargs="+", default=HIDDEN)
     given = parser.parse_args(arguments)
+    if why_not():
+        parser.error(why_not())
     # Between the points of the grid is interpolated, so they must increase.
     rows, hidden = sorted(set(given.rows)), sorted(set(given.hidden))
     if min(*rows, *hidden, *(given.threads or (1,))) < 1:
