@@ -16,8 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import pairwise
 from typing import Any
 
+from graphfuse.errors import GraphfuseError, in_one_line
 from graphfuse.graph.tensors import type_name
 from graphfuse.records import Cost, Site
 from graphfuse.targets import Target
@@ -64,18 +66,40 @@ def _interpolate(points: Sequence[float], values: Sequence[float], at: float) ->
 
 @cache
 def table() -> Mapping[str, Mapping[str, Sequence[Curve]]]:
-    """The curves that the package ships: by target, by case, one for each number of threads."""
-    return parse(json.loads((files("graphfuse") / FILE).read_text(encoding="utf-8")))
+    """The curves that the package ships: by target, by case, one for each number of threads.
+
+    Raises GraphfuseError when the file, which anyone may measure again, is not such a table.
+    """
+    path = files("graphfuse") / FILE
+    try:
+        return parse(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise GraphfuseError(
+            f"{path} cannot be read as a table of costs ({type(error).__name__}: "
+            f"{in_one_line(error)})",
+            f"measure it again with `python -m graphfuse.bench.costs -o {path}`, "
+            "install graphfuse again, or pass --no-costs",
+        ) from error
 
 
 def parse(document: Mapping[str, Any]) -> Mapping[str, Mapping[str, Sequence[Curve]]]:
-    """The curves of a document that `graphfuse.bench.costs` wrote."""
+    """The curves of a document that `graphfuse.bench.costs` wrote.
+
+    Raises ValueError, KeyError or TypeError when it is none.
+    """
     if document["schema"] != SCHEMA:
         raise ValueError(f"a cost table of schema {document['schema']}, not {SCHEMA}")
     rows, hidden = document["rows"], document["hidden"]
+    for points in (rows, hidden):
+        if not points or points[0] <= 0 or any(a >= b for a, b in pairwise(points)):
+            raise ValueError(f"the points {points} of its grid do not increase from above 0")
     found: dict[str, dict[str, list[Curve]]] = {}
     for entry in document["curves"]:
         curves = found.setdefault(entry["target"], {}).setdefault(entry["case"], [])
+        for times in (entry["pair"], entry["fused"]):
+            whole = len(times) == len(rows) and all(len(line) == len(hidden) for line in times)
+            if not whole or not all(0 < time < math.inf for line in times for time in line):
+                raise ValueError(f"{entry['case']!r} has no time for each point of its grid")
         curves.append(Curve(rows, hidden, entry["pair"], entry["fused"]))
     return found
 
@@ -86,8 +110,16 @@ def case(kind: str, elem_type: int, total_is_read: bool) -> str:
 
 
 def predict(target: Target, site: Site) -> Cost | None:
-    """What the table says of a site on a target; None where it has nothing measured."""
-    by_case = table().get(target.name, {})
+    """What the table says of a site on a target; None where it has nothing measured.
+
+    A file for several targets must win on each that was measured.
+    """
+    found = [cost for name in target.name.split(",") if (cost := _predict(name, site)) is not None]
+    return min(found, key=lambda cost: cost.speedup, default=None)
+
+
+def _predict(name: str, site: Site) -> Cost | None:
+    by_case = table().get(name, {})
     curves = by_case.get(case(site.kind, site.elem_type, site.total_is_read))
     if curves is None:
         return None

@@ -80,15 +80,16 @@ class Feeding:
         return drawn
 
     def sized(self, model: onnx.ModelProto, sizes: Sequence[Sequence[Sizes]]) -> list[list[Feed]]:
-        """Sets of feeds for measuring: the user's own, or one for each set of sizes.
+        """Sets of feeds for measuring: the user's own, or `iterations` for each set of sizes.
 
         Of each set the first that the model runs on is used. Branches are taken as drawn.
         """
         if self.inputs is not None:
             return [[feed] for feed in self._given(model)]
         return [
-            [self._draw(model, self.seed, self.shapes, size, None) for size in choices]
+            [self._draw(model, self.seed + number, self.shapes, size, None) for size in choices]
             for choices in (sizes[:1] if _fixes_all(model, self.shapes) else sizes)
+            for number in range(self.iterations or 1)
         ]
 
     def _given(self, model: onnx.ModelProto) -> Iterable[Feed]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -87,16 +87,8 @@ def random_feeds(
     inputs = [value for value in graph.input if value.name not in initialized]
     given = dict(shapes or {})
     bounds = dict(ranges or {})
-    unknown = (set(given) | set(bounds) - {""}) - {value.name for value in inputs}
-    if unknown:
-        raise UsageError(
-            f"the model has no input {min(unknown)!r}",
-            f"it takes {', '.join(value.name for value in inputs) or 'no inputs'}",
-        )
-    symbols: dict[str, int] = {}
-    for value in inputs:
-        if value.name in given:
-            _bind(value, given[value.name], symbols)
+    check_names(inputs, set(given) | set(bounds) - {""})
+    symbols = bind(inputs, given)
     _bind_total(inputs, symbols, sizes)
     rows = _table_rows(graph)
     rng = np.random.default_rng(seed)
@@ -144,16 +136,34 @@ def check_feeds(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> None:
         raise UsageError(f"the feeds have no array for input {min(missing)!r}", takes)
 
 
-def _bind(value: onnx.ValueInfoProto, shape: tuple[int, ...], symbols: dict[str, int]) -> None:
-    declared = type_of(value.type).shape or ()
-    if declared and len(declared) != len(shape):
+def check_names(inputs: Sequence[onnx.ValueInfoProto], names: Iterable[str]) -> None:
+    """Raise UsageError when one of the names that a user gave is not that of an input."""
+    unknown = set(names) - {value.name for value in inputs}
+    if unknown:
         raise UsageError(
-            f"input {value.name!r} has {len(declared)} axes, {len(shape)} were given",
-            f"its shape is {list(declared)}",
+            f"the model has no input {min(unknown)!r}",
+            f"it takes {', '.join(value.name for value in inputs) or 'no inputs'}",
         )
-    for dim, size in zip(declared, shape, strict=False):
-        if isinstance(dim, str):
-            symbols[dim] = size
+
+
+def bind(
+    inputs: Iterable[onnx.ValueInfoProto], shapes: Mapping[str, Sequence[int]]
+) -> dict[str, int]:
+    """What the symbols of inputs are, by the shapes that are given. Raises UsageError."""
+    symbols: dict[str, int] = {}
+    for value in inputs:
+        declared, shape = type_of(value.type).shape or (), shapes.get(value.name)
+        if shape is None:
+            continue
+        if declared and len(declared) != len(shape):
+            raise UsageError(
+                f"input {value.name!r} has {len(declared)} axes, {len(shape)} were given",
+                f"its shape is {list(declared)}",
+            )
+        for dim, size in zip(declared, shape, strict=False):
+            if isinstance(dim, str):
+                symbols[dim] = size
+    return symbols
 
 
 def _shape(

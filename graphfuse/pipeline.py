@@ -225,7 +225,8 @@ def bench(
     providers = {row.name: row.provider for row in rows}
     first = as_model(original)
     if fused is None:
-        return time_sites(first, scan_model(first), providers, options, stage)
+        scan = scan_model(first)
+        return time_sites(first, scan, providers, options, input_shapes or {}, stage)
     second = as_model(fused, first.folder)
     check_signature(first.proto.graph, second.proto.graph)
     feeding = _feeding(seed, iterations, inputs, input_shapes, val_range, run_limit)

@@ -153,6 +153,32 @@ def test_an_input_may_have_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.load > 0
 
 
+def test_the_peak_is_that_of_the_process_and_not_of_its_parent() -> None:
+    """What a process had when it started another is in the other's ru_maxrss."""
+    import subprocess
+    import sys
+
+    ballast = np.ones(2**25)  # 256 MiB
+    code = "from graphfuse.bench.footprint import peak_memory; print(peak_memory())"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 2**20 < int(told.stdout) < ballast.nbytes
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "bool", "int64", "object"])
+def test_feeds_of_any_type_reach_the_processes(dtype: str, tmp_path: Path) -> None:
+    from graphfuse.bench.footprint import feed_type, read_feeds, write_feeds
+
+    number = 16 if dtype == "bfloat16" else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    array = np.array([["1", ""], ["0", "1"]], object)
+    if dtype != "object":
+        array = np.eye(2).astype(onnx.helper.tensor_dtype_to_np_dtype(number))
+    write_feeds(tmp_path / "feeds.npz", [array, array[0, 0:1]])
+    whole, part = read_feeds(tmp_path / "feeds.npz", [feed_type(array)] * 2)
+    assert whole.dtype == part.dtype == array.dtype
+    assert whole.tolist() == array.tolist()
+    assert part.tolist() == array[0, 0:1].tolist()
+
+
 def test_given_feeds_are_measured(pair: tuple[Path, Path]) -> None:
     inputs = [
         {name: np.ones((1, size), np.int64) for name in ("input_ids", "attention_mask")}
@@ -160,6 +186,11 @@ def test_given_feeds_are_measured(pair: tuple[Path, Path]) -> None:
     ]
     report = pipeline.bench(*pair, options=QUICK, inputs=inputs)
     assert [found.shapes["input_ids"] for found in report.comparisons] == [(1, 3), (1, 5)]
+
+
+def test_each_iteration_has_its_own_seed(pair: tuple[Path, Path]) -> None:
+    report = pipeline.bench(*pair, options=QUICK, seed=4, iterations=2)
+    assert [found.feed.partition(",")[0] for found in report.comparisons] == ["seed 4", "seed 5"]
 
 
 def test_sizes_that_the_model_does_not_take_are_passed_over(pair: tuple[Path, Path]) -> None:
@@ -174,6 +205,19 @@ def test_sizes_that_are_asked_for_must_run(pair: tuple[Path, Path]) -> None:
     with pytest.raises(graphfuse.OriginalModelError, match="does not run") as caught:
         pipeline.bench(*pair, options=options)
     assert caught.value.exit_code == 4
+
+
+def test_an_original_without_an_end_is_stopped() -> None:
+    text = """
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[B,8] a) => (float[B,8] y) <bool yes = {1}> {
+            y = Loop(, yes, a) <body = body (int64 i, bool c, float[B,8] s) => (bool d, float[B,8] t)
+                { d = Identity(c) t = Neg(s) }>
+        }
+    """
+    proto = onnx.parser.parse_model(text)
+    with pytest.raises(graphfuse.OriginalModelError, match="did not end within 1 seconds"):
+        pipeline.bench(proto, proto, options=QUICK, run_limit=1)
 
 
 def test_a_fused_model_that_does_not_run_is_the_fused_models_fault(tmp_path: Path) -> None:
@@ -211,6 +255,25 @@ def test_fused_nodes_that_fell_back_are_an_error_that_names_them() -> None:
     assert caught.value.exit_code == 5
 
 
+def test_time_in_a_loop_is_counted_once_and_the_first_run_not_at_all() -> None:
+    def event(name: str, start: int, duration: int) -> dict[str, object]:
+        arguments = {"op_name": name, "provider": "here"}
+        name += profiling.SUFFIX
+        return {"cat": "Node", "name": name, "ts": start, "dur": duration, "args": arguments}
+
+    events: list[dict[str, object]] = []
+    for run, slow in ((0, 10), (1000, 1), (2000, 1)):
+        events += [event("Add", run + 5 + 20 * k, 2 * slow) for k in range(3)]
+        events += [event("Loop", run, 80), event("Add", run + 80, 0), event("Relu", run + 80, 7)]
+    found = {node.op_type: time for node, time in profiling.spent(events, 2).items()}
+    assert found == {"Loop": 2 * (80 - 3 * 2), "Add": 2 * 3 * 2, "Relu": 2 * 7}
+
+
+def test_one_run_that_is_interrupted_does_not_count() -> None:
+    assert profiling._typical([50.0, 50.0, 1.0, 2.0, 1.0, 900.0, 2.0, 1.0], 3) == 3 * 3.0
+    assert profiling._typical([5.0, 1.0], 2) == 6.0  # a branch that not every run takes
+
+
 # Sites alone.
 
 
@@ -226,6 +289,21 @@ def test_each_distinct_site_is_timed_once() -> None:
         assert set(found.speedups) == set(found.forms) - {"original"}
         assert found.best in found.forms
     assert any("folded" in found.forms for found in report.sites)
+
+
+def test_sites_have_the_extents_that_the_user_gives() -> None:
+    options = BenchOptions(0.0, (1,))
+    proto = residual(NORM)
+    report = pipeline.bench(proto, None, options=options, input_shapes={"a": (2, 3, 8)})
+    assert [found.shape for found in report.sites] == [(2, 3, 8)]
+    for wrong in ({"nosuch": (1,)}, {"a": (2, 3)}):
+        with pytest.raises(graphfuse.UsageError, match=r"no input 'nosuch'|has 3 axes"):
+            pipeline.bench(proto, None, options=options, input_shapes=wrong)
+
+
+def test_a_model_without_sites_says_so() -> None:
+    report = pipeline.bench(model("y = Relu(a)", inputs="float[B,S,8] a"), None, options=QUICK)
+    assert report.notes == ("the model has no sites",)
 
 
 @pytest.mark.parametrize("outputs", ["float[B,S,8] y", "float[B,S,8] y, float[B,S,8] x"])
@@ -299,6 +377,9 @@ def test_the_command_prints_json_and_gates(pair: tuple[Path, Path], shell: Shell
     [
         (("a.onnx",), "name two models, or one with --sites"),
         (("a.onnx", "b.onnx", "--sites"), "name two models, or one with --sites"),
+        (("a.onnx", "--sites", "--require-speedup", "1"), "--sites goes without --require-speedup"),
+        (("a.onnx", "--sites", "--no-kernels"), "--sites goes without --no-kernels"),
+        (("a.onnx", "--sites", "--val-range", "[0,1]"), "--sites goes without an option for feeds"),
         (("a.onnx", "b.onnx", "--sizes", "1,128"), "cannot read the size"),
         (("a.onnx", "b.onnx", "--threads", "0"), "cannot read the numbers of threads"),
     ],

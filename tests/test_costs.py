@@ -86,6 +86,47 @@ def test_a_table_of_another_schema_is_refused() -> None:
         costs.parse({"schema": 99})
 
 
+GOOD = {
+    "schema": costs.SCHEMA,
+    "rows": [1, 8],
+    "hidden": [8],
+    "curves": [{"target": "cpu", "case": "c", "pair": [[1.0], [1.0]], "fused": [[1.0], [1.0]]}],
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("{", "JSONDecodeError"),
+        ("[]", "TypeError"),
+        ("{}", "KeyError: 'schema'"),
+        ('{"schema": 99}', "schema 99"),
+        (json.dumps(GOOD | {"rows": [8, 1]}), "do not increase"),
+        (json.dumps(GOOD | {"rows": [1, 2, 3]}), "no time for each point"),
+        (json.dumps(GOOD).replace("1.0", "0.0"), "no time for each point"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_named(
+    text: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / costs.FILE).write_text(text)
+    monkeypatch.setattr(costs, "files", lambda _: tmp_path)
+    monkeypatch.setattr(costs, "table", costs.table.__wrapped__)
+    with pytest.raises(graphfuse.GraphfuseError, match=what) as caught:
+        graphfuse.fuse(residual(NORM))
+    assert "--no-costs" in str(caught.value)
+    assert graphfuse.fuse(residual(NORM), costs="none").changed
+
+
+def test_a_file_for_several_targets_wins_on_each_that_was_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _table(0.9, monkeypatch)
+    for ep in ("cpu,cuda", "cuda,cpu", "portable,cpu"):
+        assert graphfuse.fuse(residual(NORM), ep=ep).reasons() == {Reason.SLOWER: 1}
+    assert graphfuse.fuse(residual(NORM), ep="cuda").changed
+
+
 def test_nothing_is_known_of_a_target_that_was_not_measured() -> None:
     (site,) = graphfuse.scan(residual(NORM)).sites
     assert costs.predict(targets.target("cuda"), site) is None
@@ -96,11 +137,21 @@ def test_the_command_measures_a_table_that_can_be_read(tmp_path: Path, no_rest: 
     if measuring.environment()["kernels"] != "registered":
         pytest.skip("graphfuse's kernels are not built")
     path = tmp_path / "costs.json"
-    options = ["--type", "float32", "--threads", "1", "--rows", "1", "2", "--hidden", "8", "16"]
+    options = ["--type", "float32", "--threads", "1", "--rows", "2", "1", "--hidden", "8", "16"]
     assert measuring.main(["-o", str(path), *options]) == 0
     found = costs.parse(json.loads(path.read_text()))["cpu"]
     assert len(found) == 4
     assert all(len(curves) == 1 for curves in found.values())
+
+
+def test_the_command_needs_the_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(measuring, "why_not", lambda: "no compiler was there")
+    with pytest.raises(SystemExit) as caught:
+        measuring.main(["-o", str(tmp_path / "costs.json")])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.endswith("error: no compiler was there\n")
 
 
 # The plan.

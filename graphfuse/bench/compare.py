@@ -99,13 +99,14 @@ class _Trial:
             return contender.session(self.provider, self.threads)
         except Exception as error:
             # onnxruntime raises its own classes, one per failure code.
-            raise _does_not_run(contender.name, self.provider, error) from error
+            remedy = "load it in onnxruntime alone first; no feed can help"
+            raise _does_not_run(contender.name, self.provider, error, remedy) from error
 
     def _feeds(self, made: foreign.Session, feeding: Feeding) -> list[Feed]:
         sizes = [(size,) for size in self.options.sizes] or [USUAL]
         proto = self.contenders[0].model.proto
         return [
-            _first_that_runs(made, alternatives, self.provider)
+            _first_that_runs(made, alternatives, self.provider, feeding.run_limit)
             for alternatives in feeding.sized(proto, sizes)
         ]
 
@@ -156,11 +157,20 @@ def _figures(timing: Timing) -> Figures:
     return Figures(timing.median, timing.quartiles)
 
 
-def _first_that_runs(made: foreign.Session, feeds: Sequence[Feed], provider: str) -> Feed:
+def _first_that_runs(
+    made: foreign.Session, feeds: Sequence[Feed], provider: str, limit: float
+) -> Feed:
     failure: Exception | None = None
     for feed in feeds:
         try:
-            run(made, feed.values)
+            run(made, feed.values, limit)
+        except TimeoutError as error:
+            # The sizes that are tried next are smaller, but what ran so long may have no end.
+            raise OriginalModelError(
+                f"the original model does not run on {provider}: {error}",
+                "give it smaller feeds with --input-shapes or --sizes, or more time with "
+                "--run-limit",
+            ) from error
         except Exception as error:
             # onnxruntime raises its own classes, one per failure code.
             failure = failure or error
@@ -171,14 +181,19 @@ def _first_that_runs(made: foreign.Session, feeds: Sequence[Feed], provider: str
     raise _does_not_run(ORIGINAL, provider, failure) from failure
 
 
-def _does_not_run(name: str, provider: str, error: Exception) -> Exception:
+def _does_not_run(
+    name: str,
+    provider: str,
+    error: Exception,
+    remedy: str = "give other feeds with --input-shapes, --sizes or --load-inputs",
+) -> Exception:
     if isinstance(error, (UsageError, OriginalModelError)) or hasattr(error, "exit_code"):
         return error
     text = in_one_line(error)
     kind = OriginalModelError if name == ORIGINAL else ValidationError
     return kind(
         f"the {name} model does not run on {provider}: {text}",
-        "give other feeds with --input-shapes, --sizes or --load-inputs",
+        remedy,
     )
 
 

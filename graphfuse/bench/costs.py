@@ -22,6 +22,7 @@ from graphfuse.bench.kernels import NORMS, OWN, PAIR, TYPES, Case, caller
 from graphfuse.bench.sessions import environment
 from graphfuse.bench.timing import Threads, paired, pinned
 from graphfuse.costs import SCHEMA, case
+from graphfuse.kernels import why_not
 
 ROWS = (1, 32, 512, 4096)
 HIDDEN = (64, 512, 4096)
@@ -44,6 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
     parser.add_argument("--hidden", type=int, nargs="+", default=HIDDEN)
     given = parser.parse_args(arguments)
+    if why_not():
+        parser.error(why_not())
+    # Between the points of the grid is interpolated, so they must increase.
+    rows, hidden = sorted(set(given.rows)), sorted(set(given.hidden))
+    if min(*rows, *hidden, *(given.threads or (1,))) < 1:
+        parser.error("rows, hidden sizes and threads are at least 1")
     counts = given.threads or sorted({1, os.cpu_count() or 1})
     curves: list[dict[str, Any]] = []
     for count in counts:
@@ -51,14 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for type_ in given.type or TYPES:
                 for norm in NORMS:
                     for read in (True, False):
-                        curve = _curve(norm, type_, read, threads, given.rows, given.hidden)
+                        curve = _curve(norm, type_, read, threads, rows, hidden)
                         curves.append(curve)
                         print(_line(curve), file=sys.stderr, flush=True)
     document = {
         "schema": SCHEMA,
         "environment": environment(),
-        "rows": list(given.rows),
-        "hidden": list(given.hidden),
+        "rows": rows,
+        "hidden": hidden,
         "curves": curves,
     }
     given.output.write_text(_text(document), encoding="utf-8")

@@ -13,11 +13,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 
 from graphfuse.bench.records import Footprint
 from graphfuse.bench.sessions import Contender
@@ -42,11 +43,11 @@ def footprints(
     found: dict[str, list[Footprint]] = {contender.name: [] for contender in contenders}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        # Any text can name an input, but not an argument of savez: the arrays go by position.
-        np.savez(folder / "feeds.npz", *feeds.values())
+        write_feeds(folder / "feeds.npz", feeds.values())
         requests = {c.name: _request(c, provider, threads, folder) for c in contenders}
         for request in requests.values():
             request["names"] = list(feeds)
+            request["types"] = [feed_type(array) for array in feeds.values()]
         for _ in range(PROCESSES):
             for key, request in requests.items():
                 found[key].append(_ask(request))
@@ -98,17 +99,54 @@ def _ask(request: Mapping[str, object]) -> Footprint:
         ) from error
 
 
+def write_feeds(path: Path, arrays: Iterable[Array]) -> None:
+    """Write arrays by position: any text can name an input, but not an argument of savez.
+
+    A file of numpy's has neither Python's strings nor types that numpy lacks: those go as text and
+    as bits.
+    """
+    plain = (
+        array.astype(str)
+        if feed_type(array) == onnx.TensorProto.STRING
+        else array.view(_bits(array))
+        for array in arrays
+    )
+    np.savez(path, *plain)
+
+
+def read_feeds(path: Path, types: Sequence[int]) -> list[Array]:
+    """The arrays that `write_feeds` wrote, which had these types."""
+    with np.load(path) as arrays:
+        found = [arrays[name] for name in arrays.files]
+    dtypes = [onnx.helper.tensor_dtype_to_np_dtype(type_) for type_ in types]
+    return [
+        array.astype(dtype) if dtype.kind == "O" else array.view(dtype)
+        for array, dtype in zip(found, dtypes, strict=True)
+    ]
+
+
+def feed_type(array: Array) -> int:
+    """The number of an array's type in ONNX."""
+    if array.dtype.kind in "OU":
+        return onnx.TensorProto.STRING
+    return onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+
+
+def _bits(array: Array) -> np.dtype[Any]:
+    """The array's own type, or unsigned integers of its size where numpy lacks that."""
+    dtype = array.dtype
+    return dtype if dtype.isbuiltin == 1 else np.dtype(f"u{dtype.itemsize}")
+
+
 def main() -> int:
     """In the child: make the session, run it a few times, print what that took."""
-    import onnx
-
     from graphfuse import foreign
 
     request: dict[str, Any] = json.load(sys.stdin)
     path, folder = Path(request["model"]), Path(request["folder"])
     foreign.onnxruntime()
-    with np.load(request["feeds"]) as arrays:
-        feeds = dict(zip(request["names"], (arrays[n] for n in arrays.files), strict=True))
+    arrays = read_feeds(Path(request["feeds"]), request["types"])
+    feeds = dict(zip(request["names"], arrays, strict=True))
     contender = Contender("child", Model(onnx.ModelProto(), path, folder), request["tuned"])
     before, device = resident(), device_memory(request["provider"])
     start = time.perf_counter()
@@ -125,9 +163,15 @@ def main() -> int:
 
 
 def peak_memory() -> int:
-    """The most memory that this process had, in bytes."""
+    """The most memory that this process had, in bytes.
+
+    On Linux `ru_maxrss` is no less than what its parent had: it is kept when a program is started.
+    """
     if sys.platform == "win32":
         return 0
+    own = _status("VmHWM")
+    if own is not None:
+        return own
     import resource
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -136,13 +180,19 @@ def peak_memory() -> int:
 
 def resident() -> int:
     """The memory that this process has now, in bytes; its peak where the system does not tell."""
+    now = _status("VmRSS")
+    return peak_memory() if now is None else now
+
+
+def _status(field: str) -> int | None:
+    """A figure that Linux keeps of this process, in bytes; None where the system does not tell."""
     status = Path("/proc/self/status")
     if not status.is_file():
-        return peak_memory()
+        return None
     for line in status.read_text().splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
-    return peak_memory()
+    return None
 
 
 def device_memory(provider: str) -> int | None:

@@ -20,10 +20,9 @@ from onnx import helper
 from graphfuse.bench.records import BenchReport, SiteTiming
 from graphfuse.bench.sessions import Contender, caller, environment
 from graphfuse.bench.timing import Threads, Timing, paired, pinned
-from graphfuse.feeds import Sizes, random_feeds
+from graphfuse.feeds import Sizes, bind, check_names, random_feeds
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.scopes import scopes
-from graphfuse.graph.shapes import type_of
 from graphfuse.patterns.scan import scan as scan_model
 from graphfuse.plan import plan
 from graphfuse.records import Dim, Scan, Site
@@ -65,16 +64,22 @@ def time_sites(
     scan: Scan,
     providers: Mapping[str, str],
     options: BenchOptions,
+    shapes: Mapping[str, Sequence[int]],
     stage: Stage,
 ) -> BenchReport:
-    """Time each distinct site of a model alone, on each provider and number of threads."""
+    """Time each distinct site of a model alone, on each provider and number of threads.
+
+    `shapes` are those of the model's inputs, where the user gives them.
+    """
     found: list[SiteTiming] = []
-    notes: list[str] = []
+    notes: list[str] = [] if scan.sites else ["the model has no sites"]
+    symbols = symbols_of(model.proto, shapes)
     for ep, provider in providers.items():
         for count in options.threads:
             for sizes in options.sizes or (USUAL,):
                 with pinned(count) as threads:
-                    tuner = Tuner(model, ep, provider, threads, sizes, options.seconds)
+                    tuner = Tuner(model, ep, provider, threads, sizes, options.seconds, symbols)
+                    tuner.clock = options.clock
                     found += tuner.timings(scan.sites, stage)
                     notes += tuner.notes
     return BenchReport(environment(), (), tuple(found), tuple(dict.fromkeys(notes)))
@@ -95,6 +100,7 @@ class Tuner:
     ) -> None:
         self.model, self.ep, self.provider, self.threads = model, ep, provider, threads
         self.sizes, self.seconds, self.symbols = sizes, seconds, dict(symbols or {})
+        self.clock = "wall"
         self.notes: list[str] = []
         self._known: dict[object, Mapping[str, Timing]] = {}
         found = scopes(model.proto)
@@ -164,10 +170,10 @@ class Tuner:
                 contender = Contender(form, chained, form != ORIGINAL)
                 made = contender.session(self.provider, self.threads)
                 calls[form] = caller(made, feeds, self.provider)
-            timings = paired(calls, self.seconds, ROUNDS)
+            timings = paired(calls, self.seconds, ROUNDS, self.clock)
             if FUSED in timings and timings[FUSED].speedup(timings[ORIGINAL]).low <= 1.0:
                 # It may be noise: look longer before a site is left.
-                timings = paired(calls, self.seconds, 2 * ROUNDS)
+                timings = paired(calls, self.seconds, 2 * ROUNDS, self.clock)
             self._known[key] = timings
         return self._known[key]
 
@@ -210,14 +216,14 @@ class Tuner:
 
 
 def symbols_of(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
-    """What the symbols of a model's inputs are, where the user gives the inputs' shapes."""
-    found: dict[str, int] = {}
-    for value in model.graph.input:
-        declared = type_of(value.type).shape or ()
-        for dim, extent in zip(declared, shapes.get(value.name, ()), strict=False):
-            if isinstance(dim, str):
-                found[dim] = extent
-    return found
+    """What the symbols of a model's inputs are, where the user gives the inputs' shapes.
+
+    Raises UsageError for inputs that the model does not have, or not in that rank.
+    """
+    initialized = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in initialized]
+    check_names(inputs, shapes)
+    return bind(inputs, shapes)
 
 
 def _b_shape(site: Site) -> tuple[Dim, ...]:

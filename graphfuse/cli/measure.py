@@ -67,6 +67,8 @@ def bench(
         raise UsageError("name two models, or one with --sites", "graphfuse bench ORIGINAL FUSED")
     if clock not in CLOCKS:
         raise UsageError(f"unknown clock {clock!r}", f"choose one of {', '.join(CLOCKS)}")
+    if sites:
+        _check_alone(feeds, require_speedup is not None, no_kernels)
     options = BenchOptions(
         seconds,
         _counts(threads),
@@ -90,6 +92,22 @@ def bench(
         print_bench(console(), report)
     if require_speedup is not None:
         check_speedup(report, require_speedup)
+
+
+def _check_alone(feeds: FeedOptions, gated: bool, no_kernels: bool) -> None:
+    """Raise UsageError for options that say nothing of sites alone: nobody should rely on them."""
+    data = any(value for name, value in feeds.arguments.items() if name != "input_shapes")
+    named = {
+        "--require-speedup": gated,
+        "--no-kernels": no_kernels,
+        "an option for feeds other than --input-shapes": data,
+    }
+    wrong = next((name for name, given in named.items() if given), None)
+    if wrong is not None:
+        raise UsageError(
+            f"--sites goes without {wrong}: each site is timed alone, on drawn rows, in every form",
+            "leave it out, or name two models",
+        )
 
 
 def _counts(text: str | None) -> tuple[int, ...]:

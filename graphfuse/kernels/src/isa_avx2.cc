@@ -9,7 +9,18 @@
 namespace {
 
 using FloatVector = float __attribute__((vector_size(32)));
+using DoubleVector = double __attribute__((vector_size(32)));
 using ShortVector = unsigned short __attribute__((vector_size(16)));
+
+// Memory behind the first `count` elements is not touched. There are no masks for 16 bits.
+GRAPHFUSE_INLINE void load_first(const void* from, int64_t count, FloatVector& v) {
+  const __m256i mask = as<__m256i>(first<32, int32_t>(count));
+  v = _mm256_maskload_ps(static_cast<const float*>(from), mask);
+}
+GRAPHFUSE_INLINE void load_first(const void* from, int64_t count, DoubleVector& v) {
+  const __m256i mask = as<__m256i>(first<32, int64_t>(count));
+  v = _mm256_maskload_pd(static_cast<const double*>(from), mask);
+}
 
 GRAPHFUSE_INLINE void stream_raw(void* to, FloatVector v) {
   _mm256_stream_ps(static_cast<float*>(to), v);

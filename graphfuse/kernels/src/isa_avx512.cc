@@ -13,7 +13,20 @@
 namespace {
 
 using FloatVector = float __attribute__((vector_size(64)));
+using DoubleVector = double __attribute__((vector_size(64)));
 using ShortVector = unsigned short __attribute__((vector_size(32)));
+
+// Memory behind the first `count` elements is not touched.
+GRAPHFUSE_INLINE unsigned mask_of(int64_t count) { return (1u << count) - 1; }
+GRAPHFUSE_INLINE void load_first(const void* from, int64_t count, FloatVector& v) {
+  v = _mm512_maskz_loadu_ps(static_cast<__mmask16>(mask_of(count)), from);
+}
+GRAPHFUSE_INLINE void load_first(const void* from, int64_t count, DoubleVector& v) {
+  v = _mm512_maskz_loadu_pd(static_cast<__mmask8>(mask_of(count)), from);
+}
+GRAPHFUSE_INLINE void load_first(const void* from, int64_t count, ShortVector& v) {
+  v = as<ShortVector>(_mm256_maskz_loadu_epi16(static_cast<__mmask16>(mask_of(count)), from));
+}
 
 GRAPHFUSE_INLINE void stream_raw(void* to, FloatVector v) {
   _mm512_stream_ps(static_cast<float*>(to), v);

@@ -3,6 +3,8 @@
 
 #pragma once
 
+#include <cstdint>
+
 #define GRAPHFUSE_INLINE inline __attribute__((always_inline))
 // Lambdas of inner loops: without it their vectors would be passed through memory.
 #define GRAPHFUSE_STEP __attribute__((always_inline))
@@ -15,6 +17,21 @@ GRAPHFUSE_INLINE To as(const From& from) {
   To to;
   __builtin_memcpy(&to, &from, sizeof to);
   return to;
+}
+
+template <class Element, int kBytes>
+struct Sized {
+  typedef Element Type __attribute__((vector_size(kBytes)));
+};
+
+// All bits of the first `count` lanes.
+template <int kBytes, class Number>
+GRAPHFUSE_INLINE typename Sized<Number, kBytes>::Type first(int64_t count) {
+  constexpr Number kNumbers[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  typename Sized<Number, kBytes>::Type numbers;
+  static_assert(sizeof(numbers) <= sizeof(kNumbers));
+  __builtin_memcpy(&numbers, kNumbers, sizeof numbers);
+  return numbers < static_cast<Number>(count);
 }
 
 }  // namespace

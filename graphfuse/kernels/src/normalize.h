@@ -80,7 +80,15 @@ struct Row {
   const T* add_bias;
   T* sum;  // null: not written, or the same memory as h
   F* h;
+  Vec<F>* end;  // the lanes of h behind the last full vector
 };
+
+// Vectors of h. Its end was just written in part, and a processor cannot pass on what is read
+// otherwise than it was written: it is kept in a full vector as well.
+template <class F>
+GRAPHFUSE_INLINE Vec<F> load_row(const F* h, const Vec<F>& end, int64_t i, int64_t count) {
+  return count == kLanes<F> ? load_full<F, F>(h + i) : end;
+}
 
 template <bool kSquares, bool kBiased, bool kWrite, bool kStream, class T, class F>
 double gather(const Row<T, F>& row) {
@@ -98,6 +106,7 @@ double gather(const Row<T, F>& row) {
         const Vec<F> v = load<T, F>(a + i, count) + second;
         if constexpr (kWrite) store<kStream, T, F>(sum + i, v, count);
         store<false, F, F>(h + i, v, count);
+        if (count < kLanes<F>) *row.end = v;
         total.add(slot, kSquares ? v * v : v);
       },
       [&]() GRAPHFUSE_STEP { total.close_block(); });
@@ -111,13 +120,13 @@ struct Spread {
 };
 
 template <class F>
-Spread<F> spread(const F* h, int64_t extent, F mean) {
+Spread<F> spread(const F* h, const Vec<F>& end, int64_t extent, F mean) {
   Sum<F> sum;
   Sum<F> squares;
   sweep<F>(
       extent,
       [&](int64_t i, int64_t count, int slot) GRAPHFUSE_STEP {
-        const Vec<F> d = keep<F>(load<F, F>(h + i, count) - mean, count);
+        const Vec<F> d = keep<F>(load_row<F>(h, end, i, count) - mean, count);
         sum.add(slot, d);
         squares.add(slot, d * d);
       },
@@ -137,14 +146,16 @@ struct Moments {
 };
 
 template <bool kCentred, bool kStream, class T, class P, class F>
-void normalize(const F* h, const Call& call, const Moments<F>& moments, T* y) {
+void normalize(const Row<T, F>& row, const Call& call, const Moments<F>& moments, T* y) {
   const P* const scale = static_cast<const P*>(call.scale);
   const P* const bias = static_cast<const P*>(call.bias);
+  const F* const h = row.h;
+  const Vec<F> end = *row.end;
   const F mean = moments.mean, rest = moments.rest, inverse = moments.inverse;
   sweep<F>(
       call.extent,
       [&](int64_t i, int64_t count, int) GRAPHFUSE_STEP {
-        Vec<F> v = load<F, F>(h + i, count);
+        Vec<F> v = load_row<F>(h, end, i, count);
         if constexpr (kCentred) v = (v - mean) - rest;
         v = v * inverse * load<P, F>(scale + i, count);
         if constexpr (kCentred) v += load<P, F>(bias + i, count);
@@ -220,7 +231,7 @@ void normalize_row(const Row<T, F>& row, const Call& call, T* y) {
   double variance = sum / n;
   if constexpr (kCentred) {
     moments.mean = static_cast<F>(sum / n);
-    const Spread<F> around = spread<F>(row.h, row.extent, moments.mean);
+    const Spread<F> around = spread<F>(row.h, *row.end, row.extent, moments.mean);
     moments.rest = static_cast<F>(around.sum / n);
     variance = around.squares / n - (around.sum / n) * (around.sum / n);
     if (variance < 0) variance = 0;
@@ -233,9 +244,9 @@ void normalize_row(const Row<T, F>& row, const Call& call, T* y) {
   }
   moments.inverse = static_cast<F>(1.0 / __builtin_sqrt(under_root));
   if (call.stream) {
-    normalize<kCentred, true, T, P, F>(row.h, call, moments, y);
+    normalize<kCentred, true, T, P, F>(row, call, moments, y);
   } else {
-    normalize<kCentred, false, T, P, F>(row.h, call, moments, y);
+    normalize<kCentred, false, T, P, F>(row, call, moments, y);
   }
 }
 
@@ -299,12 +310,13 @@ bool run_rows(const Call& call, int64_t begin, int64_t end) {
                                (call.a.inner_strides != nullptr && a_row == nullptr) ||
                                (call.b.inner_strides != nullptr && b_row == nullptr);
   if (short_of_memory) return false;
+  Vec<F> row_end = {};
   for (int64_t index = begin; index < end; ++index) {
     T* const y = static_cast<T*>(call.y) + index * call.extent;
     T* sum = call.sum == nullptr ? nullptr : static_cast<T*>(call.sum) + index * call.extent;
     Row<T, F> row = {call.extent, row_of<T>(call, call.a, index, a_row),
                      row_of<T>(call, call.b, index, b_row),
-                     static_cast<const T*>(call.add_bias), sum, own};
+                     static_cast<const T*>(call.add_bias), sum, own, &row_end};
     if (in_place) {
       // The sum is kept where it is wanted anyway, or where y will be.
       row.h = reinterpret_cast<F*>(sum == nullptr ? y : sum);

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "isa_begin.h"
 
@@ -25,17 +26,16 @@ struct BFloat16 {
   uint16_t bits;
 };
 
-template <class Element, int kBytes>
-struct Sized {
-  typedef Element Type __attribute__((vector_size(kBytes)));
-};
-
 template <class F>
 constexpr int kLanes = GRAPHFUSE_VECTOR_BYTES / sizeof(F);
 
 // F is what is computed in: float, or double for double.
 template <class F>
 using Vec = typename Sized<F, GRAPHFUSE_VECTOR_BYTES>::Type;
+template <class F>
+using Number = std::conditional_t<sizeof(F) == 4, int32_t, int64_t>;
+template <class F>
+using Lanes = typename Sized<Number<F>, GRAPHFUSE_VECTOR_BYTES>::Type;
 using Bits = typename Sized<uint32_t, GRAPHFUSE_VECTOR_BYTES>::Type;
 using Shorts = typename Sized<uint16_t, GRAPHFUSE_VECTOR_BYTES / 2>::Type;
 
@@ -145,36 +145,77 @@ GRAPHFUSE_INLINE void stream_full(T* to, Vec<F> v) {
   }
 }
 
+// The first `count` elements into the first lanes of `v`, one after the other in registers: a row's
+// end that goes through memory waits for its stores. An instruction set that has masks has overloads
+// for its own vectors.
+template <int kLane = 0, class V>
+GRAPHFUSE_INLINE void load_first(const void* from, int64_t count, V& v) {
+  using Element = std::decay_t<decltype(v[0])>;
+  if constexpr ((kLane + 1) * sizeof(Element) < sizeof(V)) {
+    if (count <= kLane) return;
+    v[kLane] = peek(static_cast<const Element*>(from), kLane);
+    load_first<kLane + 1>(from, count, v);
+  }
+}
+
+// The first `count` lanes of `v`, in halves, quarters and so on. Masks would be shorter, but a masked
+// store holds up loads of the next row where that lies in the lanes that it leaves out: an output
+// may have the memory of an input.
+template <class Element, int kBytes>
+GRAPHFUSE_INLINE void store_first(Element* to, int64_t count,
+                                  typename Sized<Element, kBytes>::Type v) {
+  if constexpr (kBytes == 2 * sizeof(Element)) {
+    if (count & 1) poke(to, 0, static_cast<Element>(v[0]));
+  } else {
+    using Part = typename Sized<Element, kBytes / 2>::Type;
+    constexpr int64_t kCount = kBytes / 2 / sizeof(Element);
+    Part halves[2];
+    __builtin_memcpy(&halves, &v, sizeof v);
+    if (count & kCount) {
+      store_raw(to, halves[0]);
+      store_first<Element, kBytes / 2>(to + kCount, count, halves[1]);
+    } else {
+      store_first<Element, kBytes / 2>(to, count, halves[0]);
+    }
+  }
+}
+
 // The first `count` lanes; the others are 0. `count` is a constant wherever it is kLanes.
 template <class T, class F>
 GRAPHFUSE_INLINE Vec<F> load(const T* from, int64_t count) {
   if (count == kLanes<F>) return load_full<T, F>(from);
-  T part[kLanes<F>] = {};
-  for (int64_t i = 0; i < count; ++i) part[i] = peek(from, i);
-  return load_full<T, F>(part);
+  if constexpr (sizeof(T) == sizeof(F)) {
+    Vec<F> v = {};
+    load_first(from, count, v);
+    return v;
+  } else {
+    Shorts raw = {};
+    load_first(from, count, raw);
+    return widen(raw, T{});
+  }
 }
 
 template <bool kStream, class T, class F>
 GRAPHFUSE_INLINE void store(T* to, Vec<F> v, int64_t count) {
-  if (count == kLanes<F>) {
-    if constexpr (kStream) {
-      stream_full<T, F>(to, v);
+  if (count < kLanes<F>) {
+    if constexpr (sizeof(T) == sizeof(F)) {
+      store_first<F, GRAPHFUSE_VECTOR_BYTES>(reinterpret_cast<F*>(to), count, v);
     } else {
-      store_full<T, F>(to, v);
+      store_first<uint16_t, GRAPHFUSE_VECTOR_BYTES / 2>(reinterpret_cast<uint16_t*>(to), count,
+                                                        narrow(v, T{}));
     }
-    return;
+  } else if constexpr (kStream) {
+    stream_full<T, F>(to, v);
+  } else {
+    store_full<T, F>(to, v);
   }
-  T part[kLanes<F>];
-  store_full<T, F>(part, v);
-  for (int64_t i = 0; i < count; ++i) poke(to, i, part[i]);
 }
 
 // Lanes from `count` on become 0.
 template <class F>
 GRAPHFUSE_INLINE Vec<F> keep(Vec<F> v, int64_t count) {
   if (count == kLanes<F>) return v;
-  for (int64_t i = count; i < kLanes<F>; ++i) v[i] = 0;
-  return v;
+  return as<Vec<F>>(as<Lanes<F>>(v) & first<GRAPHFUSE_VECTOR_BYTES, Number<F>>(count));
 }
 
 // The lanes' sum, in pairs.
