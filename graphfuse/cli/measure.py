@@ -13,6 +13,7 @@ from graphfuse.cli.show import console, print_json, progress
 from graphfuse.errors import UsageError
 
 if TYPE_CHECKING:
+    from graphfuse.bench.records import BenchReport
     from graphfuse.feeds import Sizes
 
 SIZE = re.compile(r"(\d{1,6})x(\d{1,6})")
@@ -82,16 +83,18 @@ def bench(
         report = pipeline.bench(
             original, fused, ep.split(","), options=options, stage=stage, **feeds.arguments
         )
-    if as_json:
-        from graphfuse.report.bench import bench_document
-
-        print_json(bench_document(original, fused, report))
-    else:
-        from graphfuse.report.bench import print_bench
-
-        print_bench(console(), report)
+    _show(original, fused, report, as_json)
     if require_speedup is not None:
         check_speedup(report, require_speedup)
+
+
+def _show(original: str, fused: str | None, report: BenchReport, as_json: bool) -> None:
+    from graphfuse.report.bench import bench_document, print_bench
+
+    if as_json:
+        print_json(bench_document(original, fused, report))
+    else:
+        print_bench(console(), report)
 
 
 def _check_alone(feeds: FeedOptions, gated: bool, no_kernels: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from sys import intern
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,6 @@ class Node:
     index: int
     op_type: str
     domain: str
-    name: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     within: Scope
@@ -49,6 +49,12 @@ class Node:
     def source(self) -> onnx.NodeProto:
         """The message, found when it is asked for (see `GraphTypes` on what holding it costs)."""
         return self.within.nodes[self.position]
+
+    @property
+    def name(self) -> str:
+        """Its name; a part of a call is known by the call's."""
+        named = self.within.graph.node[self.index] if self.in_call else self.source
+        return named.name
 
     @property
     def scope(self) -> ScopeRef:
@@ -104,10 +110,9 @@ def nodes_of(functions: Collection[FunctionKey], scope: Scope) -> Iterator[Node]
         yield Node(
             position,
             owner,
-            source.op_type,
-            source.domain,
-            # A part of a call is known by the call's name.
-            scope.graph.node[owner].name if in_call else source.name,
+            # As literals are: comparing with one is comparing addresses.
+            intern(source.op_type),
+            intern(source.domain),
             tuple([one.setdefault(name, name) for name in source.input]),
             tuple([one.setdefault(name, name) for name in source.output]),
             scope,
