@@ -166,11 +166,11 @@ def _first_that_runs(
             run(made, feed.values, limit)
         except TimeoutError as error:
             # The sizes that are tried next are smaller, but what ran so long may have no end.
-            raise OriginalModelError(
-                f"the original model does not run on {provider}: {error}",
+            remedy = (
                 "give it smaller feeds with --input-shapes or --sizes, or more time with "
-                "--run-limit",
-            ) from error
+                "--run-limit"
+            )
+            raise _does_not_run(ORIGINAL, provider, error, remedy) from error
         except Exception as error:
             # onnxruntime raises its own classes, one per failure code.
             failure = failure or error

@@ -7,8 +7,8 @@ Makes decoders of 1,000, 10,000 and 100,000 nodes with tiny weights, so that onl
 and a chain 2,000 layers deep. Each is scanned (or fused) in fresh processes, the sizes in turn, so
 that a slow minute of the machine meets all of them; the table has the median time, what ten times
 the nodes cost (median of the turns, and the least and most), and the peak memory of the process.
-Memory is touched and given back before each: where a hypervisor has to find a page first, that costs
-five times the page, for large graphs more often than for small ones (`--cold` leaves it out).
+Memory is touched and given back before each: a page that a hypervisor has to find first takes five
+times as long, and large graphs meet more of those than small ones (`--cold` leaves it out).
 """
 
 from __future__ import annotations
