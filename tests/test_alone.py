@@ -239,3 +239,21 @@ def test_only_our_own_faults_are_to_be_reported(
 
     monkeypatch.setattr(whole_model, "run", rounded_badly)
     assert "--load-inputs" in strict()
+
+
+@pytest.mark.parametrize("shape", ["float[B,S,8]", "float[2,3,8]"])
+def test_a_last_reshape_that_changes_nothing_is_no_hindrance(shape: str) -> None:
+    """PyTorch's exporter writes one whose shape is read from an input of the model."""
+    proto = residual(
+        "n = LayerNormalization(x, scale, bias) s = Shape(c) y = Reshape(n, s)",
+        inputs=f"{shape} a, {shape} b, {shape} c",
+        outputs=f"{shape} y",
+    )
+    fused = graphfuse.fuse(proto).model
+    assert [node.op_type for node in fused.graph.node] == ["AddLayerNormalization"]
+    report = graphfuse.validate(proto, fused, level="sites")
+    assert report.passed
+    assert report.unpaired == ()
+    assert {check.gate for check in report.checks} == {"G0", "G1"}
+    next(a for a in fused.graph.node[0].attribute if a.name == "epsilon").f *= 1.01
+    assert not graphfuse.validate(proto, fused, level="sites").passed
