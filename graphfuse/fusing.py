@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import onnx
 
-from graphfuse import advice, runtimes, targets
+from graphfuse import advice, foreign, runtimes, targets
 from graphfuse.errors import UsageError, ValidationError
 from graphfuse.feeding import Feeding
 from graphfuse.graph.model_file import Model, materialized
@@ -118,7 +119,7 @@ class Fusing:
                 if fusion.output in report.wrong
             }
             if strict or not blamed:
-                raise ValidationError(_failure(report), "nothing was written; please report it")
+                raise ValidationError(_failure(report), f"nothing was written; {_remedy(report)}")
             put_back |= blamed
 
 
@@ -173,6 +174,29 @@ def _why(report: ValidationReport, output: str) -> str:
     own = [check for check in report.failures if check.subject == output]
     check = (own or list(report.failures))[0]
     return f"{check.gate} is {check.value:.3g}, bound {check.bound:.3g} ({check.where})"
+
+
+def _remedy(report: ValidationReport) -> str:
+    """What helps. To be reported is a wrong meaning, a wrong kernel of ours, what does not run."""
+    from graphfuse.validation.tolerance import OWN_KERNEL
+
+    ours = [
+        check.gate == "G0"
+        or (check.gate == "G1" and check.bound == OWN_KERNEL)
+        or (check.gate == "G2" and math.isinf(check.value))
+        for check in report.failures
+    ]
+    if any(ours):
+        return "please report it with the model's graph"
+    if any(check.gate == "G1" for check in report.failures):
+        return (
+            f"onnxruntime {foreign.onnxruntime().__version__} runs the node worse than those that "
+            "it replaces: leave it out with --exclude, or without --strict it is put back"
+        )
+    return (
+        "each fused node passed alone, so it is rounding that this model makes large: give real "
+        "feeds with --load-inputs, others with --seed, or check the nodes with --validate sites"
+    )
 
 
 def _failure(report: ValidationReport) -> str:

@@ -184,8 +184,9 @@ def _primitives(kind: str, opset: int, variant: Variant) -> list[NodeProto]:
     nodes.append(_mean("Square", "Variance", opset, axes))
     nodes.append(helper.make_node("Add", ["Variance", "Epsilon"], ["UnderRoot"]))
     nodes.append(helper.make_node("Sqrt", ["UnderRoot"], ["Root"]))
-    if kind == RMS_NORM and variant.elem_type == TensorProto.DOUBLE:
-        # onnxruntime 1.31.1 folds the form with Div, and in float64 loses its epsilon.
+    if variant.elem_type == TensorProto.DOUBLE:
+        # onnxruntime folds the form with Div, and in float64 loses its epsilon: that of a LayerNorm
+        # up to 1.29 or so, that of an RMSNorm in 1.31.1 as well.
         nodes.append(helper.make_node("Reciprocal", ["Root"], ["Inverse"]))
         nodes.append(helper.make_node("Mul", [deviation, "Inverse"], ["Normal"]))
     else:

@@ -231,7 +231,7 @@ class Reason(Enum):
     PUT_BACK = (
         "put-back",
         "the fused node failed validation, so the site was put back as it was",
-        "report it with the model's graph; `graphfuse validate` shows the figures",
+        "another onnxruntime where G1 failed at its bound of 8, else report it with the graph",
     )
     SLOWER = (
         "slower",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +17,7 @@ import onnx
 from graphfuse import foreign, runtimes
 from graphfuse.errors import ProviderError, UsageError
 from graphfuse.graph.model_file import serialize
-from graphfuse.graph.weights import without_links
+from graphfuse.graph.weights import as_file, without_links
 from graphfuse.kernels import register, why_not
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ CRASHING = ("FuseFp16InitializerToFp32NodeTransformer",)
 
 BFLOAT16 = "tensor(bfloat16)"
 FOLDER_KEY = "session.model_external_initializers_file_folder_path"
+FOLDER_SINCE = (1, 21)
+"""1.20 has the key, and yet looks for the data of a model in memory where the process is."""
 NO_FALLBACK_KEY = "session.disable_cpu_ep_fallback"
 DISABLED_KEY = "optimization.disable_specified_optimizers"
 
@@ -88,6 +92,11 @@ def _first(providers: Providers) -> str:
     return first if isinstance(first, str) else first[0]
 
 
+def release() -> runtimes.Version:
+    """The minor version of the onnxruntime that is imported, such as (1, 20)."""
+    return runtimes.parse_version(foreign.onnxruntime().__version__)
+
+
 def available_providers() -> list[str]:
     """The execution providers that onnxruntime has here, in its order of preference."""
     return foreign.onnxruntime().get_available_providers()
@@ -96,7 +105,7 @@ def available_providers() -> list[str]:
 def require_provider(provider: str, since: tuple[int, int] = (0, 0)) -> None:
     """Raise ProviderError when onnxruntime lacks a provider, or is older than `since`."""
     runtime = foreign.onnxruntime()
-    if tuple(map(int, runtime.__version__.split(".")[:2])) < since:
+    if release() < since:
         raise ProviderError(
             f"onnxruntime {runtime.__version__} is too old for the fused nodes on {provider}",
             f"install {since[0]}.{since[1]} or later",
@@ -153,7 +162,11 @@ def session(
         model, folder = without_links(model, folder)
     options.add_session_config_entry(FOLDER_KEY, str(folder.resolve()))
     data: object = serialize(model) if isinstance(model, onnx.ModelProto) else model
-    created: foreign.Session = runtime.InferenceSession(data, options, providers=[provider])
+    with contextlib.ExitStack() as stack:
+        if isinstance(model, onnx.ModelProto) and release() < FOLDER_SINCE:
+            scratch = stack.enter_context(tempfile.TemporaryDirectory())
+            data = as_file(model, folder, Path(scratch)) or data
+        created: foreign.Session = runtime.InferenceSession(data, options, providers=[provider])
     if provider not in created.get_providers():
         raise ProviderError(
             f"onnxruntime {runtime.__version__} lists {provider} and cannot start it: "

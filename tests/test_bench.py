@@ -139,7 +139,7 @@ def test_an_input_may_have_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Feeds travel to the processes in a file whose writer has arguments of its own."""
     monkeypatch.setattr("graphfuse.bench.footprint.PROCESSES", 1)
     from graphfuse.bench.footprint import footprints
-    from graphfuse.bench.sessions import Contender
+    from graphfuse.bench.sessions import Contender, SessionKind
     from graphfuse.bench.timing import Threads
     from graphfuse.graph.model_file import Model
 
@@ -148,7 +148,7 @@ def test_an_input_may_have_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
         proto.graph.node[0].input[:] = ["file", "allow_pickle"]
         value.name = name
     feeds = {name: np.ones((1, 2, 8), np.float32) for name in ("file", "allow_pickle")}
-    contender = Contender("one", Model(proto), False)
+    contender = Contender("one", Model(proto), SessionKind.DEFAULT)
     (found,) = footprints([contender], "CPUExecutionProvider", Threads(1), feeds).values()
     assert found.load > 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,15 @@ def test_the_campaign_notices_what_it_looks_for(
     assert whats[:2] == ["SIGABRT", "SIGALRM"]
     assert "KeyError" in whats[2]
     assert len(whats) == 3
+
+
+def test_a_child_that_dies_prints_no_stacks() -> None:
+    """pytest's faulthandler writes past every redirection of standard error."""
+    test = f"{__file__}::test_the_campaign_notices_what_it_looks_for"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout
+    assert "Extension modules" not in run.stderr + run.stdout
 
 
 def test_every_prefix_of_a_model_is_refused_or_read(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,7 +22,11 @@ def console(stderr: bool = False) -> Console:
     """A console; piped output is not folded."""
     from rich.console import Console
 
-    made = Console(stderr=stderr, highlight=False, soft_wrap=False, markup=False)
+    # Before rich 14 an empty FORCE_COLOR was as good as any other.
+    terminal = False if os.environ.get("FORCE_COLOR") == "" else None
+    made = Console(
+        stderr=stderr, highlight=False, soft_wrap=False, markup=False, force_terminal=terminal
+    )
     if not made.is_terminal and "COLUMNS" not in made._environ:  # pyright: ignore[reportPrivateUsage]
         # Piped output is read by programs and logs: do not fold it at 80 columns.
         made.width = 240

@@ -7,6 +7,7 @@ gets a name with its content's hash.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Generator
 from contextlib import ExitStack
@@ -348,3 +349,22 @@ def without_links(model: onnx.ModelProto, folder: Path) -> tuple[onnx.ModelProto
             tensor, "location", os.path.relpath(real[external_entries(tensor)["location"]], holder)
         )
     return copy, Path(holder)
+
+
+def as_file(model: onnx.ModelProto, folder: Path, scratch: Path) -> Path | None:
+    """A model that has external data as a file in `scratch`, with links to the data in `folder`.
+
+    None for a model without external data, which needs no place.
+    """
+    tensors = [tensor for tensor in model_tensors(model) if is_external(tensor)]
+    if not tensors:
+        return None
+    # Among them is the model's own file, where that holds weights that were left in it.
+    for place in sorted({external_entries(tensor)["location"] for tensor in tensors}):
+        link = scratch / place
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to((folder / place).resolve())
+    names = (f"{number}.onnx" for number in itertools.count())
+    path = next(scratch / name for name in names if not os.path.lexists(scratch / name))
+    path.write_bytes(serialize(model))
+    return path

@@ -56,4 +56,6 @@ class StageProgress:
     ) -> None:
         self._timer.cancel()
         self._timer.join()
-        self._progress.stop()
+        if not self._progress.disable:
+            # Before rich 14 one that is disabled prints an empty line here.
+            self._progress.stop()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import cache
+
 import onnx
 from onnx import helper
 
 from graphfuse.graph.model_file import Model
+from graphfuse.graph.scope_types import infer_scopes
 from graphfuse.graph.scopes import Scope, scopes
+from graphfuse.graph.shapes import UNKNOWN
 from graphfuse.graph.tensors import subgraphs
-from graphfuse.records import ScopeRef
+from graphfuse.records import ScopeRef, TensorType
 from graphfuse.validation.fused_nodes import ScopeKey, scope_keys
 
 MAX_NODES = 200
@@ -20,17 +25,29 @@ def parts_by_scope(model: Model) -> dict[ScopeKey, Parts]:
     found = scopes(model.proto)
     keys = scope_keys(found)
     parts: dict[ScopeRef, Parts] = {}
+
+    @cache
+    def types() -> Mapping[ScopeRef, Mapping[str, TensorType]]:
+        return infer_scopes(model.proto, found)
+
     for scope in found:
         outer = parts[scope.parent.ref] if scope.parent is not None else None
-        parts[scope.ref] = Parts(model, scope, outer)
+        parts[scope.ref] = Parts(model, scope, outer, lambda ref=scope.ref: types()[ref])
     return {keys[ref]: part for ref, part in parts.items()}
 
 
 class Parts:
     """A graph, indexed so that the part behind each fused node can be cut out."""
 
-    def __init__(self, model: Model, scope: Scope, outer: Parts | None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        scope: Scope,
+        outer: Parts | None,
+        types: Callable[[], Mapping[str, TensorType]],
+    ) -> None:
         self.model = model
+        self._types = types
         self._graph, self._outer = scope.graph, outer
         self._depth = 0 if outer is None else outer._depth + 1
         self._producers = {
@@ -77,7 +94,7 @@ class Parts:
         outputs = [name for name in fused_node.output if name in self._producers]
         if fused_node.output[0] not in outputs:
             return None
-        found = self._slice(outputs, shared)
+        found = self._slice(outputs, shared) or self._slice_before_reshape(outputs, shared)
         return None if found is None else self._part(*found, sorted(shared), outputs)
 
     def _slice(
@@ -103,6 +120,23 @@ class Parts:
             nodes[home._depth, index] = node
             pending.extend(name for name in node.input if name)
         return [nodes[place] for place in sorted(nodes)], read
+
+    def _slice_before_reshape(
+        self, outputs: list[str], cuts: set[str]
+    ) -> tuple[list[onnx.NodeProto], set[str]] | None:
+        """The part without a last Reshape that changes nothing: its shape comes from anywhere."""
+        node = self.node(outputs[0])
+        if node is None or node.op_type != "Reshape":
+            return None
+        name = node.input[0]
+        before, after = (self._types().get(each, UNKNOWN).shape for each in (name, outputs[0]))
+        if before is None or None in before or before != after:
+            return None
+        found = self._slice([name, *outputs[1:]], cuts)
+        if found is None:
+            return None
+        nodes, read = found
+        return [*nodes, helper.make_node("Identity", [name], [outputs[0]])], read
 
     def _home(self, name: str) -> Parts:
         """The graph that a tensor is of: this one, or one around it."""

@@ -11,6 +11,7 @@ from graphfuse.feeding import Feeding
 from graphfuse.graph.model_file import Model
 from graphfuse.records import Activation, Check, Unpaired, ValidationReport
 from graphfuse.runtime import require_provider
+from graphfuse.validation.alone import notes
 from graphfuse.validation.exposed import activation, captured, first_beyond
 from graphfuse.validation.fused_nodes import FusedNode
 from graphfuse.validation.reference import evaluated_by
@@ -44,6 +45,7 @@ class _Findings:
         self.checks += found.checks
         self.wrong += found.wrong
         self.unpaired.update((item.site, item) for item in found.unpaired)
+        self.notes += notes(found.lost)
 
 
 def judge(

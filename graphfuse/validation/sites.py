@@ -2,7 +2,8 @@
 
 G0 evaluates the node and the part of the original that it replaced in float64, on rows around the
 size of epsilon: there a wrong epsilon shows, which activations of the usual size hide. G1 runs the
-node on the provider, on hard rows, every element against its rounding bound.
+node on the provider (alone.py), on hard rows, every element against its rounding bound; where it
+means what the original means, what is beyond the bound may be as far off in the original.
 """
 
 from __future__ import annotations
@@ -10,32 +11,20 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
 
-from graphfuse.errors import in_one_line
 from graphfuse.graph.model_file import Model
 from graphfuse.records import Check, Unpaired
-from graphfuse.runtime import has_kernels, run, session
+from graphfuse.validation.alone import Lost, Part, Trial, on_activations, on_hard_rows
 from graphfuse.validation.evaluator import UnsupportedModelError
 from graphfuse.validation.extract import Parts, parts_by_scope
-from graphfuse.validation.fused_nodes import ROLES, FusedNode, fused_nodes
-from graphfuse.validation.hard_inputs import LARGEST, hard_inputs, operands
-from graphfuse.validation.lifting import OWN_DOMAIN, upcast
+from graphfuse.validation.fused_nodes import FusedNode, fused_nodes
+from graphfuse.validation.hard_inputs import operands
 from graphfuse.validation.reference import Twin
-from graphfuse.validation.tolerance import (
-    MEANING_BOUND,
-    OTHER_KERNEL,
-    OWN_KERNEL,
-    RowReference,
-    distance,
-    least_factor,
-    reference_rows,
-)
+from graphfuse.validation.tolerance import MEANING_BOUND, distance
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,17 +32,25 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 
-WIDE = (TensorProto.FLOAT, TensorProto.DOUBLE)
-"""The types in which statistics may be computed; for float64 sums only the second."""
-
-
 @dataclass
 class SiteResults:
-    """What checking the fused nodes alone gave; `wrong` are the outputs of those that failed."""
+    """What checking the fused nodes alone gave; `wrong` are the outputs of those that failed.
+
+    `lost` are rows that onnxruntime gets wrong at a site, fused or not.
+    """
 
     checks: list[Check] = field(default_factory=list[Check])
     wrong: list[str] = field(default_factory=list[str])
     unpaired: list[Unpaired] = field(default_factory=list[Unpaired])
+    lost: list[Lost] = field(default_factory=list[Lost])
+
+    def add(self, trial: Trial | Check | None) -> None:
+        """Run a trial and keep what it shows."""
+        if isinstance(trial, Trial):
+            self.checks += trial.checks()
+            self.lost += [trial.lost] if trial.lost is not None else []
+        elif trial is not None:
+            self.checks.append(trial)
 
 
 def new_sites(
@@ -92,6 +89,7 @@ def check_sites(
     """
     results = SiteResults()
     before, after = parts_by_scope(original), parts_by_scope(fused)
+    parts: dict[str, Part] = {}
     for site in sites:
         there = before.get(site.scope)
         found = "the original has no such graph"
@@ -101,22 +99,21 @@ def check_sites(
             results.unpaired.append(Unpaired(site.output, found))
             continue
         results.checks.append(found)
-        if not found.passed:
-            results.wrong.append(site.output)
+        if there is not None and found.passed:
+            # Only where both mean the same can the one be measured by the other's bound.
+            parts[site.output] = partial(_replaced, there, after[site.scope], site)
     alike: dict[object, list[FusedNode]] = {}
     for site in sites:
         alike.setdefault(_likeness(site), []).append(site)
-    for first, *others in alike.values():
-        more = f", {len(others)} more alike" if others else ""
-        checks = _check_kernels(fused, first, provider, seed, more)
-        if not all(check.passed for check in checks):
-            results.wrong += [site.output for site in (first, *others)]
-        results.checks += checks
+    for group in alike.values():
+        _check_kernels(results, fused, group, provider, seed, parts)
     for site in sites:
         if activations and site.output in activations:
-            checks = _check_activations(fused, site, provider, activations[site.output])
-            results.checks += [replace(check, repeat=options) for check in checks]
-            results.wrong += [check.subject for check in checks if not check.passed]
+            captured, part = activations[site.output], parts.get(site.output, _nothing)
+            first = len(results.checks)
+            results.add(on_activations(fused, site, provider, captured, part))
+            results.checks[first:] = [replace(c, repeat=options) for c in results.checks[first:]]
+    results.wrong += [check.subject for check in results.checks if not check.passed]
     order = {site.output: number for number, site in enumerate(sites)}
     results.wrong = sorted(set(results.wrong), key=order.__getitem__)
     repeat = f"--validate sites --seed {seed} --site "
@@ -125,6 +122,36 @@ def check_sites(
         for check in results.checks
     ]
     return results
+
+
+def _check_kernels(
+    results: SiteResults,
+    fused: Model,
+    alike: Sequence[FusedNode],
+    provider: str,
+    seed: int,
+    parts: Mapping[str, Part],
+) -> None:
+    """G1 on hard rows of sites that one run of the kernel speaks for."""
+    first, *others = alike
+    more = f", {len(others)} more alike" if others else ""
+    trial = on_hard_rows(fused, first, provider, seed, parts.get(first.output, _nothing), more)
+    checks = trial.checks() if isinstance(trial, Trial) else [trial]
+    if others and isinstance(trial, Trial) and trial.asked:
+        # What they replaced need not be alike: each is compared with its own.
+        for site in alike:
+            part = parts.get(site.output, _nothing)
+            results.add(on_hard_rows(fused, site, provider, seed, part))
+        return
+    results.checks += checks
+    if isinstance(trial, Trial) and trial.lost is not None:
+        results.lost.append(trial.lost)
+    if not all(check.passed for check in checks):
+        results.wrong += [site.output for site in alike]
+
+
+def _nothing() -> None:
+    """The part of a site whose original cannot be compared."""
 
 
 def _likeness(site: FusedNode) -> object:
@@ -149,11 +176,10 @@ def _check_meaning(before: Parts, after: Parts, site: FusedNode, seed: int) -> C
 
     What cannot be paired, or does not run on rows of another number, is left to the whole model.
     """
-    names = set(site.roles.values())
-    shared = {name for name in names if before.computes(name) and after.computes(name)}
     if before.node(site.output) is None:
         return f"the original computes no {site.output!r}"
-    part, replacement = before.behind(site.node, shared), after.behind(site.node, shared)
+    part = _replaced(before, after, site)
+    replacement = after.behind(site.node, _shared(before, after, site))
     if part is None or replacement is None:
         return "what it replaced reads more than the fused node does"
     rng = np.random.default_rng(seed)
@@ -193,6 +219,16 @@ def _check_meaning(before: Parts, after: Parts, site: FusedNode, seed: int) -> C
     return Check("G0", name, value, bound, where, value <= bound)
 
 
+def _shared(before: Parts, after: Parts, site: FusedNode) -> set[str]:
+    names = site.roles.values()
+    return {name for name in names if before.computes(name) and after.computes(name)}
+
+
+def _replaced(before: Parts, after: Parts, site: FusedNode) -> Model | None:
+    """The part of the original that a fused node stands for."""
+    return before.behind(site.node, _shared(before, after, site))
+
+
 def _rows_around_epsilon(site: FusedNode, rng: np.random.Generator) -> Array:
     root = float(np.sqrt(site.epsilon))
     rows = [
@@ -203,143 +239,5 @@ def _rows_around_epsilon(site: FusedNode, rng: np.random.Generator) -> Array:
     return np.stack(rows)
 
 
-def _check_kernels(
-    model: Model, site: FusedNode, provider: str, seed: int, more: str = ""
-) -> list[Check]:
-    """G1 on hard rows, of each way in which the provider can run the node."""
-    stash = next((a.i for a in site.node.attribute if a.name == "stash_type"), 0)
-    double = site.elem_type == TensorProto.DOUBLE
-    if stash and stash not in ((TensorProto.DOUBLE,) if double else WIDE):
-        where = f"stash_type {stash}: statistics in a type that is too narrow"
-        return [Check("G1", site.output, float("inf"), OTHER_KERNEL, where, False)]
-    a, b, labels = hard_inputs(site, seed)
-    return _run_alone(model, site, provider, (a, b), labels, f"seed {seed}{more}")
-
-
-def _check_activations(
-    model: Model, site: FusedNode, provider: str, captured: tuple[Array, Array]
-) -> list[Check]:
-    """G1 on what the site reads in the original's own run."""
-    dtype = helper.tensor_dtype_to_np_dtype(site.elem_type)
-    a, b = (array.astype(dtype) for array in captured)
-    if a.size > LARGEST or not a.size:
-        return []
-    return _run_alone(model, site, provider, (a, b), ["a row of a run"], "real activations")
-
-
-def _run_alone(
-    model: Model,
-    site: FusedNode,
-    provider: str,
-    arrays: tuple[Array, Array],
-    labels: list[str],
-    source: str,
-) -> list[Check]:
-    """Run the node with graphfuse's kernel, where the provider has it, and as others run it."""
-    a, b = arrays
-    vectors = {role: _held(site, role) for role in site.vectors}
-    with np.errstate(all="ignore"):
-        reference = reference_rows(
-            upcast(a),
-            upcast(b),
-            {role: upcast(vector) for role, vector in vectors.items()},
-            site.epsilon,
-            site.centred,
-            site.elem_type,
-        )
-    alone = _alone(model, site, a, b, vectors)
-    own = site.node.domain == OWN_DOMAIN and has_kernels([provider])
-    checks: list[Check] = []
-    for kernels in (True, False) if own else (False,):
-        bound = OWN_KERNEL if kernels else OTHER_KERNEL
-        where = f"{provider}, {'graphfuse kernel, ' if kernels else ''}{source}"
-        try:
-            # Judged is the provider's kernel, not one that onnxruntime falls back to.
-            made = session(alone, Path(), provider, kernels=kernels, fallback=False)
-            outputs = run(made, {"A": a, "B": b})
-        except Exception as error:
-            # onnxruntime raises its own classes; whatever it is, this site does not run.
-            text = in_one_line(error)
-            if checks and "NOT_IMPLEMENTED" in text:
-                # Without graphfuse's kernels the provider lacks the type (bfloat16 on the CPU), for
-                # the original's nodes as for these: there is nothing that it could be worse than.
-                continue
-            checks.append(Check("G1", site.output, float("inf"), bound, f"{where}: {text}", False))
-            continue
-        shape, wanted = outputs["Y"].shape, reference.output.shape
-        if shape != wanted:
-            text = f"{where}: shape {list(shape)} in place of {list(wanted)}"
-            checks.append(Check("G1", site.output, float("inf"), bound, text, False))
-            continue
-        value, label = _worst(site, outputs, reference, labels)
-        checks.append(Check("G1", site.output, value, bound, f"{where}, {label}", value <= bound))
-    return checks
-
-
-def _worst(
-    site: FusedNode, outputs: dict[str, Array], reference: RowReference, labels: list[str]
-) -> tuple[float, str]:
-    """The least K that passes, and the row that needs it."""
-    with np.errstate(all="ignore"):
-        factors = [
-            least_factor(row, exact, bound)
-            for row, exact, bound in zip(
-                _rows(site, outputs["Y"]),
-                _rows(site, reference.output),
-                _rows(site, reference.bound),
-                strict=True,
-            )
-        ]
-        total = _total_factor(outputs, reference)
-    worst = int(np.argmax(factors))
-    label = labels[worst % len(labels)] if factors[worst] >= total else "the sum"
-    return max(factors[worst], total), label
-
-
-def _held(site: FusedNode, role: str) -> Array:
-    """A vector in the type in which the node reads it."""
-    elem_type = site.elem_type if role == "AddBias" else site.parameter_type
-    return site.vectors[role].astype(helper.tensor_dtype_to_np_dtype(elem_type))
-
-
-def _total_factor(outputs: dict[str, Array], reference: RowReference) -> float:
-    """The sum is an output too: it must be right to its rounding."""
-    if "Sum" not in outputs:
-        return 0.0
-    return least_factor(outputs["Sum"], reference.total, reference.total_bound)
-
-
 def _rows(site: FusedNode, array: Array) -> Array:
     return array.reshape(-1, site.hidden)
-
-
-def _alone(
-    model: Model, site: FusedNode, a: Array, b: Array, vectors: dict[str, Array]
-) -> onnx.ModelProto:
-    """A model of one node: the fused one, its attributes and functions as they are."""
-    node = onnx.NodeProto()
-    node.CopyFrom(site.node)
-    for position, role in enumerate(ROLES[node.domain, node.op_type][: len(node.input)]):
-        if node.input[position]:
-            node.input[position] = role
-    node.output[0] = "Y"
-    outputs = ["Y"]
-    if node.output[-1] and len(node.output) > 1:
-        node.output[len(node.output) - 1] = "Sum"
-        outputs.append("Sum")
-    graph = helper.make_graph(
-        [node],
-        "site",
-        [
-            helper.make_tensor_value_info(k, site.elem_type, v.shape)
-            for k, v in (("A", a), ("B", b))
-        ],
-        [helper.make_tensor_value_info(name, site.elem_type, None) for name in outputs],
-        [numpy_helper.from_array(v, k) for k, v in vectors.items() if k in node.input],
-    )
-    return helper.make_model(
-        graph,
-        ir_version=model.proto.ir_version,
-        opset_imports=list(model.proto.opset_import),
-        functions=[f for f in model.proto.functions if f.domain == node.domain],
-    )

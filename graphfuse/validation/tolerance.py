@@ -163,14 +163,36 @@ def reference_rows(
 
 def least_factor(result: Array, reference: Array, bound: Array) -> float:
     """The least K for which every element is within K times its bound."""
+    return float(element_factors(result, reference, bound).max(initial=0.0))
+
+
+def element_factors(result: Array, reference: Array, bound: Array) -> Array:
+    """The K that each element needs; infinite where NaN or infinities do not agree."""
     y = result.astype(np.float64)
-    finite = np.isfinite(reference)
-    if y.shape != reference.shape or not np.isfinite(y[finite]).all():
-        return float("inf")
-    if not np.array_equal(y[~finite], reference[~finite], equal_nan=True):
-        return float("inf")
-    error = np.abs(y - reference)[finite]
-    limit = np.broadcast_to(bound, reference.shape)[finite]
-    exact = error == 0
-    with np.errstate(divide="ignore"):
-        return float(np.max(np.where(exact, 0.0, error / np.where(exact, 1.0, limit)), initial=0.0))
+    if y.shape != reference.shape:
+        return np.full(reference.shape, np.inf)
+    limit = np.broadcast_to(bound, reference.shape)
+    with np.errstate(all="ignore"):
+        error = np.abs(y - reference)
+        factors = np.where(error == 0, 0.0, error / limit)
+    same = (y == reference) | (np.isnan(y) & np.isnan(reference))
+    factors = np.where(np.isfinite(reference), factors, np.where(same, 0.0, np.inf))
+    return np.where(np.isnan(factors), np.inf, factors)
+
+
+def no_worse(factors: Array, others: Array) -> NDArray[np.bool_]:
+    """Row by row, whether a result is as near float64 as another one: what both get wrong.
+
+    Both are `element_factors`. An element that the other has lost (NaN, infinity) can be no worse.
+    Of the rest the largest and the root mean square are compared, with G2's factor: so a row in
+    which the other has one element wrong allows one, and a row that it has right allows nothing.
+    """
+    there = np.isfinite(others)
+    mine, theirs = (np.where(there, each, 0.0) for each in (factors, others))
+    largest, size = (mine.max(-1), theirs.max(-1)), (_rms(mine), _rms(theirs))
+    return np.all([one <= END_TO_END * other for one, other in (largest, size)], axis=0)
+
+
+def _rms(rows: Array) -> Array:
+    with np.errstate(over="ignore"):
+        return np.sqrt(np.square(rows).mean(-1))

@@ -93,9 +93,7 @@ def measure(original: Path, options: BenchOptions) -> dict[str, object]:
 
 
 def _times(found: Comparison, of: str, beside: str) -> Interval | None:
-    return next(
-        (one.times for one in found.speedups if (one.of, one.beside) == (of, beside)), None
-    )
+    return next((one.times for one in found.speedups if (one.of, one.beside) == (of, beside)), None)
 
 
 def line(figures: dict[str, object]) -> str:
@@ -117,7 +115,7 @@ def parser(prog: str, description: str | None) -> argparse.ArgumentParser:
     )
     made.add_argument("--seconds", type=float, default=5, help="per contender")
     made.add_argument("--threads", type=int, default=1)
-    made.add_argument("--size", default="1x128", help="batch and positions")
+    made.add_argument("--size", help="batch and positions [1x128, or less where that does not run]")
     made.add_argument("--clock", choices=("wall", "processor"), default="processor")
     made.add_argument("--json", action="store_true", help="one JSON document a model")
     return made
@@ -127,11 +125,11 @@ def main(arguments: list[str] | None = None) -> int:
     made = parser("python -m tests.benchmarks.fair", __doc__)
     made.add_argument("models", type=Path, nargs="+")
     given = made.parse_args(arguments)
-    batch, positions = map(int, given.size.split("x"))
+    sizes = [Sizes(*map(int, given.size.split("x")))] if given.size else []
     options = BenchOptions(
         given.seconds,
         (given.threads,),
-        (Sizes(batch, positions),),
+        tuple(sizes),
         look_inside=False,
         memory=False,
         clock=given.clock,

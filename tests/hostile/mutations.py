@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import random
 import resource
@@ -107,6 +108,9 @@ def _attempt(data: bytes, path: Path, small: bool) -> str:
 
 def _work(corpus: list[bytes], first: int, count: int, folder: Path, writing: int) -> None:
     """In a child: try mutations, and say where it is."""
+    # A child that dies is a line of the campaign. pytest's handler would print every stack too,
+    # to a descriptor of its own, past the null device.
+    faulthandler.disable()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     path = folder / "model" / f"{os.getpid()}.onnx"

@@ -14,7 +14,6 @@ import argparse
 import subprocess
 import sys
 import tempfile
-import venv
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from graphfuse.kernels import library_path
+from tests import environments
 from tests.kernels.accuracy import cases
 from tests.kernels.node import Node
 
@@ -105,12 +105,9 @@ def write_cases(folder: Path) -> None:
 
 def check(version: str, folder: Path) -> str:
     """What a version says of the library; raises CalledProcessError when it is not right there."""
-    home = folder / f"venv-{version}"
-    venv.create(home, with_pip=True)
-    python = home / "bin" / "python"
     numpy = "numpy<2" if int(version.split(".")[1]) < 19 else "numpy"
-    command = [python, "-m", "pip", "install", "--quiet", f"onnxruntime=={version}", numpy]
-    subprocess.run(command, check=True)
+    home = folder / f"venv-{version}"
+    python = environments.make(home, Path(sys.executable), (f"onnxruntime=={version}", numpy))
     script = folder / "check.py"
     script.write_text(CHECK)
     command = [python, script, library_path(), folder]

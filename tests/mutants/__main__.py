@@ -6,11 +6,9 @@ import argparse
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
-from models.export import build, export
 from tests.mutants.kinds import KINDS
 from tests.mutants.trial import TARGETS, Verdict, verdicts
 
@@ -29,22 +27,33 @@ def main() -> int:
     found: list[Verdict] = []
     print(f"{'model':16} {'operators':12} {'mutant':34} {'fast':18} {'full':18} allclose")
     with tempfile.TemporaryDirectory() as folder:
-        for name in options.models.split(","):
-            for dtype in options.types.split(","):
-                path = Path(folder, f"{name}-{dtype}.onnx")
-                export(build(name), path, dtype=getattr(torch, dtype))
-                for family in options.families.split(","):
-                    for verdict in verdicts(
-                        f"{name} {dtype}", path, family, options.kinds.split(",")
-                    ):
-                        found.append(verdict)
-                        _show(verdict)
+        for label, path in _models(options.models.split(","), options.types.split(","), folder):
+            for family in options.families.split(","):
+                for verdict in verdicts(label, path, family, options.kinds.split(",")):
+                    found.append(verdict)
+                    _show(verdict)
     print()
     for level in ("fast", "full", "allclose"):
         missed = Counter(v.kind for v in found if getattr(v, level) == "passed")
         caught = len(found) - sum(missed.values())
         print(f"{level}: {caught} of {len(found)} caught; missed: {dict(missed) or 'none'}")
     return 0 if all(verdict.full != "passed" for verdict in found) else 1
+
+
+def _models(names: list[str], types: list[str], folder: str) -> Iterator[tuple[str, Path]]:
+    """Exports in each type; what ends in .onnx is a file, for where PyTorch is not."""
+    for name in names:
+        if name.endswith(".onnx"):
+            yield Path(name).stem[:16], Path(name)
+            continue
+        import torch
+
+        from models.export import build, export
+
+        for dtype in types:
+            path = Path(folder, f"{name}-{dtype}.onnx")
+            export(build(name), path, dtype=getattr(torch, dtype))
+            yield f"{name} {dtype}", path
 
 
 def _show(v: Verdict) -> None:

@@ -1,0 +1,316 @@
+"""G1: a fused node alone on a provider, every element against its rounding bound.
+
+graphfuse's own kernel has to hold its bound. What any other kernel misses is asked of the original
+too: its own nodes of the site run on the same rows, provider and optimizations, and a row that
+they get as wrong is onnxruntime's, fused or not. The original is run only then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from graphfuse import foreign
+from graphfuse.errors import in_one_line
+from graphfuse.graph.model_file import Model
+from graphfuse.records import Check
+from graphfuse.runtime import has_kernels, run, session
+from graphfuse.validation.fused_nodes import ROLES, FusedNode
+from graphfuse.validation.hard_inputs import LARGEST, hard_inputs
+from graphfuse.validation.lifting import OWN_DOMAIN, upcast
+from graphfuse.validation.tolerance import (
+    OTHER_KERNEL,
+    OWN_KERNEL,
+    RowReference,
+    element_factors,
+    no_worse,
+    reference_rows,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+    Outputs = Mapping[str, Array]
+
+Part = Callable[[], Model | None]
+"""What a fused node replaced, cut out when it is asked for; None where it cannot be."""
+
+WIDE = (TensorProto.FLOAT, TensorProto.DOUBLE)
+"""The types in which statistics may be computed; for float64 sums only the second."""
+
+HARD, REAL = "hard rows", "rows of the original's own run"
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Rows of a site beyond their bound, fused or not; `label` is one of them."""
+
+    site: str
+    provider: str
+    rows: int
+    of: int
+    kind: str
+    label: str
+    own_kernel_holds: bool
+
+
+@dataclass
+class Trial:
+    """One fused node on one provider and one set of rows; `checks` runs it.
+
+    `source` tells the rows' origin, `labels` each of them. `lost` is there once a run was beyond
+    its bound and the original no better; `asked` says that the original was run.
+    """
+
+    model: Model
+    site: FusedNode
+    provider: str
+    operands: tuple[Array, Array]
+    labels: Sequence[str]
+    kind: str
+    source: str
+    part: Part
+    lost: Lost | None = None
+    asked: bool = False
+    vectors: dict[str, Array] = field(init=False)
+    reference: RowReference = field(init=False)
+
+    def __post_init__(self) -> None:
+        site, (a, b) = self.site, self.operands
+        self.vectors = {role: _held(site, role) for role in site.vectors}
+        with np.errstate(all="ignore"):
+            self.reference = reference_rows(
+                upcast(a),
+                upcast(b),
+                {role: upcast(vector) for role, vector in self.vectors.items()},
+                site.epsilon,
+                site.centred,
+                site.elem_type,
+            )
+
+    def checks(self) -> list[Check]:
+        """Run the node with graphfuse's kernel, where the provider has it, and as others run it."""
+        site, (a, b) = self.site, self.operands
+        alone = _model_of_one(self.model, site, a, b, self.vectors)
+        own = site.node.domain == OWN_DOMAIN and has_kernels([self.provider])
+        checks: list[Check] = []
+        for kernels in (True, False) if own else (False,):
+            bound = OWN_KERNEL if kernels else OTHER_KERNEL
+            name = "graphfuse kernel, " if kernels else ""
+            where = f"{self.provider}, {name}{self.source}"
+            try:
+                # Judged is the provider's kernel, not one that onnxruntime falls back to.
+                made = session(alone, Path(), self.provider, kernels=kernels, fallback=False)
+                outputs = run(made, {"A": a, "B": b})
+            except Exception as error:
+                # onnxruntime raises its own classes; whatever it is, this site does not run.
+                text = in_one_line(error)
+                if checks and "NOT_IMPLEMENTED" in text:
+                    # Without graphfuse's kernels the provider lacks the type (bfloat16 on the CPU),
+                    # for the original's nodes as for these: nothing could be worse than they are.
+                    continue
+                checks.append(self._failed(bound, f"{where}: {text}"))
+                continue
+            shape, wanted = outputs["Y"].shape, self.reference.output.shape
+            if shape != wanted:
+                text = f"{where}: shape {list(shape)} in place of {list(wanted)}"
+                checks.append(self._failed(bound, text))
+                continue
+            holds = all(check.passed for check in checks) and bool(checks)
+            checks.append(self._judged(outputs, bound, where, None if kernels else holds))
+        return checks
+
+    def _failed(self, bound: float, where: str) -> Check:
+        return Check("G1", self.site.output, float("inf"), bound, where, False)
+
+    def _judged(self, outputs: Outputs, bound: float, where: str, holds: bool | None) -> Check:
+        """The least K that passes, and the row that needs it.
+
+        `holds` is whether graphfuse's kernel holds its bound, and None for a run of that itself:
+        it is held to its bound whatever the original does.
+        """
+        factors = self._factors(outputs)
+        rows = {name: found.max(-1, initial=0.0) for name, found in factors.items()}
+        more = ""
+        if holds is not None and not all((worst <= bound).all() for worst in rows.values()):
+            lost = {
+                name: (rows[name] > bound) & no_worse(factors[name], other)
+                for name, other in self._factors(self._original()).items()
+                if name in rows
+            }
+            labels = [
+                "the sum" if name == "Sum" else self._label(int(row))
+                for name, mask in lost.items()
+                for row in np.flatnonzero(mask)
+            ]
+            if labels:
+                count = int(np.logical_or.reduce(list(lost.values())).sum())
+                self.lost = Lost(
+                    self.site.output,
+                    self.provider,
+                    count,
+                    len(rows["Y"]),
+                    self.kind,
+                    labels[0],
+                    holds,
+                )
+                more = f"; {count} rows lost, as in the original"
+                rows |= {name: np.where(mask, 0.0, rows[name]) for name, mask in lost.items()}
+        name = max(rows, key=lambda each: rows[each].max(initial=0.0))
+        value = float(rows[name].max(initial=0.0))
+        label = "the sum" if name == "Sum" else self._label(int(np.argmax(rows[name])))
+        text = f"{where}, {label}{more}"
+        return Check("G1", self.site.output, value, bound, text, value <= bound)
+
+    def _label(self, row: int) -> str:
+        return self.labels[row % len(self.labels)]
+
+    def _factors(self, outputs: Outputs) -> dict[str, Array]:
+        """Each element's distance from float64 in multiples of its bound, row by row.
+
+        The sum is an output too: it must be right to its rounding.
+        """
+        right = self.reference
+        wanted = {"Y": (right.output, right.bound), "Sum": (right.total, right.total_bound)}
+        return {
+            name: element_factors(array, *wanted[name]).reshape(-1, self.site.hidden)
+            for name, array in outputs.items()
+        }
+
+    def _original(self) -> Outputs:
+        """What the original's own nodes give; nothing where they cannot be run on these rows."""
+        self.asked = True
+        part = self.part()
+        feeds = self._feeds()
+        if part is None or feeds is None:
+            return {}
+        model = _typed(part.proto, feeds, self.site)
+        names = {self.site.output: "Y", self.site.node.output[-1]: "Sum"}
+        names |= {self.site.output: "Y"}
+        try:
+            made = session(model, part.folder, self.provider, kernels=False, fallback=False)
+            outputs = run(made, feeds)
+        except Exception:
+            # Whatever onnxruntime raises: the bound stands, as there is nothing to compare with.
+            return {}
+        return {names[name]: array for name, array in outputs.items()}
+
+    def _feeds(self) -> dict[str, Array] | None:
+        """The operands by the names that both models have; None where one name stands for two."""
+        a, b = self.operands
+        feeds: dict[str, Array] = {}
+        for role, array in {"A": a, "B": b, **self.vectors}.items():
+            name = self.site.roles.get(role)
+            if name is None:
+                continue
+            there = feeds.setdefault(name, array)
+            if there is not array and not np.array_equal(there, array):
+                return None
+        return feeds
+
+
+def on_hard_rows(
+    model: Model, site: FusedNode, provider: str, seed: int, part: Part, more: str = ""
+) -> Trial | Check:
+    """The trial on hard rows; a failed check for a node whose attributes alone are wrong."""
+    stash = next((a.i for a in site.node.attribute if a.name == "stash_type"), 0)
+    double = site.elem_type == TensorProto.DOUBLE
+    if stash and stash not in ((TensorProto.DOUBLE,) if double else WIDE):
+        where = f"stash_type {stash}: statistics in a type that is too narrow"
+        return Check("G1", site.output, float("inf"), OTHER_KERNEL, where, False)
+    a, b, labels = hard_inputs(site, seed)
+    return Trial(model, site, provider, (a, b), labels, HARD, f"seed {seed}{more}", part)
+
+
+def on_activations(
+    model: Model, site: FusedNode, provider: str, captured: tuple[Array, Array], part: Part
+) -> Trial | None:
+    """The trial on what the site reads in the original's own run; None where that is too much."""
+    dtype = helper.tensor_dtype_to_np_dtype(site.elem_type)
+    a, b = (array.astype(dtype) for array in captured)
+    if a.size > LARGEST or not a.size:
+        return None
+    return Trial(model, site, provider, (a, b), ["a row of a run"], REAL, "real activations", part)
+
+
+def notes(found: Sequence[Lost]) -> list[str]:
+    """What onnxruntime gets wrong, fused or not: a sentence for each provider and kind of rows."""
+    groups: dict[tuple[str, str], list[Lost]] = {}
+    for lost in found:
+        groups.setdefault((lost.provider, lost.kind), []).append(lost)
+    return [_note(*group, items) for group, items in groups.items()]
+
+
+def _note(provider: str, kind: str, found: Sequence[Lost]) -> str:
+    worst = max(found, key=lambda lost: lost.rows)
+    at = f"{len(found)} sites, such as {worst.site}" if len(found) > 1 else worst.site
+    row = f" ({worst.label})" if kind == HARD else ""
+    own = all(lost.own_kernel_holds for lost in found)
+    return (
+        f"onnxruntime {foreign.onnxruntime().__version__} loses {worst.rows} of {worst.of} {kind}"
+        f"{row} on {provider}, fused or not, at {at}"
+        f"{'; graphfuse kernels do not' if own else ''}"
+    )
+
+
+def _held(site: FusedNode, role: str) -> Array:
+    """A vector in the type in which the node reads it."""
+    elem_type = site.elem_type if role == "AddBias" else site.parameter_type
+    return site.vectors[role].astype(helper.tensor_dtype_to_np_dtype(elem_type))
+
+
+def _typed(part: onnx.ModelProto, feeds: Mapping[str, Array], site: FusedNode) -> onnx.ModelProto:
+    """The part with the types of what it is given: the operands are inputs, also constant ones."""
+    given = {site.roles["A"], site.roles["B"]} | {value.name for value in part.graph.input}
+    read = {name for node in part.graph.node for name in node.input}
+    typed = onnx.ModelProto()
+    typed.CopyFrom(part)
+    kept = [tensor for tensor in part.graph.initializer if tensor.name not in given]
+    del typed.graph.input[:], typed.graph.initializer[:], typed.graph.output[:]
+    typed.graph.initializer.extend(kept)
+    for name in sorted(given & read & feeds.keys()):
+        elem_type = helper.np_dtype_to_tensor_dtype(feeds[name].dtype)
+        value = helper.make_tensor_value_info(name, elem_type, feeds[name].shape)
+        typed.graph.input.append(value)
+    for value in part.graph.output:
+        typed.graph.output.append(helper.make_tensor_value_info(value.name, site.elem_type, None))
+    return typed
+
+
+def _model_of_one(
+    model: Model, site: FusedNode, a: Array, b: Array, vectors: Mapping[str, Array]
+) -> onnx.ModelProto:
+    """A model of one node: the fused one, its attributes and functions as they are."""
+    node = onnx.NodeProto()
+    node.CopyFrom(site.node)
+    for position, role in enumerate(ROLES[node.domain, node.op_type][: len(node.input)]):
+        if node.input[position]:
+            node.input[position] = role
+    node.output[0] = "Y"
+    outputs = ["Y"]
+    if node.output[-1] and len(node.output) > 1:
+        node.output[len(node.output) - 1] = "Sum"
+        outputs.append("Sum")
+    graph = helper.make_graph(
+        [node],
+        "site",
+        [
+            helper.make_tensor_value_info(k, site.elem_type, v.shape)
+            for k, v in (("A", a), ("B", b))
+        ],
+        [helper.make_tensor_value_info(name, site.elem_type, None) for name in outputs],
+        [numpy_helper.from_array(v, k) for k, v in vectors.items() if k in node.input],
+    )
+    return helper.make_model(
+        graph,
+        ir_version=model.proto.ir_version,
+        opset_imports=list(model.proto.opset_import),
+        functions=[f for f in model.proto.functions if f.domain == node.domain],
+    )
