@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from graphfuse import ops, targets
 from graphfuse.costs import predict
 from graphfuse.errors import UsageError
+from graphfuse.faults import Version
 from graphfuse.graph import scopes
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.tensors import AnyGraph, default_opset, model_names, type_name
@@ -31,13 +32,12 @@ from graphfuse.records import (
     Scan,
     Site,
 )
-from graphfuse.targets import Target
 
 EXPRESSION_OPSET = 9
 """Below it there are no constants of integers, or no Expand, to compute a scale with."""
 
 
-def plan(
+def plan(  # noqa: PLR0913 - one keyword for each thing that decides
     model: Model,
     scan: Scan,
     ep: str,
@@ -46,6 +46,9 @@ def plan(
     fold_bias: bool = False,
     put_back: Mapping[str, str] = MappingProxyType({}),
     costs: Mapping[str, Cost] | None = MappingProxyType({}),
+    *,
+    runtime: Version | None = None,
+    strict_mode: bool = False,
 ) -> Plan:
     """Choose the sites to fuse for an execution provider.
 
@@ -53,7 +56,9 @@ def plan(
     `fold_bias` lets the fused node add a bias vector that stands before the residual. `put_back`
     are the sites that failed validation, by id, and how. `costs` are measured on this machine, by
     site; the others are looked up in the table that the package ships, and a site that would not
-    win is left. With None every site is taken.
+    win is left. With None every site is taken. `runtime` is the version of onnxruntime that will
+    run the file ('1.29' or (1, 29); None: the newest): a site whose kernel is wrong there is left.
+    `strict_mode` says that every session of it has the options of `runtime.provider_options`.
     """
     target = targets.target(ep)
     _check_selection(scan, (*include, *exclude))
@@ -73,7 +78,8 @@ def plan(
             # It is the bias of a norm that is fused itself.
             biased = False
         operator = targets.operator(target, site.kind, biased)
-        refusal = _refusal(site, target, opset, include, exclude)
+        refusal = _selection_refusal(site, opset, include, exclude)
+        refusal = refusal or targets.refusal(target, site, opset, runtime, strict_mode)
         if refusal is None and cost is not None and not cost.wins:
             refusal = Refusal(Reason.SLOWER, f"{cost.speedup:.2f} times as fast, {cost.where}")
         if site.id in put_back:
@@ -164,8 +170,8 @@ def _selects(pattern: str, site: Site) -> bool:
     return pattern == site.id or fnmatchcase(site.output, pattern)
 
 
-def _refusal(
-    site: Site, target: Target, opset: int, include: Sequence[str], exclude: Sequence[str]
+def _selection_refusal(
+    site: Site, opset: int, include: Sequence[str], exclude: Sequence[str]
 ) -> Refusal | None:
     chosen = not include or any(_selects(pattern, site) for pattern in include)
     if not chosen or any(_selects(pattern, site) for pattern in exclude):
@@ -173,7 +179,7 @@ def _refusal(
     computed = any(isinstance(p, Expression) for p in (site.scale, site.bias))
     if computed and opset < EXPRESSION_OPSET:
         return Refusal(Reason.OPSET, f"opset {opset}, and a scale or bias that is computed")
-    return targets.refusal(target, site, opset)
+    return None
 
 
 class _Bodies:

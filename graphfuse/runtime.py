@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from graphfuse import foreign
+from graphfuse import faults, foreign
 from graphfuse.errors import ProviderError, UsageError
 from graphfuse.graph.model_file import serialize
 from graphfuse.graph.weights import without_links
@@ -37,6 +37,10 @@ DISABLED_KEY = "optimization.disable_specified_optimizers"
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
+STRICT_MODE = "enable_skip_layer_norm_strict_mode"
+"""The CUDA provider's option that lets SkipLayerNormalization and SkipSimplifiedLayerNormalization
+run as LayerNormalization does, with statistics in float32. Off by default; it exists since 1.15
+(microsoft/onnxruntime pull 15660), and from 1.28 on it is ignored (pull 29388)."""
 EXTRAS = {CPU: "cpu", CUDA: "cuda"}
 """The extra of graphfuse that brings an onnxruntime with the provider."""
 
@@ -53,6 +57,9 @@ def session_options(
     off: it turns an Add and LayerNormalization that were left into a node that is slower and less
     accurate there. Without kernels fused nodes run through their functions.
 
+    Options of the providers themselves are not a part of it: onnxruntime takes them with their
+    names, so pass `graphfuse.providers("cuda")` as the session's `providers`.
+
     providers: as for onnxruntime.InferenceSession, names or (name, options) pairs.
     kernels: True registers them whatever the providers are, and raises ProviderError when they were
     not built or onnxruntime cannot load them; False registers none; None registers what there is.
@@ -63,6 +70,40 @@ def session_options(
     if kernels:
         register(options)
     return options
+
+
+def provider_options(provider: str, version: faults.Version | None = None) -> dict[str, str]:
+    """The options that an execution provider needs to be right in a version of onnxruntime.
+
+    For CUDA before 1.27 that is strict mode: without it SkipLayerNormalization and
+    SkipSimplifiedLayerNormalization sum in float16 (microsoft/onnxruntime#29034), those that
+    onnxruntime's optimiser makes of a model included. It takes no skip that broadcasts, and plans
+    for these versions have none. Empty for all others.
+
+    version: that of onnxruntime, such as '1.24.4' or (1, 24); None is the installed one.
+    """
+    if version is None:
+        version = foreign.onnxruntime().__version__
+    return {STRICT_MODE: "1"} if faults.needs_strict_mode(provider, version) else {}
+
+
+def providers(
+    ep: str | Sequence[str], version: faults.Version | None = None
+) -> list[tuple[str, dict[str, str]]]:
+    """What to pass as an InferenceSession's `providers`, with the options that they need.
+
+        onnxruntime.InferenceSession(
+            "fused.onnx", graphfuse.session_options(providers=["CUDAExecutionProvider"]),
+            providers=graphfuse.providers("cuda"),
+        )
+
+    ep: targets as `fuse` takes them ('cuda', 'cuda,cpu', 'auto'), in the order of preference.
+    version: as for `provider_options`. Raises UsageError for an unknown target.
+    """
+    from graphfuse import targets
+
+    names = dict.fromkeys(targets.target(each).provider for each in targets.resolve(ep))
+    return [(name, provider_options(name, version)) for name in names]
 
 
 def _options(disabled: Sequence[str]) -> foreign.SessionOptions:
@@ -151,7 +192,8 @@ def session(
         model, folder = without_links(model, folder)
     options.add_session_config_entry(FOLDER_KEY, str(folder.resolve()))
     data: object = serialize(model) if isinstance(model, onnx.ModelProto) else model
-    created: foreign.Session = runtime.InferenceSession(data, options, providers=[provider])
+    given = [(provider, provider_options(provider, runtime.__version__))]
+    created: foreign.Session = runtime.InferenceSession(data, options, providers=given)
     if provider not in created.get_providers():
         raise ProviderError(
             f"onnxruntime {runtime.__version__} lists {provider} and cannot start it: "
