@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 
 import graphfuse
-from graphfuse import faults, foreign, runtime
+from graphfuse import faults, foreign, runtime, runtimes
 from graphfuse.graph.model_file import Model
 from graphfuse.patterns.scan import scan
 from graphfuse.plan import plan
@@ -29,11 +29,12 @@ from tests.typed_sites import (
 )  # fmt: skip
 
 CUDA, WEBGPU, DIRECTML = "cuda", "webgpu", "directml"
+NEWEST = "1.32"
 
 
-def planned(proto: onnx.ModelProto, ep: str, **options: Any) -> Plan:
+def planned(proto: onnx.ModelProto, ep: str, runtime: str = NEWEST, **options: Any) -> Plan:
     model = Model(proto)
-    return plan(model, scan(model), ep, **options)
+    return plan(model, scan(model), ep, runtime=runtimes.runtime(runtime), **options)
 
 
 def verdict(proto: onnx.ModelProto, ep: str, **options: Any) -> Reason | None:

@@ -42,8 +42,15 @@ def fuse(
         list[str] | None, typer.Option(help="Not this site: an id or a pattern of outputs.")
     ] = None,
     fold_bias: Annotated[
-        bool, typer.Option(help="Let the fused node add a bias vector before the residual.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            help="Let the fused node add a bias vector before the residual [where it wins]."
+        ),
+    ] = None,
+    runtime: Annotated[
+        str | None,
+        typer.Option(help="The onnxruntime that will run it, such as 1.29 [the installed one]."),
+    ] = None,
     autotune: Annotated[
         bool, typer.Option("--autotune", help="Time each distinct site here; keep what wins.")
     ] = False,
@@ -77,6 +84,7 @@ def fuse(
             exclude=exclude or (),
             fold_bias=fold_bias,
             costs="autotune" if autotune else "none" if no_costs else "table",
+            runtime=runtime,
             validation=validation,
             strict=strict,
             min_fused=min_fused,
