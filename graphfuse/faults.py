@@ -29,6 +29,11 @@ REFUSE, STRICT, NOTE = "refuse", "strict", "note"
 mode for SkipLayerNormalization; nothing, as no fused node meets it or the original has it too."""
 EFFECTS = (REFUSE, STRICT, NOTE)
 
+STRICT_MODE = "enable_skip_layer_norm_strict_mode"
+"""The CUDA provider's option that lets SkipLayerNormalization and SkipSimplifiedLayerNormalization
+run as LayerNormalization does, with statistics in float32. Off by default; it exists since 1.15
+(microsoft/onnxruntime pull 15660), and from 1.28 on it is ignored (pull 29388)."""
+
 BROADCAST = "broadcast"
 """A fault of sites whose second operand has another shape than the sum; others are always there."""
 CASES = ("", BROADCAST)
@@ -147,6 +152,13 @@ def needs_strict_mode(provider: str, version: Version | None = None) -> bool:
         for operator in fault.operators
         for elem_type in fault.types
     )
+
+
+def turns() -> tuple[tuple[int, int], ...]:
+    """The versions in which something of the tables changes, oldest first: the oldest is one."""
+    rows = (*table().faults, *table().accumulation)
+    ends = {row.until for row in rows if row.until is not None}
+    return tuple(sorted({table().oldest, *(row.since for row in rows), *ends}))
 
 
 @cache

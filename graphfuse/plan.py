@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from types import MappingProxyType
@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from graphfuse import ops, runtimes, targets
 from graphfuse.costs import predict
 from graphfuse.errors import UsageError
+from graphfuse.faults import STRICT_MODE
 from graphfuse.graph import scopes
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.tensors import (
@@ -39,6 +40,7 @@ from graphfuse.records import (
     TensorType,
 )
 from graphfuse.runtimes import Runtime
+from graphfuse.targets import Target
 
 EXPRESSION_OPSET = 9
 """Below it there are no constants of integers, or no Expand, to compute a scale with."""
@@ -111,8 +113,25 @@ def plan(
         operands.vectors,
         tuple(known),
         runtime.name,
-        runtimes.made_for(runtime.name, bodies.choices) if own else "",
+        _made_for(target, runtime, bodies.choices, fusions, strict_mode),
     )
+
+
+def _made_for(
+    target: Target,
+    runtime: Runtime,
+    choices: Iterable[runtimes.Choice],
+    fusions: Sequence[Fusion],
+    strict_mode: bool,
+) -> str:
+    """The versions that a file suits: by its functions' bodies, and by the kernels it names."""
+    said = [runtimes.made_for(runtime.name, choices)] if target.domain == ops.DOMAIN else []
+    since = targets.right_since(target, [fusion.site for fusion in fusions])
+    if since is not None:
+        where = f" where {target.name} runs onnxruntime's kernels" if said else ""
+        mode = f", before in sessions with {STRICT_MODE}" if strict_mode else ""
+        said.append(f"onnxruntime {since[0]}.{since[1]} and later{where}{mode}")
+    return "; ".join(said)
 
 
 def _of_one_type(sites: tuple[Site, ...]) -> list[Site]:

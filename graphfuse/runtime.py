@@ -33,10 +33,6 @@ DISABLED_KEY = "optimization.disable_specified_optimizers"
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
-STRICT_MODE = "enable_skip_layer_norm_strict_mode"
-"""The CUDA provider's option that lets SkipLayerNormalization and SkipSimplifiedLayerNormalization
-run as LayerNormalization does, with statistics in float32. Off by default; it exists since 1.15
-(microsoft/onnxruntime pull 15660), and from 1.28 on it is ignored (pull 29388)."""
 EXTRAS = {CPU: "cpu", CUDA: "cuda"}
 """The extra of graphfuse that brings an onnxruntime with the provider."""
 
@@ -83,7 +79,7 @@ def provider_options(provider: str, version: faults.Version | None = None) -> di
     """
     if version is None:
         version = foreign.onnxruntime().__version__
-    return {STRICT_MODE: "1"} if faults.needs_strict_mode(provider, version) else {}
+    return {faults.STRICT_MODE: "1"} if faults.needs_strict_mode(provider, version) else {}
 
 
 def providers(

@@ -290,6 +290,23 @@ def _runtime_refusal(
     return Refusal(Reason.RUNTIME_PRECISION, f"{type_name(wanted)}, {type_name(site.elem_type)}")
 
 
+def right_since(target: Target, sites: Iterable[Site]) -> tuple[int, int] | None:
+    """The first version from which on the kernels of a target are right for sites that it took.
+
+    None when nothing is known against them in any version, or something in the newest. Strict mode
+    is not counted on.
+    """
+    kernels = [
+        (rows[site.kind], site) for site in sites for rows in target.all_of or (target.rows,)
+    ]
+    first: tuple[int, int] | None = None
+    for version in reversed(faults.turns()):
+        if any(_runtime_refusal(*kernel, version, False) for kernel in kernels):
+            return first
+        first = version
+    return None
+
+
 def _is_whole(site: Site) -> bool:
     """Whether B has the shape of the sum, as far as is known."""
     shape = site.b_shape or ()

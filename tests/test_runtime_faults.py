@@ -29,9 +29,10 @@ from tests.typed_sites import (
     RMS_IN_FLOAT32,
     RMS_OP,
     SINGLE,
+    VARIANCE_IN_FLOAT16,
     VERSIONS,
     site,
-)  # fmt: skip
+)
 
 CUDA = "cuda"
 
@@ -191,6 +192,7 @@ def test_the_cpus_layer_norms_are_as_the_table_says(operator: str) -> None:
         (RMS_IN_FLOAT32, "float16", SINGLE),
         (LN_IN_FLOAT32, "float16", SINGLE),
         (MEAN_IN_FLOAT16, "float16", SINGLE),
+        (VARIANCE_IN_FLOAT16, "float16", SINGLE),
         (LN_OP, "float16", SINGLE),
         (LN_OP, "bfloat16", SINGLE),
         (LN_OP, "float32", SINGLE),

@@ -26,7 +26,7 @@ from tests.typed_sites import (
     RMS_IN_FLOAT32,
     VERSIONS,
     site,
-)  # fmt: skip
+)
 
 CUDA, WEBGPU, DIRECTML = "cuda", "webgpu", "directml"
 NEWEST = "1.32"
@@ -34,7 +34,7 @@ NEWEST = "1.32"
 
 def planned(proto: onnx.ModelProto, ep: str, runtime: str = NEWEST, **options: Any) -> Plan:
     model = Model(proto)
-    return plan(model, scan(model), ep, runtime=runtimes.runtime(runtime), **options)
+    return plan(model, scan(model), ep, runtime=runtimes.runtime(runtime), costs=None, **options)
 
 
 def verdict(proto: onnx.ModelProto, ep: str, **options: Any) -> Reason | None:
@@ -65,6 +65,19 @@ def test_float16_on_cuda_is_left_until_1_26(norm: str, ep: str) -> None:
     assert verdict(site(norm), ep) is None
 
 
+def test_a_plan_says_in_which_versions_its_kernels_are_right() -> None:
+    assert planned(site(LN_OP), CUDA).made_for == "onnxruntime 1.27 and later"
+    strict = planned(site(LN_OP), CUDA, runtime="1.24", strict_mode=True).made_for
+    assert strict == f"onnxruntime 1.27 and later, before in sessions with {faults.STRICT_MODE}"
+    assert planned(site(LN_OP), "cpu,cuda").made_for.endswith(
+        "; onnxruntime 1.27 and later where cpu,cuda runs onnxruntime's kernels"
+    )
+    assert planned(site(LN_OP, "float32", "[S,8]"), WEBGPU).made_for == "onnxruntime 1.25 and later"
+    for ep in (CUDA, WEBGPU, DIRECTML):
+        assert planned(site(LN_OP, "float32"), ep).made_for == ""
+    assert "kernels" not in planned(site(LN_OP), "cpu").made_for
+
+
 def test_a_fault_is_told_with_its_source() -> None:
     (left,) = planned(site(LN_OP), CUDA, runtime="1.24.4").left
     assert "CUDAExecutionProvider" in left.got
@@ -76,7 +89,7 @@ def test_a_fault_is_told_with_its_source() -> None:
 @pytest.mark.parametrize("ep", ["cpu", "portable", "tensorrt"])
 def test_graphfuses_own_operators_have_no_faults(norm: str, ep: str) -> None:
     for version in ("1.20", "1.26", "1.32"):
-        assert verdict(site(norm), ep, runtime=version, costs=None) is None
+        assert verdict(site(norm), ep, runtime=version) is None
 
 
 def test_float32_on_cuda_is_fused_in_every_version() -> None:
@@ -156,14 +169,14 @@ def test_a_scale_is_written_with_the_rank_that_every_kernel_reads(shape: tuple[i
 
 def test_cuda_sessions_have_strict_mode_where_a_version_needs_it() -> None:
     for version in VERSIONS:
-        wanted = {runtime.STRICT_MODE: "1"} if faults.minor(version) < (1, 27) else {}
+        wanted = {faults.STRICT_MODE: "1"} if faults.minor(version) < (1, 27) else {}
         assert runtime.provider_options(runtime.CUDA, version) == wanted, version
         for other in (runtime.CPU, "WebGpuExecutionProvider", "TensorrtExecutionProvider"):
             assert runtime.provider_options(other, version) == {}
 
 
 def test_providers_are_what_a_session_takes() -> None:
-    strict = {runtime.STRICT_MODE: "1"}
+    strict = {faults.STRICT_MODE: "1"}
     assert graphfuse.providers("cuda", "1.24.4") == [(runtime.CUDA, strict)]
     assert graphfuse.providers("cuda,cpu", (1, 24)) == [(runtime.CUDA, strict), (runtime.CPU, {})]
     assert graphfuse.providers(["cpu", "portable"]) == [(runtime.CPU, {})]
@@ -197,4 +210,4 @@ def test_validation_and_bench_run_with_the_same_options(
     monkeypatch.setattr(foreign, "onnxruntime", lambda: fake)
     monkeypatch.setattr(foreign, "load_cuda_libraries", lambda: None)
     runtime.session(site(LN_OP), Path(), runtime.CUDA)
-    assert asked == [[(runtime.CUDA, {runtime.STRICT_MODE: "1"} if strict else {})]]
+    assert asked == [[(runtime.CUDA, {faults.STRICT_MODE: "1"} if strict else {})]]

@@ -10,7 +10,7 @@ import onnx
 from onnx import TensorProto
 
 from graphfuse.records import LAYER_NORM, RMS_NORM
-from tests.graphs import residual
+from tests.graphs import DECOMPOSED_LAYER_NORM, residual
 
 HALF, BRAIN, SINGLE = TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.FLOAT
 LN_OP = "y = LayerNormalization(x, scale, bias)"
@@ -41,6 +41,10 @@ LN_IN_FLOAT32 = """
 MEAN_IN_FLOAT16 = LN_IN_FLOAT32.replace(
     "c = Cast<to=1>(x)\n    m = ReduceMean<axes=[-1], keepdims=1>(c)\n    d = Sub(c, m)",
     "m = ReduceMean<axes=[-1], keepdims=1>(x)\n    f = Sub(x, m)\n    d = Cast<to=1>(f)",
+)
+VARIANCE_IN_FLOAT16 = DECOMPOSED_LAYER_NORM.replace(
+    "m = ReduceMean<axes=[-1], keepdims=1>(x)",
+    "c = Cast<to=1>(x)\n    w = ReduceMean<axes=[-1], keepdims=1>(c)\n    m = Cast<to=10>(w)",
 )
 NORMS = {LAYER_NORM: LN_OP, RMS_NORM: RMS_IN_FLOAT32}
 """In float16, with statistics in float32."""

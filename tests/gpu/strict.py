@@ -16,9 +16,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from graphfuse import faults, foreign
+from graphfuse.faults import STRICT_MODE
 from graphfuse.ops import CONTRIB_OPERATOR
 from graphfuse.records import LAYER_NORM
-from graphfuse.runtime import CUDA, STRICT_MODE
+from graphfuse.runtime import CUDA
 
 MAGNITUDES = (0.003, 0.03, 1.0, 100.0, 1000.0, 10000.0)
 ROWS = 4
