@@ -19,7 +19,7 @@ from typing import Any
 
 from onnx import TensorProto
 
-from graphfuse.errors import UsageError
+from graphfuse.runtimes import parse_version
 
 FILE = "faults.json"
 SCHEMA = 1
@@ -51,7 +51,7 @@ Version = str | tuple[int, int]
 _Moment = tuple[int, int, int]
 """Major, minor, and 0 for what came before the release of that minor (a development build)."""
 _NEWEST: _Moment = (1 << 30, 0, 1)
-_PATTERN = re.compile(r"(\d+)\.(\d+)(?:\.\d+)*(.*)")
+_BEFORE = re.compile(r"\d(?:\.?dev|a|b|rc)\d*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +99,6 @@ class Table:
     oldest: tuple[int, int]
     faults: tuple[Fault, ...]
     accumulation: tuple[Accumulation, ...]
-
-
-def minor(version: str) -> tuple[int, int]:
-    """Major and minor of a version: (1, 29) for '1.29', '1.29.0' and '1.29.0.dev2026'.
-
-    Raises UsageError for what is no version.
-    """
-    return _moment(version)[:2]
 
 
 def known(
@@ -179,13 +171,14 @@ def parse(document: Mapping[str, Any]) -> Table:
         Accumulation(*_row(row), TYPES[row["in"]], row["strict"])
         for row in document["accumulation"]
     ]
-    return Table(minor(document["oldest"]), tuple(faults), tuple(shown))
+    return Table(parse_version(document["oldest"]), tuple(faults), tuple(shown))
 
 
 def _row(
     row: Mapping[str, Any],
 ) -> tuple[str, frozenset[str], frozenset[int], tuple[int, int], tuple[int, int] | None, str]:
-    since, until = minor(row["from"]), minor(row["until"]) if row["until"] else None
+    since = parse_version(row["from"])
+    until = parse_version(row["until"]) if row["until"] else None
     operators = frozenset[str](row["operators"])
     types = frozenset(TYPES[name] for name in row["types"])
     if not operators or not types or not row["source"] or (until is not None and until <= since):
@@ -198,9 +191,5 @@ def _moment(version: Version | None) -> _Moment:
         return _NEWEST
     if not isinstance(version, str):
         return (*version, 1)
-    found = _PATTERN.fullmatch(version.strip())
-    if found is None:
-        raise UsageError(f"{version!r} is no version of onnxruntime", "write it like 1.29")
-    major, number, rest = found.groups()
     # A local part (+cu12) is no earlier than the release; .dev, a, b and rc are.
-    return int(major), int(number), int(not rest or rest.startswith("+"))
+    return (*parse_version(version), int(_BEFORE.search(version) is None))

@@ -58,7 +58,7 @@ def outputs(proto: onnx.ModelProto, given: dict[str, np.ndarray]) -> np.ndarray:
 def test_float16_on_cuda_is_left_until_1_26(norm: str, ep: str) -> None:
     """Whatever the model computes in: sums of x * x / n in float16 lose small rows as well."""
     for version in VERSIONS:
-        fixed = faults.minor(version) >= (1, 27)
+        fixed = runtimes.parse_version(version) >= (1, 27)
         wanted = None if fixed else Reason.RUNTIME_FAULT
         assert verdict(site(norm), ep, runtime=version) is wanted, version
         assert verdict(site(norm), ep, runtime=version, strict_mode=True) is None, version
@@ -115,7 +115,7 @@ def test_bfloat16_on_cuda_from_1_27_on(strict_mode: bool) -> None:
     for norm in (LN_OP, DECOMPOSED_RMS_NORM):
         proto = site(norm, "bfloat16")
         for version in VERSIONS:
-            wanted = Reason.RUNTIME_FAULT if faults.minor(version) < (1, 27) else None
+            wanted = Reason.RUNTIME_FAULT if runtimes.parse_version(version) < (1, 27) else None
             options = {"runtime": version, "strict_mode": strict_mode}
             assert verdict(proto, CUDA, **options) is wanted, version
 
@@ -169,7 +169,7 @@ def test_a_scale_is_written_with_the_rank_that_every_kernel_reads(shape: tuple[i
 
 def test_cuda_sessions_have_strict_mode_where_a_version_needs_it() -> None:
     for version in VERSIONS:
-        wanted = {faults.STRICT_MODE: "1"} if faults.minor(version) < (1, 27) else {}
+        wanted = {faults.STRICT_MODE: "1"} if runtimes.parse_version(version) < (1, 27) else {}
         assert runtime.provider_options(runtime.CUDA, version) == wanted, version
         for other in (runtime.CPU, "WebGpuExecutionProvider", "TensorrtExecutionProvider"):
             assert runtime.provider_options(other, version) == {}
