@@ -132,13 +132,24 @@ def fuse(
     UsageError, or InternalError when the rewrite cannot be proven.
     """
     source = as_model(model, limits=limits)
-    result = fuse_model(source, ep, include, exclude, fold_bias, costs, runtime, strict_mode, stage)
+    result = fuse_model(
+        source,
+        ep,
+        include=include,
+        exclude=exclude,
+        fold_bias=fold_bias,
+        costs=costs,
+        runtime=runtime,
+        strict_mode=strict_mode,
+        stage=stage,
+    )
     return replace(result, read=_read(source))
 
 
 def fuse_model(
     source: Model,
     ep: str = "cpu",
+    *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     fold_bias: bool | None = None,
