@@ -93,7 +93,7 @@ def plan(
         refusal = _selection_refusal(site, opset, include, exclude)
         refusal = refusal or targets.refusal(target, site, opset, runtime.name, strict_mode)
         if refusal is None and cost is not None and not cost.wins:
-            refusal = Refusal(Reason.SLOWER, f"{cost.speedup:.2f} times as fast, {cost.where}")
+            refusal = Refusal(Reason.SLOWER, f"{cost.speedup:.2f} times as fast {_beside(cost)}")
         if site.id in put_back:
             refusal = Refusal(Reason.PUT_BACK, put_back[site.id])
         if refusal is None and target.domain == ops.DOMAIN:
@@ -115,6 +115,12 @@ def plan(
         runtime.name,
         _made_for(target, runtime, bodies.choices, fusions, strict_mode),
     )
+
+
+def _beside(cost: Cost) -> str:
+    """What a cost is beside, and how it is known."""
+    table = f", table of onnxruntime {cost.runtime}" if cost.source == "table" else ""
+    return f"as its own nodes at their best ({cost.where}{table})"
 
 
 def _made_for(

@@ -119,6 +119,7 @@ def _needs(footprint: Footprint) -> str:
 
 
 def _print_sites(console: Console, sites: tuple[SiteTiming, ...]) -> None:
+    console.print("times faster than the original's nodes in the best session without graphfuse")
     table = _table("sites", "norm", "type", "shape", "sum read", "original", "forms", "best")
     for site in sites:
         first, more = site.sites[0], len(site.sites) - 1

@@ -156,7 +156,8 @@ def print_costs(console: Console, result: FuseResult) -> None:
         form = "fused with its bias" if folds else "fused"
         speedups = sorted(cost.speedup for cost in costs)
         console.print(
-            f"{form}: {len(costs)} x {speedups[len(speedups) // 2]:.2f} times as fast ({where})"
+            f"{form}: {len(costs)} x {speedups[len(speedups) // 2]:.2f} times as fast as their own "
+            f"nodes at their best ({where})"
         )
     slower = Counter(miss.got for miss in result.left if miss.reason is Reason.SLOWER)
     for got, count in slower.items():
