@@ -1,54 +1,85 @@
-"""What a fused node costs against the nodes that it replaces, from a table that was measured.
+"""What a fused node costs against the nodes that it replaces, from tables that were measured.
 
     python -m graphfuse.bench.costs -o graphfuse/costs.json
 
-measures it: microseconds of Add followed by the norm, and of the fused node, over a grid of rows
-and hidden sizes, for each norm, type, number of threads, and with and without the sum. Between the
-points of the grid times are interpolated in logarithms; beyond it the last point holds. A site
-whose number of rows is not known is judged by the worst number of rows.
+measures the installed onnxruntime: microseconds of the nodes that a default session has at a site,
+the faster ones of Add and norm and of what its own fusion makes of them, and of the fused node,
+over a grid of rows and hidden sizes, for each norm, type, number of threads, and with and without
+the sum; and of adding a bias vector before, alone and in the fused node. Between the points of
+the grid times are interpolated in logarithms; beyond it the last point holds. A site whose number
+of rows is not known is judged by the worst number of rows.
+
+The file has one table for each family of onnxruntimes. A version that has none is judged by that of
+the version whose nodes cost most nearly the same (runtimes.py).
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from itertools import pairwise
 from typing import Any
 
+from graphfuse import runtimes
 from graphfuse.errors import GraphfuseError, in_one_line
 from graphfuse.graph.tensors import type_name
 from graphfuse.records import Cost, Site
+from graphfuse.runtimes import Runtime
 from graphfuse.targets import Target
 
 FILE = "costs.json"
-SCHEMA = 1
+SCHEMA = 2
+
+
+Ratio = Callable[[float, float, float, float], float]
+Grid = Sequence[Sequence[float]]
+Curves = Mapping[str, Mapping[str, Sequence["Curve"]]]
+"""By target, by case: one curve for each number of threads."""
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Times of one case over the grid: `pair` and `fused`, microseconds by row and by hidden."""
+    """Times of one case over the grid, in microseconds by row and by hidden.
+
+    `pair` are the original's nodes, `fused` the fused one, `bias` is an Add of a vector, `folded`
+    the fused node that adds the vector itself.
+    """
 
     rows: Sequence[float]
     hidden: Sequence[float]
-    pair: Sequence[Sequence[float]]
-    fused: Sequence[Sequence[float]]
+    pair: Grid
+    fused: Grid
+    bias: Grid
+    folded: Grid
 
     def speedup(self, rows: float, hidden: float) -> float:
         """How many times faster the fused node is."""
+
+        def ratio(pair: float, fused: float, bias: float, folded: float) -> float:
+            return math.log(pair / fused)
+
+        return math.exp(self._at(rows, hidden, ratio))
+
+    def folding(self, rows: float, hidden: float) -> float:
+        """How many times faster the fused node is that adds the bias than it and an Add."""
+
+        def ratio(pair: float, fused: float, bias: float, folded: float) -> float:
+            return math.log((bias + fused) / folded)
+
+        return math.exp(self._at(rows, hidden, ratio))
+
+    def _at(self, rows: float, hidden: float, ratio: Ratio) -> float:
+        grids = (self.pair, self.fused, self.bias, self.folded)
         ratios = [
-            [math.log(pair / fused) for pair, fused in zip(*line, strict=True)]
-            for line in zip(self.pair, self.fused, strict=True)
+            [ratio(*point) for point in zip(*line, strict=True)]
+            for line in zip(*grids, strict=True)
         ]
         across = [_interpolate(self.hidden, line, hidden) for line in ratios]
-        return math.exp(_interpolate(self.rows, across, rows))
-
-    def worst(self, hidden: float) -> float:
-        """The least speed-up over all numbers of rows."""
-        return min(self.speedup(rows, hidden) for rows in self.rows)
+        return _interpolate(self.rows, across, rows)
 
 
 def _interpolate(points: Sequence[float], values: Sequence[float], at: float) -> float:
@@ -65,10 +96,10 @@ def _interpolate(points: Sequence[float], values: Sequence[float], at: float) ->
 
 
 @cache
-def table() -> Mapping[str, Mapping[str, Sequence[Curve]]]:
-    """The curves that the package ships: by target, by case, one for each number of threads.
+def tables() -> Mapping[str, Curves]:
+    """The tables that the package ships, by the onnxruntime that they were measured with.
 
-    Raises GraphfuseError when the file, which anyone may measure again, is not such a table.
+    Raises GraphfuseError when the file, which anyone may measure again, has no such tables.
     """
     path = files("graphfuse") / FILE
     try:
@@ -82,26 +113,53 @@ def table() -> Mapping[str, Mapping[str, Sequence[Curve]]]:
         ) from error
 
 
-def parse(document: Mapping[str, Any]) -> Mapping[str, Mapping[str, Sequence[Curve]]]:
-    """The curves of a document that `graphfuse.bench.costs` wrote.
+def parse(document: Mapping[str, Any]) -> Mapping[str, Curves]:
+    """The tables of a document that `graphfuse.bench.costs` wrote.
 
     Raises ValueError, KeyError or TypeError when it is none.
     """
     if document["schema"] != SCHEMA:
         raise ValueError(f"a cost table of schema {document['schema']}, not {SCHEMA}")
-    rows, hidden = document["rows"], document["hidden"]
+    if not document["families"]:
+        raise ValueError("it has no family")
+    return {family["onnxruntime"]: _curves(family) for family in document["families"]}
+
+
+def _curves(family: Mapping[str, Any]) -> Curves:
+    rows, hidden = family["rows"], family["hidden"]
     for points in (rows, hidden):
         if not points or points[0] <= 0 or any(a >= b for a, b in pairwise(points)):
             raise ValueError(f"the points {points} of its grid do not increase from above 0")
     found: dict[str, dict[str, list[Curve]]] = {}
-    for entry in document["curves"]:
+    for entry in family["curves"]:
         curves = found.setdefault(entry["target"], {}).setdefault(entry["case"], [])
-        for times in (entry["pair"], entry["fused"]):
+        grids = [entry[name] for name in ("pair", "fused", "bias", "folded")]
+        for times in grids:
             whole = len(times) == len(rows) and all(len(line) == len(hidden) for line in times)
             if not whole or not all(0 < time < math.inf for line in times for time in line):
                 raise ValueError(f"{entry['case']!r} has no time for each point of its grid")
-        curves.append(Curve(rows, hidden, entry["pair"], entry["fused"]))
+        curves.append(Curve(rows, hidden, *grids))
     return found
+
+
+def family(runtime: Runtime) -> str:
+    """The table of a version: that of the one whose nodes cost most nearly the same."""
+    known = tables()
+    return min(known, key=lambda name: _unlike(runtime, runtimes.runtime(name)))
+
+
+def _unlike(one: Runtime, other: Runtime) -> float:
+    """How far apart two versions are: over all cases, in what the original's nodes cost."""
+    return sum(
+        abs(math.log(_relative(times) / _relative(other.nodes[name])))
+        for name, times in one.nodes.items()
+        if name in other.nodes
+    )
+
+
+def _relative(times: Mapping[str, float]) -> float:
+    """Add and norm in units of graphfuse's kernel, which is the same everywhere."""
+    return times[runtimes.PAIR] / times[runtimes.OWN]
 
 
 def case(kind: str, elem_type: int, total_is_read: bool) -> str:
@@ -109,24 +167,42 @@ def case(kind: str, elem_type: int, total_is_read: bool) -> str:
     return f"{kind} {type_name(elem_type)} {'sum' if total_is_read else 'no sum'}"
 
 
-def predict(target: Target, site: Site) -> Cost | None:
-    """What the table says of a site on a target; None where it has nothing measured.
+def predict(target: Target, site: Site, runtime: Runtime | None = None) -> Cost | None:
+    """What the table of a runtime says of a site on a target; None where nothing was measured.
 
     A file for several targets must win on each that was measured.
     """
-    found = [cost for name in target.name.split(",") if (cost := _predict(name, site)) is not None]
+    name = family(runtime or runtimes.runtime())
+    known = tables()[name]
+    found = [
+        cost
+        for each in target.name.split(",")
+        if (cost := _predict(known.get(each, {}), site, name)) is not None
+    ]
     return min(found, key=lambda cost: cost.speedup, default=None)
 
 
-def _predict(name: str, site: Site) -> Cost | None:
-    by_case = table().get(name, {})
-    curves = by_case.get(case(site.kind, site.elem_type, site.total_is_read))
+def _predict(known: Mapping[str, Sequence[Curve]], site: Site, name: str) -> Cost | None:
+    curves = known.get(case(site.kind, site.elem_type, site.total_is_read))
     if curves is None:
         return None
     extents = [dim for dim in site.shape[: site.axis] if isinstance(dim, int)]
-    if len(extents) == len(site.shape) + site.axis:
-        rows = math.prod(extents)
-        speedup = min(curve.speedup(rows, site.hidden) for curve in curves)
-        return Cost(site.id, "table", speedup, f"{rows} rows of {site.hidden}", speedup >= 1)
-    speedup = min(curve.worst(site.hidden) for curve in curves)
-    return Cost(site.id, "table", speedup, f"any rows of {site.hidden}", speedup >= 1)
+    whole = len(extents) == len(site.shape) + site.axis
+    numbers = [math.prod(extents)] if whole else curves[0].rows
+    places = [(curve, rows) for curve in curves for rows in numbers]
+    speedup = min(curve.speedup(rows, site.hidden) for curve, rows in places)
+    folding = min(curve.folding(rows, site.hidden) for curve, rows in places)
+    where = f"{numbers[0] if whole else 'any'} rows of {site.hidden}"
+    folds = folding > 1 and _is_left_alone(site)
+    return Cost(site.id, "table", speedup, where, speedup >= 1, folds, name)
+
+
+def _is_left_alone(site: Site) -> bool:
+    """Whether the Add of a site's bias would run by itself.
+
+    onnxruntime's MatMulAddFusion makes a Gemm of a MatMul and a bias where it has two dimensions,
+    or knows every extent; in quantized models the bias goes into the product as well.
+    """
+    if site.bias_add is None or not site.bias_add.from_matmul or site.axis != -1:
+        return False
+    return len(site.shape) > 2 and not all(isinstance(dim, int) for dim in site.shape)

@@ -9,7 +9,7 @@ from functools import cached_property, partial
 
 import onnx
 
-from graphfuse import foreign, targets
+from graphfuse import advice, foreign, runtimes, targets
 from graphfuse.errors import UsageError, ValidationError
 from graphfuse.feeding import Feeding
 from graphfuse.graph.model_file import Model, materialized
@@ -19,6 +19,7 @@ from graphfuse.patterns.scan import scan as scan_model
 from graphfuse.plan import plan as make_plan
 from graphfuse.records import Cost, FuseResult, Scan, ValidationReport
 from graphfuse.rewrite import rewrite
+from graphfuse.runtimes import Runtime
 
 Stage = Callable[[str], object]
 
@@ -43,10 +44,11 @@ class Fusing:
     ep: str
     include: Sequence[str]
     exclude: Sequence[str]
-    fold_bias: bool
+    fold_bias: bool | None
     by: str
     shapes: Mapping[str, tuple[int, ...]]
     stage: Stage
+    runtime: Runtime
 
     @cached_property
     def costs(self) -> Mapping[str, Cost] | None:
@@ -78,6 +80,7 @@ class Fusing:
             self.fold_bias,
             put_back,
             self.costs,
+            self.runtime,
         )
         self.stage("rewriting")
         model = rewrite(self.source.proto, planned)
@@ -90,6 +93,8 @@ class Fusing:
             nodes_before=self.scan.nodes,
             nodes_after=count_nodes(model),
             costs=planned.costs,
+            runtime=planned.runtime,
+            made_for=planned.made_for,
             complete=partial(materialized, self.source),
         )
 
@@ -134,7 +139,9 @@ def validate_models(
         raise UsageError(f"unknown level {level!r}", f"choose one of {', '.join(LEVELS)}")
     providers = {ep: targets.target(ep).provider for ep in targets.resolve(eps)}
     check_signature(original.proto.graph, fused.proto.graph)
-    return judge(original, fused, providers, feeding, level, sites, stage)
+    report = judge(original, fused, providers, feeding, level, sites, stage)
+    said = advice.of_bodies(fused.proto, runtimes.runtime())
+    return replace(report, notes=tuple(dict.fromkeys((*report.notes, *said))))
 
 
 def check_signature(original: onnx.GraphProto, fused: onnx.GraphProto) -> None:

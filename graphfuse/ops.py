@@ -12,7 +12,9 @@ the normalised axes, and the type of A or float32; AddBias has the last axis and
 
 Every model carries the functions that it uses, so it runs where no kernel is registered. Bodies
 are written such that onnxruntime folds them to Add + LayerNormalization (or
-SimplifiedLayerNormalization) again; below opset 17 (23 for RMSNormalization) in primitives.
+SimplifiedLayerNormalization) again; below opset 17 (23 for RMSNormalization) in primitives. Its
+SkipLayerNormFusion takes the two into one node, which is the faster one in some versions and the
+slower one in others (runtimes.py): it looks for Add, so a body that is to be left alone has a Sum.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ NEGATIVE_AXES_OPSET = 11
 """Below it a reduction's axes are counted from the front, so a body serves one rank."""
 MINIMUM_IR_VERSION = 8
 """The first IR version whose models may hold functions."""
+SUM_OPSET = 8
+"""Below it Sum does not broadcast."""
 CASTLIKE_OPSET = 15
 """Below it a body of primitives cannot cast back to its operands' type, so it serves one type."""
 
@@ -68,6 +72,7 @@ class Variant:
     `parameter_type` is that of scale and bias. `axis` and `rank` matter where the axes of a
     reduction cannot come from an attribute. `contrib` asks for onnxruntime's fused operator inside,
     for a file that is to be fast on a GPU as well as on the CPU with graphfuse's kernels.
+    `foldable` lets onnxruntime's SkipLayerNormFusion take the body.
     """
 
     elem_type: int = TensorProto.FLOAT
@@ -75,6 +80,7 @@ class Variant:
     axis: int = -1
     rank: int = 3
     contrib: bool = False
+    foldable: bool = True
 
     @property
     def mixed(self) -> bool:
@@ -94,7 +100,7 @@ def function(kind: str, opset: int, variant: Variant, biased: bool = False) -> F
         nodes.append(_contrib_operator(kind, addend))
         imports.append(helper.make_opsetid(CONTRIB_DOMAIN, VERSION))
     else:
-        nodes.append(helper.make_node("Add", ["A", addend], ["Sum"]))
+        nodes += _addition(addend, opset, variant.foldable)
         own = opset >= NORM_OPSET[kind]
         nodes += _norm_operator(kind, variant) if own else _primitives(kind, opset, variant)
     inputs = ["A", "B", "Scale"]
@@ -109,6 +115,19 @@ def function(kind: str, opset: int, variant: Variant, biased: bool = False) -> F
         imports,
         list(ATTRIBUTES),
     )
+
+
+def _addition(addend: str, opset: int, foldable: bool) -> list[NodeProto]:
+    """Sum = A + addend; by another operator than Add where no fusion is to find it."""
+    if foldable:
+        return [helper.make_node("Add", ["A", addend], ["Sum"])]
+    if opset >= SUM_OPSET:
+        return [helper.make_node("Sum", ["A", addend], ["Sum"])]
+    # A - (-B) is A + B, to the bit.
+    return [
+        helper.make_node("Neg", [addend], ["Negative"]),
+        helper.make_node("Sub", ["A", "Negative"], ["Sum"]),
+    ]
 
 
 def _contrib_operator(kind: str, addend: str) -> NodeProto:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from graphfuse import targets
+from graphfuse import runtimes, targets
 from graphfuse.errors import GateError, UsageError
 from graphfuse.feeding import RUN_LIMIT, Feeding
 from graphfuse.feeds import Ranges
@@ -111,23 +111,25 @@ def fuse(
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    fold_bias: bool = False,
+    fold_bias: bool | None = None,
     limits: Limits | None = None,
     costs: str = "table",
+    runtime: str | None = None,
     stage: Stage = silent,
 ) -> FuseResult:
     """Rewrite every site of a model for an execution provider; nothing is written or validated.
 
     `ep` is cpu, cuda or portable (targets.py has them all), auto, or several, such as cpu,cuda, for
     one file that serves each; `include` and `exclude` select sites by id or by a pattern of output
-    names; `fold_bias` lets the fused node add a bias vector that stands before the residual.
-    `costs` says how it is known that a node wins: by the table that the package ships, by
-    `autotune` on this machine, or `none` to fuse all. The input is not changed; external data of
-    the result stays where it is. Raises ModelError, UsageError, or InternalError when the rewrite
-    cannot be proven.
+    names; `fold_bias` says whether the fused node adds a bias vector that stands before the
+    residual (None: where it wins). `costs` says how it is known that a node wins: by the table that
+    the package ships, by `autotune` on this machine, or `none` to fuse all. `runtime` is the
+    version of onnxruntime that will run the result, such as 1.29; the installed one if not given.
+    The input is not changed; external data of the result stays where it is. Raises ModelError,
+    UsageError, or InternalError when the rewrite cannot be proven.
     """
     source = as_model(model, limits=limits)
-    result = fuse_model(source, ep, include, exclude, fold_bias, costs, stage)
+    result = fuse_model(source, ep, include, exclude, fold_bias, costs, runtime, stage)
     return replace(result, read=_read(source))
 
 
@@ -136,14 +138,17 @@ def fuse_model(
     ep: str = "cpu",
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    fold_bias: bool = False,
+    fold_bias: bool | None = None,
     costs: str = "table",
+    runtime: str | None = None,
     stage: Stage = silent,
 ) -> FuseResult:
     """`fuse`, of a model that was loaded; weights that were left in its file stay there."""
     ep = ",".join(targets.resolve(ep))
     check_costs(costs)
-    return Fusing(source, ep, include, exclude, fold_bias, costs, {}, stage).result({})
+    known = runtimes.runtime(runtime)
+    fusing = Fusing(source, ep, include, exclude, fold_bias, costs, {}, stage, known)
+    return fusing.result({})
 
 
 def validate(
@@ -240,8 +245,9 @@ def optimize(
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    fold_bias: bool = False,
+    fold_bias: bool | None = None,
     costs: str = "table",
+    runtime: str | None = None,
     validation: str = "fast",
     strict: bool = False,
     seed: int = 0,
@@ -266,6 +272,7 @@ def optimize(
     nothing is written. A model without sites is copied byte for byte, or not written with
     `only_if_changed`. `weights` says where they go: auto (they stay in the model's folder, and are
     copied elsewhere), keep, copy, reflink or embed. `in_place` allows `output` to be `model`.
+    `runtime` is that of `fuse`; the installed onnxruntime validates.
     Raises ValidationError (nothing is written) when a gate fails and no site can be blamed,
     GateError when fewer than `min_fused` sites were fused, UsageError for an output that exists
     without `force`, WriteError when it cannot be written, and what `fuse` and `validate` raise.
@@ -281,7 +288,8 @@ def optimize(
         check_output(target, source)
     check_costs(costs)
     shapes = input_shapes or {}
-    fusing = Fusing(source, ep, include, exclude, fold_bias, costs, shapes, stage)
+    known = runtimes.runtime(runtime)
+    fusing = Fusing(source, ep, include, exclude, fold_bias, costs, shapes, stage, known)
     result = fusing.result({})
     _check_fused(result, model, min_fused)
     if validation != "none" and result.changed:

@@ -10,12 +10,17 @@ from types import MappingProxyType
 import onnx
 from onnx import TensorProto, helper
 
-from graphfuse import ops, targets
+from graphfuse import ops, runtimes, targets
 from graphfuse.costs import predict
 from graphfuse.errors import UsageError
 from graphfuse.graph import scopes
 from graphfuse.graph.model_file import Model
-from graphfuse.graph.tensors import AnyGraph, default_opset, model_names, type_name
+from graphfuse.graph.tensors import (
+    AnyGraph,
+    default_opset,
+    model_names,
+    type_name,
+)
 from graphfuse.parameters import MARK, Operands
 from graphfuse.patterns.algebra import Refusal
 from graphfuse.reasons import Reason
@@ -29,8 +34,11 @@ from graphfuse.records import (
     Parameter,
     Plan,
     Scan,
+    ScopeRef,
     Site,
+    TensorType,
 )
+from graphfuse.runtimes import Runtime
 from graphfuse.targets import Target
 
 EXPRESSION_OPSET = 9
@@ -43,32 +51,36 @@ def plan(
     ep: str,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    fold_bias: bool = False,
+    fold_bias: bool | None = None,
     put_back: Mapping[str, str] = MappingProxyType({}),
     costs: Mapping[str, Cost] | None = MappingProxyType({}),
+    runtime: Runtime | None = None,
 ) -> Plan:
     """Choose the sites to fuse for an execution provider.
 
     `include` and `exclude` hold site ids or patterns of output names ('s3', '*/layer.2/*').
-    `fold_bias` lets the fused node add a bias vector that stands before the residual. `put_back`
-    are the sites that failed validation, by id, and how. `costs` are measured on this machine, by
-    site; the others are looked up in the table that the package ships, and a site that would not
-    win is left. With None every site is taken.
+    `fold_bias` says whether the fused node adds a bias vector that stands before the residual;
+    None, that it does where that is known to win. `put_back` are the sites that failed validation,
+    by id, and how. `costs` are measured on this machine, by site; the others are looked up in the
+    table that the package ships, and a site that would not win is left. With None every site is
+    taken. `runtime` is the onnxruntime that will run the model, the installed one if not given.
     """
     target = targets.target(ep)
+    runtime = runtime or runtimes.runtime()
     _check_selection(scan, (*include, *exclude))
     opset = default_opset(model.proto)
     fusions: list[Fusion] = []
     left: list[NearMiss] = []
     known: list[Cost] = []
-    bodies = _Bodies(model.proto, opset, target.inside == ops.CONTRIB_DOMAIN)
+    bodies = _Bodies(model.proto, opset, target.inside == ops.CONTRIB_DOMAIN, runtime)
+    types = _Types(model.proto)
     operands = Operands(model_names(model.proto))
     interiors = {(site.scope, index) for site in scan.sites for index in site.interior}
     own = target.domain == ops.DOMAIN
     for site in _of_one_type(scan.sites) if own else scan.sites:
-        cost = None if costs is None else costs.get(site.id) or predict(target, site)
-        biased = site.bias_add is not None and (fold_bias or bool(cost and cost.folds))
-        biased = biased and targets.takes_bias(target, site.kind)
+        cost = None if costs is None else costs.get(site.id) or predict(target, site, runtime)
+        folds = bool(cost and cost.folds) if fold_bias is None else fold_bias
+        biased = site.bias_add is not None and folds and targets.takes_bias(target, site.kind)
         if site.bias_add is not None and (site.scope, site.bias_add.add.index) in interiors:
             # It is the bias of a norm that is fused itself.
             biased = False
@@ -84,11 +96,19 @@ def plan(
             body = bodies.chosen(operator) if target.domain == ops.DOMAIN else None
             graph = scopes.find(model.proto, site.scope)
             fusion = _fusion(graph, site, target.domain, operator, operands, biased)
-            fusions.append(replace(fusion, body=body))
+            fusions.append(replace(fusion, body=body, types=types.missing(fusion)))
             known += [cost] if cost is not None else []
         else:
             left.append(NearMiss(refusal.reason, site.add, site.add, got=refusal.got, site=site.id))
-    return Plan(ep, tuple(fusions), tuple(left), operands.vectors, tuple(known))
+    return Plan(
+        ep,
+        tuple(fusions),
+        tuple(left),
+        operands.vectors,
+        tuple(known),
+        runtime.name,
+        runtimes.made_for(runtime.name, bodies.choices) if own else "",
+    )
 
 
 def _of_one_type(sites: tuple[Site, ...]) -> list[Site]:
@@ -177,20 +197,31 @@ def _refusal(
 
 
 class _Bodies:
-    """One function serves all sites of an operator: the first site taken decides on its body."""
+    """One function serves all sites of an operator: the first site taken decides on its body.
 
-    def __init__(self, model: onnx.ModelProto, opset: int, contrib: bool) -> None:
-        self._opset, self._contrib = opset, contrib
+    `choices` are what the bodies' form hung on, beside the runtime.
+    """
+
+    def __init__(self, model: onnx.ModelProto, opset: int, contrib: bool, runtime: Runtime) -> None:
+        self._opset, self._contrib, self._runtime = opset, contrib, runtime
+        self.choices: set[runtimes.Choice] = set()
         self._there = {name: ops.find_function(model, name) for name in ops.OPERATORS}
         self._chosen: dict[str, onnx.FunctionProto] = {}
         self._variants: dict[tuple[str, ops.Variant], onnx.FunctionProto] = {}
 
     def refusal(self, site: Site, operator: str) -> Refusal | None:
         """Why the function that is there, or was chosen before, cannot serve a site."""
-        wanted = self._body(site, operator)
+        choice = (site.kind, site.elem_type, self._opset)
+        foldable = self._runtime.adds_by(*choice) == runtimes.ADD
+        wanted = self._body(site, operator, foldable)
         there = self._there[operator]
         if there is not None and there != wanted:
-            return Refusal(Reason.NAME_TAKEN, there.name)
+            # A body for another onnxruntime means the same: the nodes that are there have it.
+            wanted = self._body(site, operator, not foldable)
+            if there != wanted:
+                return Refusal(Reason.NAME_TAKEN, there.name)
+        elif not self._contrib:
+            self.choices.add(choice)
         if self._chosen.setdefault(operator, wanted) != wanted:
             kind = f"{type_name(site.elem_type)}, axis {site.axis}, rank {len(site.shape)}"
             return Refusal(Reason.MIXED_TYPES, kind)
@@ -200,9 +231,10 @@ class _Bodies:
         """The function of an operator that `refusal` let pass."""
         return self._chosen[operator]
 
-    def _body(self, site: Site, operator: str) -> onnx.FunctionProto:
-        rank = len(site.shape)
-        variant = ops.Variant(site.elem_type, site.parameter_type, site.axis, rank)
+    def _body(self, site: Site, operator: str, foldable: bool) -> onnx.FunctionProto:
+        variant = ops.Variant(
+            site.elem_type, site.parameter_type, site.axis, len(site.shape), foldable=foldable
+        )
         if self._contrib:
             # onnxruntime's operator is one for all types that it takes.
             variant = ops.Variant(contrib=True)
@@ -211,6 +243,43 @@ class _Bodies:
             biased = operator == ops.BIAS_OPERATOR[site.kind]
             self._variants[key] = ops.function(site.kind, self._opset, variant, biased)
         return self._variants[key]
+
+
+class _Types:
+    """What the file is to say of the outputs of fused nodes, where it says nothing yet.
+
+    Extents are numbers, or symbols that the model's own inputs have: those that shape inference
+    makes up are names of nothing.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._model = model
+        self._symbols = {
+            dim.dim_param
+            for value in model.graph.input
+            for dim in value.type.tensor_type.shape.dim
+            if dim.dim_param
+        }
+        self._known: dict[ScopeRef, set[str]] = {}
+
+    def missing(self, fusion: Fusion) -> tuple[tuple[str, TensorType], ...]:
+        """The outputs of a fused node that its graph says nothing of, with their types."""
+        site = fusion.site
+        graph = scopes.find(self._model, site.scope)
+        within = site.scope.function is not None
+        if within or fusion.domain != ops.DOMAIN or not isinstance(graph, onnx.GraphProto):
+            # Functions serve many types; onnxruntime infers the outputs of its own operators.
+            return ()
+        if site.scope not in self._known:
+            known = (*graph.value_info, *graph.output)
+            self._known[site.scope] = {value.name for value in known}
+        known = self._known[site.scope]
+        shape = tuple(
+            dim if isinstance(dim, int) or dim in self._symbols else None for dim in site.shape
+        )
+        names = [name for name in (fusion.output, site.total) if name not in known]
+        known.update(names)
+        return tuple((name, TensorType(site.elem_type, shape)) for name in names)
 
 
 def added_functions(model: onnx.ModelProto, plan: Plan) -> list[onnx.FunctionProto]:

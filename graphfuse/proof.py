@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from graphfuse import ops
 from graphfuse.errors import InternalError
 from graphfuse.graph.scopes import bodies, find
-from graphfuse.graph.shapes import weightless
+from graphfuse.graph.shapes import type_of, weightless
 from graphfuse.graph.tensors import AnyGraph, read_names, subgraphs, value_names, vanished
 from graphfuse.plan import added_functions, added_imports
 from graphfuse.records import MAIN, Fusion, Plan, ScopeRef, Vector
@@ -55,14 +55,8 @@ def edited_functions(plan: Plan) -> list[int]:
 
 def touched(
     before: onnx.ModelProto, after: onnx.ModelProto, plan: Plan
-) -> list[tuple[AnyGraph, AnyGraph]]:
-    """The graphs that a plan edits and those around them, before and after, inner ones first."""
-    return [(one, other) for _, one, other in _touched(before, after, plan)]
-
-
-def _touched(
-    before: onnx.ModelProto, after: onnx.ModelProto, plan: Plan
 ) -> list[tuple[ScopeRef, AnyGraph, AnyGraph]]:
+    """The graphs that a plan edits and those around them, before and after, inner ones first."""
     refs: set[ScopeRef] = set()
     for ref in by_scope(plan):
         refs.update(ScopeRef(ref.function, ref.steps[:n]) for n in range(len(ref.steps) + 1))
@@ -108,14 +102,14 @@ def prove(
     added = len(after.functions) - len(before.functions)
     for index in edited_functions(plan):
         _prove_function(before.functions[index], after.functions[index + added], plan)
-    scopes = _touched(before, after, plan)
+    scopes = touched(before, after, plan)
     for ref, old, new in scopes:
         mine = fusions.get(ref, [])
         _prove_fused(new, mine)
         edited = {inner.steps[-1][0] for inner, _, _ in scopes if _is_child(inner, ref)}
         _prove_nodes(old, new, mine, removed.get(ref, set()), edited)
         if isinstance(old, onnx.GraphProto) and isinstance(new, onnx.GraphProto):
-            _prove_graph(old, new, plan.vectors if ref == MAIN else ())
+            _prove_graph(old, new, plan.vectors if ref == MAIN else (), mine)
         _prove_order(new, within=bool(ref.steps))
     _prove_model(before, after, plan)
     problem = _checker_says(after)
@@ -196,7 +190,10 @@ def _printed(node: onnx.NodeProto, holders: set[str]) -> bytes:
 
 
 def _prove_graph(
-    before: onnx.GraphProto, after: onnx.GraphProto, vectors: tuple[Vector, ...]
+    before: onnx.GraphProto,
+    after: onnx.GraphProto,
+    vectors: tuple[Vector, ...],
+    fusions: list[Fusion],
 ) -> None:
     """Every other field is equal, but for what vanished with the removed nodes."""
     gone = vanished(before, after)
@@ -209,10 +206,20 @@ def _prove_graph(
             # What was added stands last.
             _prove_vectors(new[len(expected) :], vectors)
             new = new[: len(expected)]
+        if name == "value_info":
+            _prove_types(new[len(expected) :], fusions)
+            new = new[: len(expected)]
         if expected != new:
             raise InternalError(f"graph field {name!r} differs outside the fused sites")
     if _other_fields(before, EDITED_GRAPH_FIELDS) != _other_fields(after, EDITED_GRAPH_FIELDS):
         raise InternalError("the graph's own fields differ")
+
+
+def _prove_types(added: list[onnx.ValueInfoProto], fusions: list[Fusion]) -> None:
+    """What is said of tensors that nothing was said of is what was planned of fused nodes."""
+    planned = [one for fusion in fusions for one in fusion.types]
+    if [(value.name, type_of(value.type)) for value in added] != planned:
+        raise InternalError("types were added that are not as planned")
 
 
 def _prove_vectors(added: list[onnx.TensorProto], vectors: tuple[Vector, ...]) -> None:
@@ -250,8 +257,8 @@ def _prove_model(before: onnx.ModelProto, after: onnx.ModelProto, plan: Plan) ->
         raise InternalError("the model's opset imports differ")
     if after.ir_version != max(before.ir_version, lowest_ir_version(plan)):
         raise InternalError("the model's IR version differs")
-    if MAIN not in {ref for ref, _, _ in _touched(before, after, plan)}:
-        _prove_graph(before.graph, after.graph, plan.vectors)
+    if MAIN not in {ref for ref, _, _ in touched(before, after, plan)}:
+        _prove_graph(before.graph, after.graph, plan.vectors, [])
         if list(before.graph.node) != list(after.graph.node):
             raise InternalError("nodes outside the edited functions differ")
     fields = ("graph", "functions", "opset_import", "ir_version")

@@ -186,11 +186,18 @@ def _ordered(
 
 def _clean(result: onnx.ModelProto, model: onnx.ModelProto, plan: Plan) -> None:
     """Drop what only the removed nodes had, and add what the fused ones need."""
-    for before, after in touched(model, result, plan):
+    fusions = by_scope(plan)
+    for ref, before, after in touched(model, result, plan):
         gone = vanished(before, after)
         for name in LOSING_FIELDS:
             field = getattr(after, name, ())
             _drop(field, [tensor_name(item) in gone for item in field])
+        if isinstance(after, onnx.GraphProto):
+            after.value_info.extend(
+                helper.make_tensor_value_info(name, known.elem_type, known.shape)
+                for fusion in fusions.get(ref, ())
+                for name, known in fusion.types
+            )
     result.graph.initializer.extend(_vector(vector) for vector in plan.vectors)
     functions = added_functions(model, plan)
     for index in edited_functions(plan):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from graphfuse import foreign
+from graphfuse import foreign, runtimes
 from graphfuse.errors import ProviderError, UsageError
 from graphfuse.graph.model_file import serialize
 from graphfuse.graph.weights import as_file, without_links
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
 
 CRASHING = ("FuseFp16InitializerToFp32NodeTransformer",)
 """Off in every run: in onnxruntime 1.31.1 it crashes the process on some float16 models."""
-
-SLOW_ON_CPU = ("SkipLayerNormFusion",)
-"""onnxruntime's own optimisers that make a slower and less accurate node on the CPU: this one turns
-Add and LayerNormalization, and a fused function without a kernel, into SkipLayerNormalization."""
 
 BFLOAT16 = "tensor(bfloat16)"
 FOLDER_KEY = "session.model_external_initializers_file_folder_path"
@@ -53,15 +49,18 @@ def session_options(
     """An onnxruntime.SessionOptions for a session that runs fused models on `providers`.
 
     Where the CPU comes first, graphfuse's kernels are registered (in a session that a GPU comes
-    first in, they would draw its fused nodes to the CPU), and onnxruntime's SkipLayerNormFusion is
-    off: it turns an Add and LayerNormalization that were left into a node that is slower and less
-    accurate there. Without kernels fused nodes run through their functions.
+    first in, they would draw its fused nodes to the CPU), and those of onnxruntime's own fusions
+    are off that make a slower node in the installed version (runtimes.py): from 1.30 on
+    SkipLayerNormFusion, which takes an Add and LayerNormalization that were left, and functions
+    without a kernel. Without kernels fused nodes run through their functions. Off everywhere is
+    FuseFp16InitializerToFp32NodeTransformer, which crashes the process on some float16 models.
 
     providers: as for onnxruntime.InferenceSession, names or (name, options) pairs.
     kernels: True registers them whatever the providers are, and raises ProviderError when they were
     not built or onnxruntime cannot load them; False registers none; None registers what there is.
     """
-    options = _options((*CRASHING, *(SLOW_ON_CPU if _first(providers) == CPU else ())))
+    slow = runtimes.runtime().slow_fusions if _first(providers) == CPU else ()
+    options = _options((*CRASHING, *slow))
     if kernels is None:
         kernels = has_kernels(providers)
     if kernels:
@@ -123,9 +122,12 @@ def require_provider(provider: str, since: tuple[int, int] = (0, 0)) -> None:
         foreign.load_cuda_libraries()
 
 
-def plain_options() -> foreign.SessionOptions:
-    """What a session without graphfuse has: onnxruntime's defaults, but for what crashes."""
-    return _options(CRASHING)
+def plain_options(best: bool = False) -> foreign.SessionOptions:
+    """What a session without graphfuse has: onnxruntime's defaults, but for what crashes.
+
+    `best` gives what can be had on the CPU without graphfuse: its slow fusions off as well.
+    """
+    return _options((*CRASHING, *(runtimes.runtime().slow_fusions if best else ())))
 
 
 def session(

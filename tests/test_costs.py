@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 import graphfuse
-from graphfuse import costs, pipeline, targets
+from graphfuse import costs, pipeline, runtimes, targets
 from graphfuse.bench import autotune, sites, timing
 from graphfuse.bench import costs as measuring
 from graphfuse.bench.records import SiteTiming
@@ -24,7 +24,9 @@ from tests.conftest import MODELS, Shell
 from tests.graphs import DECOMPOSED_RMS_NORM, model, residual
 
 NORM = "y = LayerNormalization(x, scale, bias)"
-CURVE = costs.Curve((1, 100), (8, 512), ((2.0, 4.0), (8.0, 32.0)), ((1.0, 1.0), (1.0, 1.0)))
+ONES = ((1.0, 1.0), (1.0, 1.0))
+CURVE = costs.Curve((1, 100), (8, 512), ((2.0, 4.0), (8.0, 32.0)), ONES, ONES, ONES)
+NEWEST = runtimes.table()[-1]["onnxruntime"]
 
 
 @pytest.fixture
@@ -54,31 +56,45 @@ def test_speedups_are_interpolated_in_logarithms(rows: int, hidden: int, speedup
 
 
 def test_unknown_rows_are_judged_by_the_worst_number_of_them() -> None:
-    assert CURVE.worst(8) == pytest.approx(2.0)
     (site,) = graphfuse.scan(residual(NORM)).sites
-    cost = costs.predict(targets.target("cpu"), site)
+    runtime = runtimes.runtime(NEWEST)
+    cost = costs.predict(targets.target("cpu"), site, runtime)
     assert cost is not None
-    curves = costs.table()["cpu"]["LayerNorm float32 no sum"]
-    assert cost.speedup == pytest.approx(min(curve.worst(8) for curve in curves))
+    curves = costs.tables()[costs.family(runtime)]["cpu"]["LayerNorm float32 no sum"]
+    least = min(curve.speedup(rows, 8) for curve in curves for rows in curve.rows)
+    assert cost.speedup == pytest.approx(least)
+    assert cost.where == "any rows of 8"
 
 
 def test_the_table_that_ships_covers_every_type_and_norm() -> None:
     """Measured by `python -m graphfuse.bench.costs`, with one thread and with several."""
     document = json.loads((Path(costs.__file__).parent / costs.FILE).read_text())
-    assert document["environment"]["onnxruntime"]
     names = {
         costs.case(kind, elem_type, read)
         for kind in ("LayerNorm", "RMSNorm")
         for elem_type in targets.target("cpu").rows[kind].elem_types
         for read in (True, False)
     }
-    assert set(costs.table()["cpu"]) == names
-    assert {curve["threads"] for curve in document["curves"]} >= {1, 2}
-    for curves in costs.table()["cpu"].values():
-        for curve in curves:
-            assert all(value > 0 for line in (*curve.pair, *curve.fused) for value in line)
-            assert len(curve.pair) == len(curve.rows)
-            assert all(len(line) == len(curve.hidden) for line in curve.pair)
+    for family in document["families"]:
+        assert family["environment"]["onnxruntime"] == family["onnxruntime"]
+        assert {curve["threads"] for curve in family["curves"]} >= {1, 2}
+        assert set(costs.tables()[family["onnxruntime"]]["cpu"]) == names
+    assert {runtimes.parse_version(name) for name in costs.tables()} >= {(1, 24), (1, 29)}
+
+
+@pytest.mark.parametrize(
+    ("version", "family"),
+    [("1.20", (1, 24)), ("1.26", (1, 24)), ("1.27", (1, 29)), ("1.30", (1, 32)), ("1.99", (1, 32))],
+)
+def test_a_version_is_judged_by_the_table_that_is_most_like_it(
+    version: str, family: tuple[int, int]
+) -> None:
+    found = costs.family(runtimes.runtime(version))
+    assert runtimes.parse_version(found) == family
+    (site,) = graphfuse.scan(residual(NORM)).sites
+    cost = costs.predict(targets.target("cpu"), site, runtimes.runtime(version))
+    assert cost is not None
+    assert cost.runtime == found
 
 
 def test_a_table_of_another_schema_is_refused() -> None:
@@ -87,11 +103,21 @@ def test_a_table_of_another_schema_is_refused() -> None:
 
 
 GOOD = {
-    "schema": costs.SCHEMA,
+    "onnxruntime": "1.32.0",
     "rows": [1, 8],
     "hidden": [8],
-    "curves": [{"target": "cpu", "case": "c", "pair": [[1.0], [1.0]], "fused": [[1.0], [1.0]]}],
+    "curves": [
+        {
+            "target": "cpu",
+            "case": "c",
+            **dict.fromkeys(("pair", "fused", "bias", "folded"), [[1.0], [1.0]]),
+        }
+    ],
 }
+
+
+def _document(**changes: object) -> str:
+    return json.dumps({"schema": costs.SCHEMA, "families": [GOOD | changes]})
 
 
 @pytest.mark.parametrize(
@@ -101,9 +127,10 @@ GOOD = {
         ("[]", "TypeError"),
         ("{}", "KeyError: 'schema'"),
         ('{"schema": 99}', "schema 99"),
-        (json.dumps(GOOD | {"rows": [8, 1]}), "do not increase"),
-        (json.dumps(GOOD | {"rows": [1, 2, 3]}), "no time for each point"),
-        (json.dumps(GOOD).replace("1.0", "0.0"), "no time for each point"),
+        (f'{{"schema": {costs.SCHEMA}, "families": []}}', "no family"),
+        (_document(rows=[8, 1]), "do not increase"),
+        (_document(rows=[1, 2, 3]), "no time for each point"),
+        (_document().replace("[1.0]", "[0.0]"), "no time for each point"),
     ],
 )
 def test_a_table_that_cannot_be_read_is_named(
@@ -111,7 +138,7 @@ def test_a_table_that_cannot_be_read_is_named(
 ) -> None:
     (tmp_path / costs.FILE).write_text(text)
     monkeypatch.setattr(costs, "files", lambda _: tmp_path)
-    monkeypatch.setattr(costs, "table", costs.table.__wrapped__)
+    monkeypatch.setattr(costs, "tables", costs.tables.__wrapped__)
     with pytest.raises(graphfuse.GraphfuseError, match=what) as caught:
         graphfuse.fuse(residual(NORM))
     assert "--no-costs" in str(caught.value)
@@ -139,7 +166,8 @@ def test_the_command_measures_a_table_that_can_be_read(tmp_path: Path, no_rest: 
     path = tmp_path / "costs.json"
     options = ["--type", "float32", "--threads", "1", "--rows", "2", "1", "--hidden", "8", "16"]
     assert measuring.main(["-o", str(path), *options]) == 0
-    found = costs.parse(json.loads(path.read_text()))["cpu"]
+    (tables,) = costs.parse(json.loads(path.read_text())).values()
+    found = tables["cpu"]
     assert len(found) == 4
     assert all(len(curves) == 1 for curves in found.values())
 
@@ -157,13 +185,15 @@ def test_the_command_needs_the_kernels(
 # The plan.
 
 
-def _table(speedup: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A table in which a fused node is so many times faster everywhere."""
-    curve = costs.Curve((1,), (8,), ((speedup,),), ((1.0,),))
+def _table(speedup: float, monkeypatch: pytest.MonkeyPatch, folding: float = 2.0) -> None:
+    """A table in which a fused node is so many times faster everywhere, and one with its bias."""
+    one = ((1.0,),)
+    curve = costs.Curve((1,), (8,), ((speedup,),), one, ((folding - 1.0,),), one)
     names = {
         f"{kind} float32 {read}" for kind in ("LayerNorm", "RMSNorm") for read in ("sum", "no sum")
     }
-    monkeypatch.setattr(costs, "table", lambda: {"cpu": {key: [curve] for key in names}})
+    found = {NEWEST: {"cpu": {key: [curve] for key in names}}}
+    monkeypatch.setattr(costs, "tables", lambda: found)
 
 
 @pytest.mark.parametrize("norm", [NORM, DECOMPOSED_RMS_NORM])
@@ -203,6 +233,37 @@ def test_a_bias_is_folded_where_that_was_measured_to_win() -> None:
         cost = Cost("s1", "autotune", 1.5, "here", folds=folds)
         (fusion,) = plan(source, scan, "cpu", costs={"s1": cost}).fusions
         assert fusion.op_type == f"Add{'Bias' if folds else ''}LayerNormalization"
+
+
+BIASED = f"p = MatMul(b, weight)\nc = Add(p, bias)\nx = Add(a, c)\n{NORM}"
+WEIGHT = {"weight": np.eye(8, dtype=np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("text", "inputs", "folding", "folds"),
+    [
+        (BIASED, "float[B,S,8] a, float[B,S,8] b", 1.2, True),
+        (BIASED, "float[B,S,8] a, float[B,S,8] b", 0.9, False),
+        # onnxruntime makes a Gemm of the MatMul and the bias.
+        (BIASED, "float[2,3,8] a, float[2,3,8] b", 1.2, False),
+        (BIASED, "float[B,8] a, float[B,8] b", 1.2, False),
+        # The product of a quantized model takes the bias in.
+        (BIASED.replace("p = MatMul(b, weight)", "p = Mul(b, b)"), "float[B,S,8] a, float[B,S,8] b", 1.2, False),
+    ],
+)  # fmt: skip
+def test_a_bias_is_folded_by_default_where_the_table_says_that_it_wins(
+    text: str, inputs: str, folding: float, folds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _table(1.5, monkeypatch, folding)
+    shape = inputs.split()[0]
+    proto = model(text, inputs=inputs, outputs=f"{shape} y", constants=WEIGHT)
+    (fusion,) = graphfuse.fuse(proto).fused
+    assert fusion.op_type == f"Add{'Bias' if folds else ''}LayerNormalization"
+    for wanted in (True, False):
+        (fusion,) = graphfuse.fuse(proto, fold_bias=wanted).fused
+        assert fusion.op_type == f"Add{'Bias' if wanted else ''}LayerNormalization"
+    (fusion,) = graphfuse.fuse(proto, costs="none").fused
+    assert fusion.op_type == "AddLayerNormalization"
 
 
 # Autotuning.

@@ -1,7 +1,10 @@
 """Two models against each other: per provider, number of threads and feed, in paired runs.
 
 The original gets onnxruntime's default session, the fused model the one of
-`graphfuse.session_options()`, both at ORT_ENABLE_ALL: what a user has before and after.
+`graphfuse.session_options()`, both at ORT_ENABLE_ALL: what a user has before and after. On the CPU
+two more take part: the original without those of onnxruntime's fusions that are slow in the
+installed version, which anybody could have without graphfuse, and the fused model in a default
+session, which is what those have who do not register the kernels.
 """
 
 from __future__ import annotations
@@ -11,18 +14,27 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from graphfuse import foreign
+from graphfuse import advice, foreign, runtimes
 from graphfuse.bench.footprint import footprints
 from graphfuse.bench.profile import shares, site_nodes
-from graphfuse.bench.records import BenchReport, Comparison, Figures
-from graphfuse.bench.sessions import Contender, caller, environment
+from graphfuse.bench.records import (
+    BEST,
+    FUSED,
+    ORIGINAL,
+    PLAIN,
+    BenchReport,
+    Comparison,
+    Figures,
+    Speedup,
+)
+from graphfuse.bench.sessions import Contender, SessionKind, caller, environment
 from graphfuse.bench.timing import Threads, Timing, paired, pinned
 from graphfuse.errors import GateError, OriginalModelError, UsageError, ValidationError, in_one_line
 from graphfuse.feeding import Feed, Feeding
 from graphfuse.feeds import Sizes
 from graphfuse.graph.model_file import Model
 from graphfuse.profiling import Node, profile, require_fused_on
-from graphfuse.runtime import run
+from graphfuse.runtime import CPU, run
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +43,9 @@ if TYPE_CHECKING:
 
 Stage = Callable[[str], object]
 
-ORIGINAL, FUSED = "original", "fused"
+PAIRS = ((FUSED, ORIGINAL), (FUSED, BEST), (PLAIN, ORIGINAL), (PLAIN, BEST), (BEST, ORIGINAL))
+"""What is told of each comparison: who, beside whom."""
+
 PROFILED_RUNS = 10
 USUAL = (Sizes(1, 128), Sizes(1, 64), Sizes(1, 16), Sizes(2, 7))
 """What unknown extents are where the user says nothing: the first of these that the model takes."""
@@ -41,9 +55,9 @@ USUAL = (Sizes(1, 128), Sizes(1, 64), Sizes(1, 16), Sizes(2, 7))
 class BenchOptions:
     """What to measure: seconds per contender, numbers of threads, sizes of unknown extents.
 
-    `kernels` False gives the fused model the default session as well: nothing of graphfuse is
-    there. `clock` is one of timing.CLOCKS. `look_inside` adds the profile, `memory` the processes
-    that measure load time and memory.
+    `kernels` False gives the fused model the default session only: nothing of graphfuse is there.
+    `clock` is one of timing.CLOCKS. `look_inside` adds the profile, `memory` the processes that
+    measure load time and memory.
     """
 
     seconds: float = 5.0
@@ -68,21 +82,34 @@ def compare(
     Raises OriginalModelError when the original runs on no feed, ValidationError when the fused one
     does not, and ProviderError when fused nodes ran on another provider.
     """
-    contenders = (Contender(ORIGINAL, original, False), Contender(FUSED, fused, options.kernels))
     found: list[Comparison] = []
     for ep, provider in providers.items():
+        contenders = _contenders(original, fused, provider, options)
         for count in options.threads:
             with pinned(count) as threads:
                 trial = _Trial(contenders, ep, provider, threads, options, stage)
                 found += trial.comparisons(feeding)
-    return BenchReport(environment(), tuple(found))
+    notes = advice.of_bodies(fused.proto, runtimes.runtime())
+    return BenchReport(environment(), tuple(found), notes=tuple(notes))
+
+
+def _contenders(
+    original: Model, fused: Model, provider: str, options: BenchOptions
+) -> tuple[Contender, ...]:
+    kind = SessionKind.GRAPHFUSE if options.kernels else SessionKind.DEFAULT
+    found = [Contender(ORIGINAL, original, SessionKind.DEFAULT), Contender(FUSED, fused, kind)]
+    if provider == CPU and runtimes.runtime().slow_fusions:
+        found.append(Contender(BEST, original, SessionKind.BEST))
+    if provider == CPU and options.kernels:
+        found.append(Contender(PLAIN, fused, SessionKind.DEFAULT))
+    return tuple(found)
 
 
 @dataclass
 class _Trial:
     """One provider and number of threads."""
 
-    contenders: tuple[Contender, Contender]
+    contenders: tuple[Contender, ...]
     ep: str
     provider: str
     threads: Threads
@@ -126,8 +153,9 @@ class _Trial:
             figures = self._with_profiles(figures, feed)
         if self.options.memory:
             self.stage(f"measuring memory {where}")
-            needed = footprints(self.contenders, self.provider, self.threads, feed.values)
-            figures = {n: replace(f, footprint=needed[n]) for n, f in figures.items()}
+            needed = footprints(self.contenders[:2], self.provider, self.threads, feed.values)
+            for name, footprint in needed.items():
+                figures[name] = replace(figures[name], footprint=footprint)
         return Comparison(
             self.ep,
             self.provider,
@@ -138,11 +166,18 @@ class _Trial:
             figures[FUSED],
             timings[FUSED].speedup(timings[ORIGINAL]),
             len(timings[FUSED].samples),
+            figures.get(BEST),
+            figures.get(PLAIN),
+            tuple(
+                Speedup(of, beside, timings[of].speedup(timings[beside]))
+                for of, beside in PAIRS
+                if of in timings and beside in timings
+            ),
         )
 
     def _with_profiles(self, figures: Mapping[str, Figures], feed: Feed) -> dict[str, Figures]:
         spent: dict[str, dict[Node, float]] = {}
-        for c in self.contenders:
+        for c in self.contenders[:2]:
             options = c.options(self.provider, self.threads)
             make = partial(c.session, self.provider, self.threads)
             spent[c.name] = profile(make, options, feed.values, PROFILED_RUNS)
@@ -150,7 +185,9 @@ class _Trial:
         before, after = spent[ORIGINAL], spent[FUSED]
         names = site_nodes(self.contenders[0].model)
         profiles = {ORIGINAL: shares(before, names), FUSED: shares(after, names)}
-        return {name: replace(f, profile=profiles[name]) for name, f in figures.items()}
+        return dict(figures) | {
+            name: replace(figures[name], profile=profile) for name, profile in profiles.items()
+        }
 
 
 def _figures(timing: Timing) -> Figures:
@@ -198,14 +235,18 @@ def _does_not_run(
 
 
 def check_speedup(report: BenchReport, wanted: float) -> None:
-    """Raise GateError when the fused model is less than `wanted` times as fast anywhere."""
-    slow = [found for found in report.comparisons if found.speedup.median < wanted]
+    """Raise GateError when the fused model is less than `wanted` times as fast anywhere.
+
+    It is judged beside the original at its best, and by the upper end of the interval: what noise
+    alone can explain is no failure.
+    """
+    slow = [found for found in report.comparisons if found.beside_best.high < wanted]
     if slow:
-        worst = min(slow, key=lambda found: found.speedup.median)
-        speedup = worst.speedup
+        worst = min(slow, key=lambda found: found.beside_best.high)
+        speedup = worst.beside_best
         raise GateError(
-            f"the fused model is {speedup.median:.3f} times as fast ({speedup.low:.3f} to "
-            f"{speedup.high:.3f}) on {worst.ep}, {worst.threads} threads, {worst.feed}; "
-            f"--require-speedup asks for {wanted:g}",
+            f"the fused model is {speedup.median:.3f} times as fast as the original at its best "
+            f"({speedup.low:.3f} to {speedup.high:.3f}) on {worst.ep}, {worst.threads} threads, "
+            f"{worst.feed}; --require-speedup asks for {wanted:g}",
             "`graphfuse fuse --autotune` keeps only what wins on this machine",
         )

@@ -4,8 +4,11 @@
     python -m graphfuse.bench.costs --type float32 --threads 2 -o mine.json
 
 Each point is the median of paired runs of a chain of nodes (graphfuse.bench.kernels): Add followed
-by the norm, in onnxruntime's own kernels, and graphfuse's fused node. It takes a few minutes; use a
-quiet machine.
+by the norm, in onnxruntime's own kernels, graphfuse's fused node, an Add of a vector, and the fused
+node that adds the vector as well. Where a default session turns Add and norm into onnxruntime's
+fused operator (LayerNorm in float32 whose sum nobody else reads), the faster of the two stands for
+the original. A file that is there keeps the tables of other onnxruntimes. It takes some minutes;
+use a quiet machine.
 """
 
 from __future__ import annotations
@@ -18,15 +21,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from graphfuse.bench.kernels import NORMS, OWN, PAIR, TYPES, Case, caller
+from graphfuse import foreign
+from graphfuse.bench.kernels import (
+    BIAS,
+    CONTRIB,
+    FOLDED,
+    NORMS,
+    OWN,
+    PAIR,
+    TYPES,
+    Case,
+    caller,
+)
 from graphfuse.bench.sessions import environment
-from graphfuse.bench.timing import Threads, paired, pinned
+from graphfuse.bench.timing import SETTLE_SECONDS, Threads, paired, pinned
 from graphfuse.costs import SCHEMA, case
 from graphfuse.kernels import why_not
+from graphfuse.records import LAYER_NORM
+from graphfuse.runtimes import parse_version
 
 ROWS = (1, 32, 512, 4096)
 HIDDEN = (64, 512, 4096)
-ROUNDS = 9
+ROUNDS = 7
 ATTEMPTS = 2
 CERTAIN = 1.2
 """A point is measured again while the ends of its interval differ by more than this factor."""
@@ -61,53 +77,70 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         curve = _curve(norm, type_, read, threads, rows, hidden)
                         curves.append(curve)
                         print(_line(curve), file=sys.stderr, flush=True)
-    document = {
-        "schema": SCHEMA,
+    family = {
+        "onnxruntime": foreign.onnxruntime().__version__,
         "environment": environment(),
         "rows": rows,
         "hidden": hidden,
         "curves": curves,
     }
-    given.output.write_text(_text(document), encoding="utf-8")
+    given.output.write_text(_text([*_others(given.output, family), family]), encoding="utf-8")
     return 0
+
+
+def _others(path: Path, family: dict[str, Any]) -> list[dict[str, Any]]:
+    """The tables that a file has of older minor versions of onnxruntime, and newer ones."""
+    if not path.exists():
+        return []
+    document = json.loads(path.read_text(encoding="utf-8"))
+    if document["schema"] != SCHEMA:
+        return []
+    version = parse_version(family["onnxruntime"])
+    return [e for e in document["families"] if parse_version(e["onnxruntime"]) != version]
 
 
 def _curve(
     norm: str, type_: str, read: bool, threads: Threads, rows: Sequence[int], hidden: Sequence[int]
 ) -> dict[str, Any]:
-    pair: list[list[float]] = []
-    fused: list[list[float]] = []
+    grids: dict[str, list[list[float]]] = {name: [] for name in ("pair", "fused", "bias", "folded")}
     for count in rows:
-        pair.append([])
-        fused.append([])
-        for width in hidden:
-            one = Case(norm, type_, (1, count, width), read, threads.count)
-            own, speedup = _point(one, threads)
-            fused[-1].append(round(own, 3))
-            pair[-1].append(round(own * speedup, 3))
+        points = [
+            _point(Case(norm, type_, (1, count, width), read, threads.count), threads)
+            for width in hidden
+        ]
+        for name, grid in grids.items():
+            grid.append([round(point[name], 3) for point in points])
     return {
         "target": "cpu",
         "case": case(NORMS[norm], TYPES[type_], read),
         "threads": threads.count,
-        "pair": pair,
-        "fused": fused,
+        **grids,
     }
 
 
-def _point(one: Case, threads: Threads) -> tuple[float, float]:
-    """Microseconds of the fused node and its speed-up, of the attempt with the least noise."""
-    calls = {name: caller(one, name, threads) for name in (PAIR, OWN)}
-    found: list[tuple[float, float, float]] = []
+def _point(one: Case, threads: Threads) -> dict[str, float]:
+    """Microseconds of each form, of the attempt with the least noise."""
+    contenders = [PAIR, OWN, BIAS, FOLDED]
+    if NORMS[one.norm] == LAYER_NORM and one.type == "float32" and not one.sum_is_read:
+        contenders.append(CONTRIB)
+    calls = {name: caller(one, name, threads) for name in contenders}
+    # One thread leaves nothing spinning, and its own clock hardly knows of other processes.
+    alone = threads.count == 1
+    found: list[tuple[float, dict[str, float]]] = []
     for attempt in range(ATTEMPTS):
-        timings = paired(calls, 0.0, ROUNDS * (attempt + 1))
-        # The ratio of the pairs, not of the medians: noise falls on both of a pair.
-        speedup = timings[OWN].speedup(timings[PAIR])
+        rounds, clock = ROUNDS * (attempt + 1), "processor" if alone else "wall"
+        timings = paired(calls, 0.0, rounds, clock, 0.0 if alone else SETTLE_SECONDS)
         own = timings[OWN].median / one.length * 1e6
-        found.append((speedup.high / speedup.low, own, speedup.median))
-        if found[-1][0] < CERTAIN:
+        # The ratio of the pairs, not of the medians: noise falls on both of a pair.
+        speedups = {name: timings[OWN].speedup(timing) for name, timing in timings.items()}
+        spread = max(speedup.high / speedup.low for speedup in speedups.values())
+        times = {name: own * speedup.median for name, speedup in speedups.items()}
+        original = min(times[PAIR], times.get(CONTRIB, times[PAIR]))
+        point = {"pair": original, "fused": own, "bias": times[BIAS], "folded": times[FOLDED]}
+        found.append((spread, point))
+        if spread < CERTAIN:
             break
-    _, own, ratio = min(found)
-    return own, ratio
+    return min(found, key=lambda one: one[0])[1]
 
 
 def _line(curve: dict[str, Any]) -> str:
@@ -121,11 +154,18 @@ def _line(curve: dict[str, Any]) -> str:
     )
 
 
-def _text(document: dict[str, Any]) -> str:
+def _text(families: list[dict[str, Any]]) -> str:
     """One line per curve: a table that is measured again gives a diff that can be read."""
-    curves = ",\n".join("    " + json.dumps(curve) for curve in document.pop("curves"))
-    head = json.dumps(document, indent=2).removesuffix("\n}")
-    return f'{head},\n  "curves": [\n{curves}\n  ]\n}}\n'
+    families.sort(key=lambda family: parse_version(family["onnxruntime"]))
+    blocks: list[str] = []
+    for family in families:
+        head = {name: value for name, value in family.items() if name != "curves"}
+        lines = [f"      {json.dumps(name)}: {json.dumps(value)}" for name, value in head.items()]
+        curves = ",\n".join(f"        {json.dumps(curve)}" for curve in family["curves"])
+        lines.append(f'      "curves": [\n{curves}\n      ]')
+        blocks.append("    {\n" + ",\n".join(lines) + "\n    }")
+    body = ",\n".join(blocks)
+    return f'{{\n  "schema": {SCHEMA},\n  "families": [\n{body}\n  ]\n}}\n'
 
 
 if __name__ == "__main__":

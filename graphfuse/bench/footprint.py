@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 
 from graphfuse.bench.records import Footprint
-from graphfuse.bench.sessions import Contender
+from graphfuse.bench.sessions import Contender, SessionKind
 from graphfuse.bench.timing import Threads
 from graphfuse.errors import OriginalModelError
 from graphfuse.graph.model_file import Model, serialize
@@ -72,7 +72,7 @@ def _request(
     return {
         "model": str(path.absolute()),
         "folder": str(contender.model.folder.absolute()),
-        "tuned": contender.tuned,
+        "kind": contender.kind,
         "provider": provider,
         "threads": [threads.count, threads.others],
         "feeds": str(folder / "feeds.npz"),
@@ -147,7 +147,9 @@ def main() -> int:
     foreign.onnxruntime()
     arrays = read_feeds(Path(request["feeds"]), request["types"])
     feeds = dict(zip(request["names"], arrays, strict=True))
-    contender = Contender("child", Model(onnx.ModelProto(), path, folder), request["tuned"])
+    contender = Contender(
+        "child", Model(onnx.ModelProto(), path, folder), SessionKind(request["kind"])
+    )
     before, device = resident(), device_memory(request["provider"])
     start = time.perf_counter()
     made = contender.session(request["provider"], Threads(*request["threads"]))

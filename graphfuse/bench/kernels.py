@@ -35,7 +35,7 @@ from onnx import TensorProto, helper
 from graphfuse import foreign
 from graphfuse.bench.timing import Threads, Timing, paired, pinned
 from graphfuse.kernels import library_path, register
-from graphfuse.ops import CONTRIB_OPERATOR, DOMAIN, OPERATOR
+from graphfuse.ops import BIAS_OPERATOR, CONTRIB_OPERATOR, DOMAIN, OPERATOR
 from graphfuse.records import LAYER_NORM, RMS_NORM
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ TYPES = {
 NORMS = {"LN": LAYER_NORM, "RMS": RMS_NORM}
 
 OWN, PAIR, CONTRIB, COPY = "graphfuse", "Add + norm", "contrib", "copy"
+BIAS, FOLDED = "bias", "folded"
+"""An Add of a vector by itself, and graphfuse's node that adds one as well."""
 CHAIN_ELEMENTS = 2**21
 LONGEST_CHAIN = 20
 EPSILON = 1e-5
@@ -170,7 +172,7 @@ def caller(case: Case, contender: str, threads: Threads) -> Callable[[], object]
     threads.apply(options)
     # The optimiser would turn Add and norm into the contrib op.
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if contender == OWN:
+    if contender in (OWN, FOLDED):
         register(options)
     model = chain(case, contender)
     made = runtime.InferenceSession(
@@ -211,13 +213,14 @@ def chain(case: Case, contender: str) -> onnx.ModelProto:
     """A model of `case.length` nodes, each reading what the one before wrote."""
     kind, elem_type = NORMS[case.norm], TYPES[case.type]
     parameters = ["scale", "bias"] if kind == LAYER_NORM else ["scale"]
+    parameters += ["vector"] if contender in (BIAS, FOLDED) else []
     nodes: list[onnx.NodeProto] = []
     a, b, y, total = "x", "branch", "", ""
     for index in range(case.length):
         y, total = f"y{index}", f"sum{index}"
         nodes += _nodes(case, contender, [a, b, *parameters], y, total)
-        a, b = (total, y) if case.sum_is_read else (y, "branch")
-    outputs = [y, total] if case.sum_is_read else [y]
+        a, b = (total, y) if case.sum_is_read and contender != BIAS else (y, "branch")
+    outputs = [y, total] if case.sum_is_read and contender != BIAS else [y]
     inputs = [
         helper.make_tensor_value_info(name, elem_type, case.shape) for name in ("x", "branch")
     ]
@@ -242,9 +245,12 @@ def _nodes(
     case: Case, contender: str, inputs: list[str], y: str, total: str
 ) -> list[onnx.NodeProto]:
     kind = NORMS[case.norm]
-    if contender == OWN:
+    if contender == BIAS:
+        return _vector_added(case, [inputs[0], inputs[-1]], y)
+    if contender in (OWN, FOLDED):
         outputs = [y, total] if case.sum_is_read else [y]
-        return [helper.make_node(OPERATOR[kind], inputs, outputs, domain=DOMAIN, epsilon=EPSILON)]
+        operator = (OPERATOR if contender == OWN else BIAS_OPERATOR)[kind]
+        return [helper.make_node(operator, inputs, outputs, domain=DOMAIN, epsilon=EPSILON)]
     if contender == CONTRIB:
         outputs = [y, "", "", total] if case.sum_is_read else [y]
         operator = CONTRIB_OPERATOR[kind]
@@ -272,6 +278,19 @@ def _nodes(
         for name in outputs
     ]
     return nodes
+
+
+def _vector_added(case: Case, inputs: list[str], y: str) -> list[onnx.NodeProto]:
+    if TYPES[case.type] != TensorProto.BFLOAT16:
+        return [helper.make_node("Add", inputs, [y])]
+    return [
+        *(
+            helper.make_node("Cast", [name], [f"{y}/{name}"], to=TensorProto.FLOAT)
+            for name in inputs
+        ),
+        helper.make_node("Add", [f"{y}/{name}" for name in inputs], [f"{y}/wide"]),
+        helper.make_node("Cast", [f"{y}/wide"], [y], to=TensorProto.BFLOAT16),
+    ]
 
 
 def _copy(size: int, threads: int) -> Callable[[], object]:

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 
 from graphfuse.bench.timing import Interval
 
+ORIGINAL, BEST = "original", "original, slow fusions off"
+FUSED, PLAIN = "fused", "fused, plain session"
+"""The contenders of a comparison."""
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:
@@ -48,11 +52,24 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
+class Speedup:
+    """How many times faster `of` is than `beside`, by their names: the median of pairs."""
+
+    of: str
+    beside: str
+    times: Interval
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """Two models on one provider, with one number of threads, on one feed.
 
-    `speedup` is how many times faster the fused one is, the median of `pairs` pairs with the ends
-    of its 95 % confidence interval.
+    `original` is the original in onnxruntime's default session, `fused` the fused model in
+    graphfuse's (or a default one, where that is asked for). `speedup` is how many times faster the
+    second is, the median of `pairs` pairs with the ends of its 95 % confidence interval. On the CPU
+    more sessions are timed in the same rounds: `best` is the original without the fusions that
+    are slow in this onnxruntime, None where none is; `plain` the fused model in a default session.
+    `speedups` are all pairs of sessions that say something.
     """
 
     ep: str
@@ -64,6 +81,15 @@ class Comparison:
     fused: Figures
     speedup: Interval
     pairs: int
+    best: Figures | None = None
+    plain: Figures | None = None
+    speedups: tuple[Speedup, ...] = ()
+
+    @property
+    def beside_best(self) -> Interval:
+        """How many times faster the fused model is than the original at its best."""
+        beside = (one for one in self.speedups if (one.of, one.beside) == (FUSED, BEST))
+        return next((one.times for one in beside), self.speedup)
 
 
 @dataclass(frozen=True, slots=True)

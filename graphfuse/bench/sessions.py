@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +25,24 @@ DEVICES = {CPU: "cpu", CUDA: "cuda", "TensorrtExecutionProvider": "cuda"}
 """Where each provider has its tensors; the host for those that are not named."""
 
 
+class SessionKind(StrEnum):
+    """Whose session a model runs in."""
+
+    DEFAULT = "default"
+    """onnxruntime's own, as it comes."""
+    BEST = "best"
+    """onnxruntime's own without those of its fusions that are slow in this version."""
+    GRAPHFUSE = "graphfuse"
+    """That of graphfuse.session_options(): the same, with graphfuse's kernels."""
+
+
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A model and the session that it gets: graphfuse's (`tuned`), or onnxruntime's default."""
+    """A model and the session that it gets."""
 
     name: str
     model: Model
-    tuned: bool
+    kind: SessionKind
 
     @property
     def source(self) -> Path | onnx.ModelProto:
@@ -39,7 +51,10 @@ class Contender:
 
     def options(self, provider: str, threads: Threads) -> foreign.SessionOptions:
         """The options that its session gets."""
-        options = session_options(providers=(provider,)) if self.tuned else plain_options()
+        if self.kind == SessionKind.GRAPHFUSE:
+            options = session_options(providers=(provider,))
+        else:
+            options = plain_options(best=self.kind == SessionKind.BEST)
         threads.apply(options)
         return options
 

@@ -1,10 +1,10 @@
 """Each distinct site alone: its original nodes against each form that could replace them.
 
 The nodes of a site are cut out of the model, with the MatMul that a bias vector before the residual
-belongs to (onnxruntime may fuse the two), and fused there. Both run as a user's sessions do: the
-original in a default session, the fused ones in graphfuse's. Small sites are timed in a chain of
-several, each reading what the one before wrote, as in a model, so that the cost of entering
-onnxruntime does not hide theirs.
+belongs to (onnxruntime may fuse the two), and fused there. The original runs in the best session
+that onnxruntime gives by itself (its slow fusions off), the fused ones in graphfuse's. Small sites
+are timed in a chain of several, each reading what the one before wrote, as in a model, so that the
+cost of entering onnxruntime does not hide theirs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import onnx
 from onnx import helper
 
 from graphfuse.bench.records import BenchReport, SiteTiming
-from graphfuse.bench.sessions import Contender, caller, environment
+from graphfuse.bench.sessions import Contender, SessionKind, caller, environment
 from graphfuse.bench.timing import Threads, Timing, paired, pinned
 from graphfuse.feeds import Sizes, bind, check_names, random_feeds
 from graphfuse.graph.model_file import Model
@@ -167,7 +167,9 @@ class Tuner:
             feeds = random_feeds(cut.part.proto, 0, sizes=self.sizes)
             for form, model in models.items():
                 chained = model.edited(_chain(model.proto, cut))
-                contender = Contender(form, chained, form != ORIGINAL)
+                # Beside the best that a session without graphfuse can be, not the default.
+                kind = SessionKind.BEST if form == ORIGINAL else SessionKind.GRAPHFUSE
+                contender = Contender(form, chained, kind)
                 made = contender.session(self.provider, self.threads)
                 calls[form] = caller(made, feeds, self.provider)
             timings = paired(calls, self.seconds, ROUNDS, self.clock)

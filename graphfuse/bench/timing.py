@@ -134,25 +134,30 @@ def paired(
     seconds: float = 1.0,
     rounds: int = 15,
     clock: str = "wall",
+    settle: float | None = None,
 ) -> dict[str, Timing]:
     """Time calls in turns for about `seconds` each, at least `rounds` rounds.
 
-    The order turns by one in each round, so none is always first. `clock` is one of CLOCKS.
+    The order turns by one in each round, so none is always first. `clock` is one of CLOCKS, and
+    `settle` the rest before each sample, in seconds: SETTLE_SECONDS if not given.
     """
     names, now = list(calls), CLOCKS[clock]
-    repeats = {name: _repeats(calls[name], now) for name in names}
+    rest = SETTLE_SECONDS if settle is None else settle
+    repeats = {name: _repeats(calls[name], now, rest) for name in names}
     samples: dict[str, list[float]] = {name: [] for name in names}
     end = time.perf_counter() + seconds * len(names)
     done = 0
     while done < rounds or time.perf_counter() < end:
         for name in names[done % len(names) :] + names[: done % len(names)]:
-            samples[name].append(_sample(calls[name], repeats[name], now))
+            samples[name].append(_sample(calls[name], repeats[name], now, rest))
         done += 1
     return {name: Timing(tuple(values)) for name, values in samples.items()}
 
 
-def _sample(call: Callable[[], object], repeats: int, now: Callable[[], float]) -> float:
-    time.sleep(SETTLE_SECONDS)
+def _sample(
+    call: Callable[[], object], repeats: int, now: Callable[[], float], rest: float
+) -> float:
+    time.sleep(rest)
     call()  # wakes the threads again
     start = now()
     for _ in range(repeats):
@@ -160,8 +165,8 @@ def _sample(call: Callable[[], object], repeats: int, now: Callable[[], float]) 
     return (now() - start) / repeats
 
 
-def _repeats(call: Callable[[], object], now: Callable[[], float]) -> int:
+def _repeats(call: Callable[[], object], now: Callable[[], float], rest: float) -> int:
     """How often a call is repeated in a sample; also the warm-up."""
-    once = min(_sample(call, 3, now) for _ in range(3))
+    once = min(_sample(call, 3, now, rest) for _ in range(3))
     # A clock of coarse steps can show nothing at all.
     return max(1, round(SAMPLE_SECONDS / max(once, 1e-7)))

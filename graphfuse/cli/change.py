@@ -8,18 +8,19 @@ from typing import Annotated
 import typer
 
 from graphfuse.cli.options import (
+    ChoiceOptions,
     FeedOptions,
     JsonOption,
     ModelArgument,
     OutputOptions,
     can_isolate,
+    chooses,
     data_options,
     is_gated,
     takes_feeds,
     writes,
 )
 from graphfuse.cli.show import console, print_json, progress
-from graphfuse.errors import UsageError
 from graphfuse.limits import Limits
 
 
@@ -27,29 +28,16 @@ from graphfuse.limits import Limits
 @is_gated
 @takes_feeds
 @writes
+@chooses
 def fuse(
     model: ModelArgument,
     feeds: FeedOptions,
     limits: Limits,
     output: OutputOptions,
+    choice: ChoiceOptions,
     ep: Annotated[
         str, typer.Option(help="cpu, cuda, portable, auto, or several: one file for cpu,cuda.")
     ] = "cpu",
-    include: Annotated[
-        list[str] | None, typer.Option(help="Only this site: an id or a pattern of outputs.")
-    ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(help="Not this site: an id or a pattern of outputs.")
-    ] = None,
-    fold_bias: Annotated[
-        bool, typer.Option(help="Let the fused node add a bias vector before the residual.")
-    ] = False,
-    autotune: Annotated[
-        bool, typer.Option("--autotune", help="Time each distinct site here; keep what wins.")
-    ] = False,
-    no_costs: Annotated[
-        bool, typer.Option("--no-costs", help="Fuse sites that would not win as well.")
-    ] = False,
     validation: Annotated[
         str, typer.Option("--validate", help="fast, full, sites (each fused node alone) or none.")
     ] = "fast",
@@ -66,23 +54,18 @@ def fuse(
     from graphfuse import pipeline
 
     target = output.target(model, dry_run)
-    if autotune and no_costs:
-        raise UsageError("--autotune and --no-costs exclude each other", "pass one of them")
     with progress() as stage:
         result = pipeline.optimize(
             model,
             target,
             ep,
-            include=include or (),
-            exclude=exclude or (),
-            fold_bias=fold_bias,
-            costs="autotune" if autotune else "none" if no_costs else "table",
             validation=validation,
             strict=strict,
             min_fused=min_fused,
             dry_run=dry_run,
             limits=limits,
             stage=stage,
+            **choice.arguments,
             **output.arguments,
             **feeds.arguments,
         )

@@ -35,11 +35,12 @@ def scan(
     as_json: JsonOption = False,
 ) -> None:
     """List the sites of a model, and what is not fused and why."""
-    from graphfuse import pipeline
+    from graphfuse import advice, pipeline, runtimes
 
     if not activations and feeds.given:
         raise UsageError("feeds are given, and nothing is run", "pass --activations as well")
     found = pipeline.scan(model, limits=limits)
+    notes = advice.of_sites(found.sites, runtimes.runtime())
     readings = None
     if activations:
         with progress() as stage:
@@ -47,11 +48,11 @@ def scan(
     if as_json:
         from graphfuse.report.document import scan_document
 
-        print_json(scan_document(model, found, readings))
+        print_json(scan_document(model, found, readings, notes))
     elif readings is None:
         from graphfuse.report.terminal import print_scan
 
-        print_scan(console(), found)
+        print_scan(console(), found, notes)
     else:
         from graphfuse.report.activations import print_readings
 
@@ -89,7 +90,7 @@ def env(
     """Show versions, execution providers, and what is missing."""
     import platform
 
-    from graphfuse import __version__, foreign, kernels
+    from graphfuse import __version__, advice, foreign, kernels, runtimes
 
     if kernels_path:
         print(kernels.library_path())
@@ -104,5 +105,7 @@ def env(
         out.print(str(error))
     else:
         out.print(f"execution providers: {', '.join(runtime.get_available_providers())}")
+        for note in advice.of_runtime(runtimes.runtime()):
+            out.print(f"note: {note}", soft_wrap=True)
     missing = kernels.why_not()
     out.print(f"kernels: {missing or kernels.library_path()}", soft_wrap=True)

@@ -168,6 +168,55 @@ def writes(command: Callable[..., None]) -> Callable[..., None]:
     return _with_group(command, _output, "output")
 
 
+@dataclass(frozen=True)
+class ChoiceOptions:
+    """Which sites the user wants fused, and what is known of their costs."""
+
+    arguments: dict[str, Any]
+
+
+def _choice(
+    include: Annotated[
+        list[str] | None, typer.Option(help="Only this site: an id or a pattern of outputs.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Not this site: an id or a pattern of outputs.")
+    ] = None,
+    fold_bias: Annotated[
+        bool | None,
+        typer.Option(
+            help="Let the fused node add a bias vector before the residual [where it wins]."
+        ),
+    ] = None,
+    runtime: Annotated[
+        str | None,
+        typer.Option(help="The onnxruntime that will run it, such as 1.29 [the installed one]."),
+    ] = None,
+    autotune: Annotated[
+        bool, typer.Option("--autotune", help="Time each distinct site here; keep what wins.")
+    ] = False,
+    no_costs: Annotated[
+        bool, typer.Option("--no-costs", help="Fuse sites that would not win as well.")
+    ] = False,
+) -> ChoiceOptions:
+    if autotune and no_costs:
+        raise UsageError("--autotune and --no-costs exclude each other", "pass one of them")
+    return ChoiceOptions(
+        {
+            "include": include or (),
+            "exclude": exclude or (),
+            "fold_bias": fold_bias,
+            "runtime": runtime,
+            "costs": "autotune" if autotune else "none" if no_costs else "table",
+        }
+    )
+
+
+def chooses(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that choose sites; it gets them as `choice`."""
+    return _with_group(command, _choice, "choice")
+
+
 def _limits(
     allow_links: Annotated[
         bool,

@@ -30,7 +30,8 @@ def fuse_graph(
     *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    fold_bias: bool = False,
+    fold_bias: bool | None = None,
+    runtime: str | None = None,
     folder: str | Path = ".",
 ) -> FuseResult:
     """Rewrite every site of an onnx_graphsurgeon.Graph in place, its bodies and functions included.
@@ -48,7 +49,7 @@ def fuse_graph(
             "call graphfuse.fuse for a path or an onnx.ModelProto",
         )
     proto = _exported(surgeon, graph)
-    result = fuse_model(wrap(proto, Path(folder)), ep, include, exclude, fold_bias)
+    result = fuse_model(wrap(proto, Path(folder)), ep, include, exclude, fold_bias, runtime=runtime)
     if result.changed:
         _Carrying(surgeon, proto, result.proto).carry(graph)
     return result

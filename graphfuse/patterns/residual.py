@@ -269,8 +269,19 @@ def bias_add(view: GraphView, residual: ResidualSum) -> BiasAdd | None:
             fits = kind.shape == shape[-1:] and kind.elem_type == elem_type
             whole = view.type(other).shape == shape and residual.a != residual.b
             if fits and whole and view.is_weight(vector) and not view.is_weight(other):
-                return BiasAdd(add.ref, vector, other, operand)
+                return BiasAdd(add.ref, vector, other, operand, _is_product(view, other))
     return None
+
+
+def _is_product(view: GraphView, name: str) -> bool:
+    """Whether a tensor is a MatMul of an activation with a weight that is not quantized."""
+    node = view.producer(name)
+    if node is None or node.in_call or not node.standard or node.op_type != "MatMul":
+        return False
+    weight = view.producer(node.input(1))
+    quantized = weight is not None and weight.op_type == "DequantizeLinear"
+    alone = len(view.readers(name)) == 1 and name not in view.outputs
+    return alone and view.is_weight(node.input(1)) and not quantized
 
 
 def addends(view: GraphView, residual: ResidualSum) -> tuple[str, ...]:

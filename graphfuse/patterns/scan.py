@@ -6,6 +6,7 @@ import gc
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import prod
 
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.nodes import Node
@@ -239,4 +240,26 @@ def _choose(
 def _escapes(view: GraphView, name: str, valid: dict[str, Site]) -> bool:
     if name in view.outputs:
         return True
-    return any(not r.outputs or r.outputs[0] not in valid for r in view.readers(name))
+    return any(
+        not reader.outputs or reader.outputs[0] not in valid or _is_left_to_matmul(view, reader)
+        for reader in view.readers(name)
+    )
+
+
+def _is_left_to_matmul(view: GraphView, node: Node) -> bool:
+    """Whether a node multiplies by a number what only MatMuls read.
+
+    It could be part of the scale, but onnxruntime makes it the alpha of a FusedMatMul, for nothing
+    (core/optimizer/matmul_scale_fusion.cc): T5 so scales what its last norm gives.
+    """
+    if not node.standard or node.in_call or node.op_type not in ("Mul", "Div"):
+        return False
+    factors = [tensor for name in node.inputs if (tensor := view.constant(name)) is not None]
+    readers = view.readers(node.outputs[0])
+    return (
+        len(factors) == 1
+        and prod(factors[0].dims) == 1
+        and node.outputs[0] not in view.outputs
+        and bool(readers)
+        and all(reader.standard and reader.op_type == "MatMul" for reader in readers)
+    )

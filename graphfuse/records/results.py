@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from graphfuse.reasons import Reason
 from graphfuse.records.runs import ValidationReport
-from graphfuse.records.sites import NearMiss, Scan, Site
+from graphfuse.records.sites import NearMiss, Scan, Site, TensorType
 
 if TYPE_CHECKING:
     import onnx
@@ -23,7 +23,8 @@ class Fusion:
     `output` is the normalised tensor as the operator yields it. `prelude` are nodes that compute a
     scale or bias from weights, where an expression asks for it; `epilogue` moves the rows of the
     output as those of the sum were moved before the norm. `body` is the function that the operator
-    needs.
+    needs. `types` are what the graph is to say of the outputs where it says nothing: onnxruntime
+    knows no shapes behind an operator of a library, and leaves its own fusions there undone.
     """
 
     site: Site
@@ -34,6 +35,7 @@ class Fusion:
     prelude: tuple[onnx.NodeProto, ...] = ()
     epilogue: tuple[onnx.NodeProto, ...] = ()
     body: onnx.FunctionProto | None = None
+    types: tuple[tuple[str, TensorType], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class Cost:
 
     `source` is `table` (measured before, interpolated) or `autotune` (measured on this machine),
     `where` the size that it holds for. `folds` says that the node adds the bias vector as well.
+    `runtime` is the onnxruntime that the figures are of.
     """
 
     site: str
@@ -60,17 +63,24 @@ class Cost:
     where: str
     wins: bool = True
     folds: bool = False
+    runtime: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is rewritten for a target, and what is left with its reason."""
+    """What is rewritten for a target, and what is left with its reason.
+
+    `runtime` is the version of onnxruntime that it was made for, `made_for` all those for which it
+    would be the same, in words.
+    """
 
     target: str
     fusions: tuple[Fusion, ...]
     left: tuple[NearMiss, ...]
     vectors: tuple[Vector, ...] = ()
     costs: tuple[Cost, ...] = ()
+    runtime: str = ""
+    made_for: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +106,8 @@ class FuseResult:
     `fused` are the sites that became one node, `left` all near misses, those of the target
     included. `written` are the files that were written, the model first, `read` those of the
     original, and `notes` what is to be said of them. `proto` is the rewritten model while weights
-    that are inline in a large file still lie there: `complete` puts them in.
+    that are inline in a large file still lie there: `complete` puts them in. `runtime` and
+    `made_for` are those of the plan.
     """
 
     proto: onnx.ModelProto = field(repr=False)
@@ -111,6 +122,8 @@ class FuseResult:
     read: tuple[HashedFile, ...] = field(default=())
     notes: tuple[str, ...] = field(default=())
     costs: tuple[Cost, ...] = ()
+    runtime: str = ""
+    made_for: str = ""
     complete: Callable[[onnx.ModelProto], onnx.ModelProto] = field(
         default=_as_it_is, repr=False, compare=False
     )

@@ -83,12 +83,15 @@ class BiasAdd:
     """A bias vector that an Add gives an operand of the residual: `result` = `operand` + `vector`.
 
     Nothing but the residual Add reads `result`, so the fused node can add the vector itself.
+    `from_matmul` says that the operand is a MatMul with a weight, and so no part of anything that
+    onnxruntime fuses together with the bias, but for a Gemm.
     """
 
     add: NodeRef
     vector: str
     operand: str
     result: str
+    from_matmul: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from graphfuse.bench.records import BenchReport, Comparison, Figures, Footprint, SiteTiming
+from graphfuse.bench.records import (
+    BEST,
+    FUSED,
+    ORIGINAL,
+    PLAIN,
+    BenchReport,
+    Comparison,
+    Figures,
+    Footprint,
+    SiteTiming,
+)
 from graphfuse.bench.timing import Interval
 from graphfuse.graph.tensors import type_name
 from graphfuse.report.document import SCHEMA
@@ -49,25 +59,46 @@ def print_bench(console: Console, report: BenchReport) -> None:
 
 
 def _print_comparisons(console: Console, report: BenchReport) -> None:
-    table = _table("ep", "threads", "feed", "original", "fused", "times faster", "95 %", "pairs")
     for found in report.comparisons:
-        table.add_row(
-            found.ep,
-            str(found.threads),
-            _shapes(found.shapes),
-            _time(found.original),
-            _time(found.fused),
-            f"{found.speedup.median:.3f}",
-            interval(found.speedup),
-            str(found.pairs),
-        )
-    console.print(table)
-    for found in report.comparisons:
+        console.print(_head(found))
+        table = _table("session", "median (quartiles)", *_besides(found))
+        for name, figures in _sessions(found).items():
+            table.add_row(name, _time(figures), *_speedups(found, name))
+        console.print(table)
+        console.print(f"times faster: median of {found.pairs} pairs, 95 % interval")
         _print_inside(console, found)
 
 
+def _head(found: Comparison) -> str:
+    return f"{found.ep}, {found.threads} threads, {_shapes(found.shapes)}"
+
+
+def _sessions(found: Comparison) -> dict[str, Figures]:
+    known = {
+        ORIGINAL: found.original,
+        BEST: found.best,
+        PLAIN: found.plain,
+        FUSED: found.fused,
+    }
+    return {name: figures for name, figures in known.items() if figures is not None}
+
+
+def _besides(found: Comparison) -> list[str]:
+    return [f"beside {name}" for name in (ORIGINAL, BEST) if name in _sessions(found)]
+
+
+def _speedups(found: Comparison, of: str) -> list[str]:
+    """How many times faster one session is than each original."""
+    known = {(one.of, one.beside): one.times for one in found.speedups}
+    texts: list[str] = []
+    for beside in (ORIGINAL, BEST):
+        if beside in _sessions(found):
+            times = known.get((of, beside))
+            texts.append("" if times is None else f"{times.median:.3f} ({interval(times)})")
+    return texts
+
+
 def _print_inside(console: Console, found: Comparison) -> None:
-    head = f"{found.ep}, {found.threads} threads, {_shapes(found.shapes)}"
     for name, figures in (("original", found.original), ("fused", found.fused)):
         words: list[str] = []
         if figures.profile is not None:
@@ -77,7 +108,7 @@ def _print_inside(console: Console, found: Comparison) -> None:
         if figures.footprint is not None:
             words.append(_needs(figures.footprint))
         if words:
-            console.print(f"{head}, {name}: {'; '.join(words)}", soft_wrap=True)
+            console.print(f"{name}: {'; '.join(words)}", soft_wrap=True)
 
 
 def _needs(footprint: Footprint) -> str:

@@ -31,7 +31,12 @@ SCHEMA = 1
 Document = dict[str, Any]
 
 
-def scan_document(model: str, scan: Scan, readings: Sequence[Reading] | None = None) -> Document:
+def scan_document(
+    model: str,
+    scan: Scan,
+    readings: Sequence[Reading] | None = None,
+    notes: Sequence[str] = (),
+) -> Document:
     """What `graphfuse scan` found; `readings` when it was asked for the activations."""
     more = {} if readings is None else {"activations": [_reading(each) for each in readings]}
     return {
@@ -41,6 +46,7 @@ def scan_document(model: str, scan: Scan, readings: Sequence[Reading] | None = N
         "already_fused": scan.already_fused,
         "sites": [_site(site) for site in scan.sites],
         "near_misses": [_near_miss(miss) for miss in scan.near_misses],
+        "notes": list(notes),
         **more,
     }
 
@@ -74,6 +80,8 @@ def fuse_document(model: str, result: FuseResult, options: Sequence[str] = ()) -
         "fused": [{**_site(f.site), "operator": f"{f.domain}::{f.op_type}"} for f in result.fused],
         "left": [_near_miss(miss) for miss in result.left],
         "costs": [asdict(cost) for cost in result.costs],
+        "runtime": result.runtime,
+        "made_for": result.made_for or None,
         "validation": None
         if result.validation is None
         else _validation(result.validation, model, written, options),

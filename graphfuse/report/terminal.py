@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -35,8 +35,8 @@ GATES = {
 }
 
 
-def print_scan(console: Console, scan: Scan) -> None:
-    """Every site and every near miss, one row each."""
+def print_scan(console: Console, scan: Scan, notes: Sequence[str] = ()) -> None:
+    """Every site and every near miss, one row each, and what else is to be said."""
     columns = ("site", "layer", "norm", "layout", "type", "shape", "sum also read by", "output")
     table = table_of(*columns)
     for site in scan.sites:
@@ -60,6 +60,8 @@ def print_scan(console: Console, scan: Scan) -> None:
         f"{sites} to fuse ({scan.count(LAYER_NORM)} LayerNorm, {scan.count(RMS_NORM)} RMSNorm), "
         f"{misses}, {scan.already_fused} fused already, {scan.nodes} nodes"
     )
+    for note in notes:
+        console.print(f"note: {note}", soft_wrap=True)
 
 
 def shapes(site: Site) -> str:
@@ -135,6 +137,8 @@ def print_summary(console: Console, model: str, result: FuseResult) -> None:
         console.print("nothing to fuse: the model is unchanged")
     else:
         console.print("not validated (--validate none)")
+    if result.changed and result.made_for:
+        console.print(f"made for {result.made_for}")
     for file in result.written:
         digest = f", sha256 {file.sha256[:16]}" if file.sha256 else ", blocks shared"
         console.print(f"wrote {file.path}, {file.size:,} bytes{digest}")

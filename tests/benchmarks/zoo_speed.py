@@ -1,27 +1,32 @@
-"""Twenty Hugging Face architectures at realistic size: the default session against the fused model.
+"""Twenty Hugging Face architectures at realistic size, fused, beside the best alternative.
 
     python -m tests.benchmarks.zoo_speed
-    python -m tests.benchmarks.zoo_speed --names bert,llama --seconds 20 --kernels both
+    python -m tests.benchmarks.zoo_speed --names bert,llama --types float32,int8 --seconds 20
+    python -m tests.benchmarks.zoo_speed --versions 1.24.4 1.29.0 1.32.0 --folder exports
 
-256 to 1,024 wide, 4 to 12 layers, random weights, 1 x 128 tokens (or two images of 256 patches).
-Each is exported, fused for the CPU without validation, and timed by `graphfuse bench`: in paired runs
-against the original in onnxruntime's default session. `--kernels off` gives the fused model the
-default session as well, as for those who lack graphfuse. Each row is run in a process of
-its own, so that one that needs much memory does not weigh on the next.
+256 to 1,024 wide, 4 to 12 layers, random weights, 1 x 128 tokens (or two images of 256 patches), and
+the trained MiniLM. Each is exported once, in float32 and quantized by
+onnxruntime.quantization.quantize_dynamic, and measured by tests/benchmarks/fair.py: in the installed
+onnxruntime, or in each of `--versions`, which gets a virtual environment of its own. Each row runs in
+a process of its own, so that one that needs much memory does not weigh on the next.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from tests.benchmarks.fair import SHOWN, line, parser
+from tests.fusions import quantized
+from tests.versions.environments import environments, with_checkout
 from tests.zoo.rows import Row, build_row, causal, paired, sized, vision
 
 
@@ -129,85 +134,90 @@ ROWS: dict[str, Row] = {
 }
 
 
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks.zoo_speed",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--names", help="some of the rows, such as bert,llama")
-    parser.add_argument("--seconds", type=float, default=10, help="per contender")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--size", default="1x128", help="batch and positions")
-    parser.add_argument("--kernels", choices=("on", "off", "both"), default="on")
-    parser.add_argument("--clock", choices=("wall", "processor"), default="wall")
-    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
-    given = parser.parse_args(arguments)
+TRAINED = "minilm-trained"
+TYPES = ("float32", "int8")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    made = parser("python -m tests.benchmarks.zoo_speed", __doc__)
+    made.add_argument("--names", help="some of the rows, such as bert,llama")
+    made.add_argument("--types", default=",".join(TYPES), help="float32, int8")
+    made.add_argument("--versions", nargs="+", help="of onnxruntime; the installed one if not given")
+    made.add_argument("--folder", type=Path, help="where exports are kept")
+    made.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    given = made.parse_args(arguments)
     if given.one:
         return _export(*given.one)
-    names = given.names.split(",") if given.names else list(ROWS)
-    ratios: dict[str, list[float]] = {}
-    for name in names:
-        with tempfile.TemporaryDirectory() as folder:
-            made = subprocess.run(
-                [sys.executable, "-m", "tests.benchmarks.zoo_speed", "--one", name, folder],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if made.returncode:
-                print(f"{name:12} not exported: {made.stderr.strip().splitlines()[-1]}", flush=True)
+    names = given.names.split(",") if given.names else [*ROWS, TRAINED]
+    types = given.types.split(",")
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as scratch, environments(given.versions) as pythons:
+        folder = given.folder or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            path = folder / f"{name}.onnx"
+            if not path.exists() and not _exported(name, path):
                 continue
-            sites = made.stdout.split()[-1]
-            for kernels in ("on", "off") if given.kernels == "both" else (given.kernels,):
-                found = _bench(Path(folder), given, kernels)
-                speedup = found["speedup"]
-                ratios.setdefault(kernels, []).append(speedup["median"])
-                print(
-                    f"{name:12} {sites:>3} sites, kernels {kernels:3} "
-                    f"{found['original']['median'] * 1e3:8.2f} ms   {speedup['median']:.3f} "
-                    f"({speedup['low']:.3f} to {speedup['high']:.3f})",
-                    flush=True,
-                )
-    for kernels, values in ratios.items():
-        print(
-            f"kernels {kernels}: median {np.median(values):.3f}, least {min(values):.3f} "
-            f"of {len(values)}"
-        )
+            for model in _forms(path, types):
+                for python in pythons:
+                    rows += _measured(python, model, given)
+    _summary(rows)
     return 0
 
 
-def _export(name: str, folder: str) -> int:
-    """In a child: write the original and the fused model, print how many sites were fused."""
-    import graphfuse
-    from models.export import export
+def _exported(name: str, path: Path) -> bool:
+    command = [sys.executable, "-m", "tests.benchmarks.zoo_speed", "--one", name, str(path)]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode:
+        print(f"{name}: not exported: {made.stderr.strip().splitlines()[-1]}", flush=True)
+    return not made.returncode
 
-    original = Path(folder) / "original.onnx"
-    export(build_row(ROWS[name]), original)
-    result = graphfuse.optimize(original, Path(folder) / "fused.onnx", validation="none")
-    print(len(result.fused))
+
+def _export(name: str, path: str) -> int:
+    """In a child: write the original."""
+    from models.export import export, minilm
+
+    export(minilm() if name == TRAINED else build_row(ROWS[name]), Path(path))
     return 0
 
 
-def _bench(folder: Path, given: argparse.Namespace, kernels: str) -> dict[str, dict[str, float]]:
-    command = [sys.executable, "-m", "graphfuse", "bench"]
-    command += [str(folder / "original.onnx"), str(folder / "fused.onnx")]
+def _forms(path: Path, types: Sequence[str]) -> Iterator[Path]:
+    if "float32" in types:
+        yield path
+    if "int8" in types:
+        yield quantized(path)
+
+
+def _measured(
+    python: str, model: Path, given: argparse.Namespace
+) -> list[dict[str, Any]]:
+    command = [python, "-m", "tests.benchmarks.fair", str(model), "--json"]
     command += ["--seconds", str(given.seconds), "--threads", str(given.threads)]
-    command += [
-        "--clock",
-        given.clock,
-        "--sizes",
-        given.size,
-        "--no-profile",
-        "--no-memory",
-        "--json",
-    ]
-    command += ["--no-kernels"] if kernels == "off" else []
-    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    command += ["--size", given.size, "--clock", given.clock]
+    told = subprocess.run(command, capture_output=True, text=True, check=False, env=with_checkout())
     if told.returncode:
-        raise SystemExit(told.stderr)
-    return json.loads(told.stdout)["comparisons"][0]
+        print(f"{model.stem}: {told.stderr.strip().splitlines()[-1]}", flush=True)
+        return []
+    figures = json.loads(told.stdout.splitlines()[-1])
+    print(json.dumps(figures) if given.json else line(figures), flush=True)
+    return [figures]
+
+
+def _summary(rows: Sequence[dict[str, Any]]) -> None:
+    """Median and least of each column, by version and type."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        kind = "int8" if row["model"].endswith("-int8") else "float32"
+        groups.setdefault((row["onnxruntime"], kind), []).append(row)
+    for (version, kind), members in sorted(groups.items()):
+        words = [f"{version:8} {kind:8} {len(members):3} models"]
+        for name in SHOWN:
+            values = [row[name][1] for row in members if name in row]
+            if values:
+                words.append(f"{name} {np.median(values):.3f} (least {min(values):.3f})")
+        words.append(f"norms left {np.median([row['left'] for row in members]):.1%}")
+        print("  ".join(words))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""What a version of onnxruntime makes of a model, in sentences: where speed lies that is left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx
+from onnx import TensorProto
+
+from graphfuse import ops, runtimes
+from graphfuse.graph.tensors import default_opset
+from graphfuse.records import LAYER_NORM, RMS_NORM, Site
+from graphfuse.runtimes import ADD, SUM, Runtime
+
+KINDS = {
+    name: kind
+    for kind in (LAYER_NORM, RMS_NORM)
+    for name in (ops.OPERATOR[kind], ops.BIAS_OPERATOR[kind])
+}
+
+
+def of_runtime(runtime: Runtime) -> list[str]:
+    """What is to be said of a version, whatever the model."""
+    if runtime.version != runtimes.parse_version(runtime.measured):
+        said = f"onnxruntime {runtime.name} was not measured: that of {runtime.measured} is taken"
+        return [said, *_slow(runtime)]
+    return _slow(runtime)
+
+
+def _slow(runtime: Runtime) -> list[str]:
+    return [
+        f"onnxruntime {runtime.name} makes a slower node on the CPU with its {name} "
+        f"({_times(runtime, name):.1f} times): sessions that graphfuse.session_options() did not "
+        "make are better off with "
+        f"InferenceSession(..., disabled_optimizers=[{name!r}])"
+        for name in runtime.slow_fusions
+    ]
+
+
+def of_sites(sites: Iterable[Site], runtime: Runtime) -> list[str]:
+    """What a session option alone would bring to a model that is not fused."""
+    taken = [site.id for site in sites if is_taken(site)]
+    if not taken:
+        return []
+    return [
+        f"onnxruntime {runtime.name} turns {len(taken)} of these sums and norms into a node of its "
+        f"own that is {_times(runtime, name):.1f} times slower on the CPU; without fusing, "
+        f"InferenceSession(..., disabled_optimizers=[{name!r}]) avoids that"
+        for name in runtime.slow_fusions
+    ]
+
+
+def is_taken(site: Site) -> bool:
+    """Whether onnxruntime's SkipLayerNormFusion takes a site of a model that is not fused.
+
+    Source: onnxruntime/core/optimizer/skip_layer_norm_fusion.cc, CheckFirstAdd.
+    """
+    alone = site.kind == LAYER_NORM and not site.total_is_read and not site.path
+    known = site.b_shape == site.shape and None not in site.shape and len(site.shape) == 3
+    return alone and known and site.axis == -1 and site.elem_type == TensorProto.FLOAT
+
+
+def _times(runtime: Runtime, fusion: str) -> float:
+    times = runtime.fusions[fusion]
+    return times["on"] / times["off"]
+
+
+def of_bodies(model: onnx.ModelProto, runtime: Runtime) -> list[str]:
+    """What functions that were made for another version cost where there are no kernels."""
+    opset = default_opset(model)
+    slow: dict[str, float] = {}
+    for function in model.functions:
+        adds = adds_by(function)
+        if adds is None:
+            continue
+        # In other types than float32 the two have cost the same in every version.
+        times = runtime.body(KINDS[function.name], TensorProto.FLOAT, opset)
+        other = ADD if adds == SUM else SUM
+        if times and times[adds] > runtimes.CLEAR * times[other]:
+            slow[function.name] = times[adds] / times[other]
+    if not slow:
+        return []
+    return [
+        f"the function of {' and of '.join(slow)} is made for another onnxruntime: in a session of "
+        f"{runtime.name} without graphfuse's kernels such a node costs {max(slow.values()):.1f} "
+        f"times what it could; fuse the original again with --runtime {_minor(runtime)}"
+    ]
+
+
+def adds_by(function: onnx.FunctionProto) -> str | None:
+    """What adds in one of graphfuse's functions; None for any other, or one for several targets."""
+    if function.domain != ops.DOMAIN or function.name not in KINDS:
+        return None
+    producers = {name: node.op_type for node in function.node for name in node.output}
+    adds = producers.get("Sum")
+    return {"Add": ADD, "Sum": SUM, "Sub": SUM}.get(adds or "")
+
+
+def _minor(runtime: Runtime) -> str:
+    return ".".join(map(str, runtime.version))
