@@ -31,7 +31,7 @@ CRASHING = ("FuseFp16InitializerToFp32NodeTransformer",)
 BFLOAT16 = "tensor(bfloat16)"
 FOLDER_KEY = "session.model_external_initializers_file_folder_path"
 FOLDER_SINCE = (1, 21)
-"""onnxruntime 1.20 has the key, and looks for the data of a model in memory where the process is."""
+"""onnxruntime 1.20 has the key, and seeks the data of a model in memory where the process is."""
 NO_FALLBACK_KEY = "session.disable_cpu_ep_fallback"
 DISABLED_KEY = "optimization.disable_specified_optimizers"
 

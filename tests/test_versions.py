@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tests import environments, versions
 from tests.conftest import ROOT
+from tests.versions import __main__ as versions
+from tests.versions import environments
 
-HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
+HERE = environments.HERE
 
 
 def test_the_lowest_versions_are_those_of_pyproject() -> None:

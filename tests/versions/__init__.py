@@ -1,0 +1,1 @@
+"""The tests, and measurements, on other versions of onnxruntime, of Python, and of what graphfuse needs."""
