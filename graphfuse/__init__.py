@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from graphfuse.pipeline import activations, fuse, optimize, scan, validate
     from graphfuse.reasons import Reason
     from graphfuse.records import FuseResult, NearMiss, Scan, Site, ValidationReport
-    from graphfuse.runtime import session_options
+    from graphfuse.runtime import providers, session_options
     from graphfuse.stream import Reading
 
 __version__ = "0.1.0"
@@ -45,6 +45,7 @@ __all__ = [
     "export",
     "fuse_graph",
     "session_options",
+    "providers",
     # records
     "FuseResult",
     "Limits",
@@ -71,7 +72,7 @@ _HOMES = {
     "integrations.pytorch": ("export",),
     "integrations.graphsurgeon": ("fuse_graph",),
     "stream": ("Reading",),
-    "runtime": ("session_options",),
+    "runtime": ("session_options", "providers"),
     "reasons": ("Reason",),
     "limits": ("Limits",),
     "records": ("FuseResult", "NearMiss", "Scan", "Site", "ValidationReport"),

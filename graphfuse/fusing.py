@@ -49,6 +49,7 @@ class Fusing:
     shapes: Mapping[str, tuple[int, ...]]
     stage: Stage
     runtime: Runtime
+    strict_mode: bool = False
 
     @cached_property
     def costs(self) -> Mapping[str, Cost] | None:
@@ -81,6 +82,7 @@ class Fusing:
             put_back,
             self.costs,
             self.runtime,
+            strict_mode=self.strict_mode,
         )
         self.stage("rewriting")
         model = rewrite(self.source.proto, planned)

@@ -115,6 +115,7 @@ def fuse(
     limits: Limits | None = None,
     costs: str = "table",
     runtime: str | None = None,
+    strict_mode: bool = False,
     stage: Stage = silent,
 ) -> FuseResult:
     """Rewrite every site of a model for an execution provider; nothing is written or validated.
@@ -125,29 +126,43 @@ def fuse(
     residual (None: where it wins). `costs` says how it is known that a node wins: by the table that
     the package ships, by `autotune` on this machine, or `none` to fuse all. `runtime` is the
     version of onnxruntime that will run the result, such as 1.29; the installed one if not given.
+    `strict_mode` says that CUDA sessions of the result will have the options of `providers`, which
+    float16 needs before onnxruntime 1.27.
     The input is not changed; external data of the result stays where it is. Raises ModelError,
     UsageError, or InternalError when the rewrite cannot be proven.
     """
     source = as_model(model, limits=limits)
-    result = fuse_model(source, ep, include, exclude, fold_bias, costs, runtime, stage)
+    result = fuse_model(
+        source,
+        ep,
+        include=include,
+        exclude=exclude,
+        fold_bias=fold_bias,
+        costs=costs,
+        runtime=runtime,
+        strict_mode=strict_mode,
+        stage=stage,
+    )
     return replace(result, read=_read(source))
 
 
 def fuse_model(
     source: Model,
     ep: str = "cpu",
+    *,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     fold_bias: bool | None = None,
     costs: str = "table",
     runtime: str | None = None,
+    strict_mode: bool = False,
     stage: Stage = silent,
 ) -> FuseResult:
     """`fuse`, of a model that was loaded; weights that were left in its file stay there."""
     ep = ",".join(targets.resolve(ep))
     check_costs(costs)
     known = runtimes.runtime(runtime)
-    fusing = Fusing(source, ep, include, exclude, fold_bias, costs, {}, stage, known)
+    fusing = Fusing(source, ep, include, exclude, fold_bias, costs, {}, stage, known, strict_mode)
     return fusing.result({})
 
 
@@ -248,6 +263,7 @@ def optimize(
     fold_bias: bool | None = None,
     costs: str = "table",
     runtime: str | None = None,
+    strict_mode: bool = False,
     validation: str = "fast",
     strict: bool = False,
     seed: int = 0,
@@ -272,7 +288,7 @@ def optimize(
     nothing is written. A model without sites is copied byte for byte, or not written with
     `only_if_changed`. `weights` says where they go: auto (they stay in the model's folder, and are
     copied elsewhere), keep, copy, reflink or embed. `in_place` allows `output` to be `model`.
-    `runtime` is that of `fuse`; the installed onnxruntime validates.
+    `runtime` and `strict_mode` are those of `fuse`; the installed onnxruntime validates.
     Raises ValidationError (nothing is written) when a gate fails and no site can be blamed,
     GateError when fewer than `min_fused` sites were fused, UsageError for an output that exists
     without `force`, WriteError when it cannot be written, and what `fuse` and `validate` raise.
@@ -289,7 +305,9 @@ def optimize(
     check_costs(costs)
     shapes = input_shapes or {}
     known = runtimes.runtime(runtime)
-    fusing = Fusing(source, ep, include, exclude, fold_bias, costs, shapes, stage, known)
+    fusing = Fusing(
+        source, ep, include, exclude, fold_bias, costs, shapes, stage, known, strict_mode
+    )
     result = fusing.result({})
     _check_fused(result, model, min_fused)
     if validation != "none" and result.changed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from types import MappingProxyType
@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from graphfuse import ops, runtimes, targets
 from graphfuse.costs import predict
 from graphfuse.errors import UsageError
+from graphfuse.faults import STRICT_MODE
 from graphfuse.graph import scopes
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.tensors import (
@@ -55,6 +56,8 @@ def plan(
     put_back: Mapping[str, str] = MappingProxyType({}),
     costs: Mapping[str, Cost] | None = MappingProxyType({}),
     runtime: Runtime | None = None,
+    *,
+    strict_mode: bool = False,
 ) -> Plan:
     """Choose the sites to fuse for an execution provider.
 
@@ -63,7 +66,9 @@ def plan(
     None, that it does where that is known to win. `put_back` are the sites that failed validation,
     by id, and how. `costs` are measured on this machine, by site; the others are looked up in the
     table that the package ships, and a site that would not win is left. With None every site is
-    taken. `runtime` is the onnxruntime that will run the model, the installed one if not given.
+    taken. `runtime` is the onnxruntime that will run the model, the installed one if not given: a
+    site whose kernel is wrong there is left. `strict_mode` says that every session of the model has
+    the options of `runtime.provider_options`.
     """
     target = targets.target(ep)
     runtime = runtime or runtimes.runtime()
@@ -85,7 +90,8 @@ def plan(
             # It is the bias of a norm that is fused itself.
             biased = False
         operator = targets.operator(target, site.kind, biased)
-        refusal = _refusal(site, target, opset, include, exclude)
+        refusal = _selection_refusal(site, opset, include, exclude)
+        refusal = refusal or targets.refusal(target, site, opset, runtime.name, strict_mode)
         if refusal is None and cost is not None and not cost.wins:
             refusal = Refusal(Reason.SLOWER, f"{cost.speedup:.2f} times as fast, {cost.where}")
         if site.id in put_back:
@@ -107,8 +113,25 @@ def plan(
         operands.vectors,
         tuple(known),
         runtime.name,
-        runtimes.made_for(runtime.name, bodies.choices) if own else "",
+        _made_for(target, runtime, bodies.choices, fusions, strict_mode),
     )
+
+
+def _made_for(
+    target: Target,
+    runtime: Runtime,
+    choices: Iterable[runtimes.Choice],
+    fusions: Sequence[Fusion],
+    strict_mode: bool,
+) -> str:
+    """The versions that a file suits: by its functions' bodies, and by the kernels it names."""
+    said = [runtimes.made_for(runtime.name, choices)] if target.domain == ops.DOMAIN else []
+    since = targets.right_since(target, [fusion.site for fusion in fusions])
+    if since is not None:
+        where = f" where {target.name} runs onnxruntime's kernels" if said else ""
+        mode = f", before in sessions with {STRICT_MODE}" if strict_mode else ""
+        said.append(f"onnxruntime {since[0]}.{since[1]} and later{where}{mode}")
+    return "; ".join(said)
 
 
 def _of_one_type(sites: tuple[Site, ...]) -> list[Site]:
@@ -184,8 +207,8 @@ def _selects(pattern: str, site: Site) -> bool:
     return pattern == site.id or fnmatchcase(site.output, pattern)
 
 
-def _refusal(
-    site: Site, target: Target, opset: int, include: Sequence[str], exclude: Sequence[str]
+def _selection_refusal(
+    site: Site, opset: int, include: Sequence[str], exclude: Sequence[str]
 ) -> Refusal | None:
     chosen = not include or any(_selects(pattern, site) for pattern in include)
     if not chosen or any(_selects(pattern, site) for pattern in exclude):
@@ -193,7 +216,7 @@ def _refusal(
     computed = any(isinstance(p, Expression) for p in (site.scale, site.bias))
     if computed and opset < EXPRESSION_OPSET:
         return Refusal(Reason.OPSET, f"opset {opset}, and a scale or bias that is computed")
-    return targets.refusal(target, site, opset)
+    return None
 
 
 class _Bodies:

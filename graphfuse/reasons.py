@@ -213,6 +213,17 @@ class Reason(Enum):
         "the target's operator cannot broadcast these operands, or it cannot be proven",
         "export with known shapes, or choose --ep cpu or --ep portable",
     )
+    RUNTIME_FAULT = (
+        "runtime-fault",
+        "onnxruntime's kernel for the fused operator is wrong in the version that is to run it",
+        "plan for a version without the fault, which its source names",
+    )
+    RUNTIME_PRECISION = (
+        "runtime-precision",
+        "the model computes the norm in a wider type than the sum's, and no source shows that the "
+        "target's kernel does",
+        "choose --ep portable, or plan for a version that is shown to",
+    )
     OPSET = (
         "opset",
         "the model's opset is too low for the fused operator's function",

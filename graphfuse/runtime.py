@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from graphfuse import foreign, runtimes
+from graphfuse import faults, foreign, runtimes
 from graphfuse.errors import ProviderError, UsageError
 from graphfuse.graph.model_file import serialize
 from graphfuse.graph.weights import as_file, without_links
@@ -31,7 +31,7 @@ CRASHING = ("FuseFp16InitializerToFp32NodeTransformer",)
 BFLOAT16 = "tensor(bfloat16)"
 FOLDER_KEY = "session.model_external_initializers_file_folder_path"
 FOLDER_SINCE = (1, 21)
-"""onnxruntime 1.20 has the key, and seeks the data of a model in memory where the process is."""
+"""1.20 has the key, and yet looks for the data of a model in memory where the process is."""
 NO_FALLBACK_KEY = "session.disable_cpu_ep_fallback"
 DISABLED_KEY = "optimization.disable_specified_optimizers"
 
@@ -55,6 +55,9 @@ def session_options(
     without a kernel. Without kernels fused nodes run through their functions. Off everywhere is
     FuseFp16InitializerToFp32NodeTransformer, which crashes the process on some float16 models.
 
+    Options of the providers themselves are not a part of it: onnxruntime takes them with their
+    names, so pass `graphfuse.providers("cuda")` as the session's `providers`.
+
     providers: as for onnxruntime.InferenceSession, names or (name, options) pairs.
     kernels: True registers them whatever the providers are, and raises ProviderError when they were
     not built or onnxruntime cannot load them; False registers none; None registers what there is.
@@ -66,6 +69,40 @@ def session_options(
     if kernels:
         register(options)
     return options
+
+
+def provider_options(provider: str, version: faults.Version | None = None) -> dict[str, str]:
+    """The options that an execution provider needs to be right in a version of onnxruntime.
+
+    For CUDA before 1.27 that is strict mode: without it SkipLayerNormalization and
+    SkipSimplifiedLayerNormalization sum in float16 (microsoft/onnxruntime#29034), those that
+    onnxruntime's optimiser makes of a model included. It takes no skip that broadcasts, and plans
+    for these versions have none. Empty for all others.
+
+    version: that of onnxruntime, such as '1.24.4' or (1, 24); None is the installed one.
+    """
+    if version is None:
+        version = foreign.onnxruntime().__version__
+    return {faults.STRICT_MODE: "1"} if faults.needs_strict_mode(provider, version) else {}
+
+
+def providers(
+    ep: str | Sequence[str], version: faults.Version | None = None
+) -> list[tuple[str, dict[str, str]]]:
+    """What to pass as an InferenceSession's `providers`, with the options that they need.
+
+        onnxruntime.InferenceSession(
+            "fused.onnx", graphfuse.session_options(providers=["CUDAExecutionProvider"]),
+            providers=graphfuse.providers("cuda"),
+        )
+
+    ep: targets as `fuse` takes them ('cuda', 'cuda,cpu', 'auto'), in the order of preference.
+    version: as for `provider_options`. Raises UsageError for an unknown target.
+    """
+    from graphfuse import targets
+
+    names = dict.fromkeys(targets.target(each).provider for each in targets.resolve(ep))
+    return [(name, provider_options(name, version)) for name in names]
 
 
 def _options(disabled: Sequence[str]) -> foreign.SessionOptions:
@@ -92,9 +129,9 @@ def _first(providers: Providers) -> str:
     return first if isinstance(first, str) else first[0]
 
 
-def release() -> tuple[int, ...]:
-    """The minor version of the onnxruntime that is installed, such as (1, 20)."""
-    return tuple(map(int, foreign.onnxruntime().__version__.split(".")[:2]))
+def release() -> runtimes.Version:
+    """The minor version of the onnxruntime that is imported, such as (1, 20)."""
+    return runtimes.parse_version(foreign.onnxruntime().__version__)
 
 
 def available_providers() -> list[str]:
@@ -162,11 +199,12 @@ def session(
         model, folder = without_links(model, folder)
     options.add_session_config_entry(FOLDER_KEY, str(folder.resolve()))
     data: object = serialize(model) if isinstance(model, onnx.ModelProto) else model
+    given = [(provider, provider_options(provider, runtime.__version__))]
     with contextlib.ExitStack() as stack:
         if isinstance(model, onnx.ModelProto) and release() < FOLDER_SINCE:
             scratch = stack.enter_context(tempfile.TemporaryDirectory())
             data = as_file(model, folder, Path(scratch)) or data
-        created: foreign.Session = runtime.InferenceSession(data, options, providers=[provider])
+        created: foreign.Session = runtime.InferenceSession(data, options, providers=given)
     if provider not in created.get_providers():
         raise ProviderError(
             f"onnxruntime {runtime.__version__} lists {provider} and cannot start it: "

@@ -2,7 +2,7 @@
 
     python -m graphfuse.bench.runtimes -o graphfuse/runtimes.json
 
-measures the installed version and writes its entry (`python -m tests.versions --measure` does that
+measures the installed version and writes its entry (`python -m tests.benchmarks.runtimes` does that
 for several, each in a virtual environment of its own). An entry has microseconds of one node on the
 CPU, by case (`LayerNorm float32`): `nodes` are Add followed by the norm (`pair`), onnxruntime's
 fused operator (`contrib`) and graphfuse's kernel (`graphfuse`); `bodies` are graphfuse's functions
@@ -32,7 +32,7 @@ SCHEMA = 1
 MINIMUM = (1, 20)
 """The oldest onnxruntime that graphfuse is tried with."""
 
-CLEAR = 1.1
+CLEAR = 1.2
 """How many times faster a form must be to be preferred: less may be noise."""
 
 PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")

@@ -14,10 +14,10 @@ from functools import cache
 
 from onnx import TensorProto
 
-from graphfuse import ops
+from graphfuse import faults, ops
 from graphfuse.errors import UsageError
 from graphfuse.graph.shapes import same
-from graphfuse.graph.tensors import FLOAT_TYPES, type_name
+from graphfuse.graph.tensors import FLOAT_TYPES, type_name, widens
 from graphfuse.patterns.algebra import Refusal
 from graphfuse.reasons import Reason
 from graphfuse.records import LAYER_NORM, RMS_NORM, Site
@@ -36,7 +36,8 @@ class Row:
     `ranks` is None when any rank will do. `mixed` says that scale and bias may be float32 beside a
     narrower sum, `axes` that more than the last axis may be normalised, `bias` that the operator
     adds a bias vector before the norm as it should. `sum_output` is the index of the sum among the
-    outputs; those between are not asked for. `since` is the first onnxruntime that it is right in.
+    outputs; those between are not asked for. `since` is the first onnxruntime that it is right in,
+    but for what `faults` says of the kernels of `provider`; graphfuse's own operators have none.
     """
 
     operator: str
@@ -49,6 +50,7 @@ class Row:
     sum_output: int
     since: tuple[int, int]
     source: str
+    provider: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ def _own(source: str) -> Mapping[str, Row]:
 
 
 def _contrib(
-    types: Iterable[int], broadcast: str, biases: Sequence[str], source: str
+    provider: str, types: Iterable[int], broadcast: str, biases: Sequence[str], source: str
 ) -> Mapping[str, Row]:
     """Rows of the contrib operators: rank 2 or 3, the last axis, scale and bias of shape (H)."""
     ranks = frozenset((2, 3))
@@ -92,12 +94,14 @@ def _contrib(
             3,
             (1, 20),
             source,
+            provider,
         )
         for kind, operator in ops.CONTRIB_OPERATOR.items()
     }
 
 
 _HALF = (TensorProto.FLOAT, TensorProto.FLOAT16)
+_NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _NO_SOURCE = "no source shows that it runs the contrib operators; functions are inlined"
 
 _TABLE: tuple[tuple[str, str, str, Mapping[str, Row]], ...] = (
@@ -112,6 +116,7 @@ _TABLE: tuple[tuple[str, str, str, Mapping[str, Row]], ...] = (
         "CUDAExecutionProvider",
         ops.CONTRIB_DOMAIN,
         _contrib(
+            "CUDAExecutionProvider",
             (*_HALF, TensorProto.BFLOAT16),
             TRAILING,
             (LAYER_NORM, RMS_NORM),
@@ -126,6 +131,7 @@ _TABLE: tuple[tuple[str, str, str, Mapping[str, Row]], ...] = (
         # It reads input 3 as LayerNorm's bias for both operators, and that is where
         # SkipSimplifiedLayerNormalization has the bias that comes before the norm.
         _contrib(
+            "WebGpuExecutionProvider",
             _HALF,
             TRAILING,
             (LAYER_NORM,),
@@ -138,6 +144,7 @@ _TABLE: tuple[tuple[str, str, str, Mapping[str, Row]], ...] = (
         ops.CONTRIB_DOMAIN,
         # Nothing says how it broadcasts, or adds a bias: neither is asked of it.
         _contrib(
+            "DmlExecutionProvider",
             _HALF,
             EQUAL,
             (),
@@ -228,10 +235,21 @@ def since(target: Target) -> tuple[int, int]:
     return max(row.since for rows in (target.rows, *target.all_of) for row in rows.values())
 
 
-def refusal(target: Target, site: Site, opset: int) -> Refusal | None:
-    """Why a target cannot take a site; None when it can."""
+def refusal(
+    target: Target,
+    site: Site,
+    opset: int,
+    runtime: faults.Version | None = None,
+    strict_mode: bool = False,
+) -> Refusal | None:
+    """Why a target cannot take a site; None when it can.
+
+    `runtime` is the version of onnxruntime that will run the file, None for the newest;
+    `strict_mode` says that its sessions have the options of `runtime.provider_options`.
+    """
     for rows in target.all_of or (target.rows,):
-        found = _row_refusal(rows[site.kind], site)
+        row = rows[site.kind]
+        found = _row_refusal(row, site) or _runtime_refusal(row, site, runtime, strict_mode)
         if found is not None:
             return found
     if target.domain == ops.DOMAIN and opset < ops.MINIMUM_OPSET:
@@ -251,6 +269,48 @@ def _row_refusal(row: Row, site: Site) -> Refusal | None:
     if not row.mixed and site.parameter_type != site.elem_type:
         return Refusal(Reason.PARAMETER_TYPE, type_name(site.parameter_type))
     return None
+
+
+def _runtime_refusal(
+    row: Row, site: Site, runtime: faults.Version | None, strict_mode: bool
+) -> Refusal | None:
+    """What is wrong with a provider's kernel in a version, for a site that the row takes."""
+    kernel = (row.provider, row.operator, site.elem_type, runtime)
+    for fault in faults.known(*kernel):
+        avoided = fault.effect == faults.NOTE or (fault.effect == faults.STRICT and strict_mode)
+        if avoided or (fault.when == faults.BROADCAST and _is_whole(site)):
+            continue
+        return Refusal(Reason.RUNTIME_FAULT, f"{row.provider}: {fault}")
+    if not row.provider or site.elem_type not in _NARROW:
+        return None
+    wanted = site.computed_in or TensorProto.FLOAT
+    shown = faults.accumulates(*kernel, strict_mode)
+    if wanted == site.elem_type or (shown and widens(wanted, shown)):
+        return None
+    return Refusal(Reason.RUNTIME_PRECISION, f"{type_name(wanted)}, {type_name(site.elem_type)}")
+
+
+def right_since(target: Target, sites: Iterable[Site]) -> tuple[int, int] | None:
+    """The first version from which on the kernels of a target are right for sites that it took.
+
+    None when nothing is known against them in any version, or something in the newest. Strict mode
+    is not counted on.
+    """
+    kernels = [
+        (rows[site.kind], site) for site in sites for rows in target.all_of or (target.rows,)
+    ]
+    first: tuple[int, int] | None = None
+    for version in reversed(faults.turns()):
+        if any(_runtime_refusal(*kernel, version, False) for kernel in kernels):
+            return first
+        first = version
+    return None
+
+
+def _is_whole(site: Site) -> bool:
+    """Whether B has the shape of the sum, as far as is known."""
+    shape = site.b_shape or ()
+    return len(shape) == len(site.shape) and all(map(same, shape, site.shape))
 
 
 def operator(target: Target, kind: str, biased: bool) -> str:

@@ -61,7 +61,7 @@ def test_summary_table(shell: Shell) -> None:
     assert run.stderr == ""
     text = " ".join(run.stdout.split())
     assert "Add + LayerNorm 5 5" in text
-    assert "nodes 107 102" in text
+    assert "nodes 107 98" in text
     assert all(f"{gate} " in text for gate in ("G0", "G1", "G2"))
     assert "wrote out.onnx" in text
 

@@ -110,7 +110,7 @@ GOOD = {
         {
             "target": "cpu",
             "case": "c",
-            **dict.fromkeys(("pair", "fused", "bias", "folded"), [[1.0], [1.0]]),
+            **{key: [[1.0], [1.0]] for key in ("pair", "fused", "bias", "folded")},
         }
     ],
 }
@@ -255,7 +255,7 @@ def test_a_bias_is_folded_by_default_where_the_table_says_that_it_wins(
     text: str, inputs: str, folding: float, folds: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _table(1.5, monkeypatch, folding)
-    shape = inputs.split()[0]
+    shape = inputs.split(maxsplit=1)[0]
     proto = model(text, inputs=inputs, outputs=f"{shape} y", constants=WEIGHT)
     (fusion,) = graphfuse.fuse(proto).fused
     assert fusion.op_type == f"Add{'Bias' if folds else ''}LayerNormalization"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ from graphfuse.bench.compare import BenchOptions
 from graphfuse.feeding import Feeding
 from graphfuse.feeds import Sizes
 from graphfuse.graph.model_file import Model
-from graphfuse.records import ValidationReport
+from graphfuse.records import LAYER_NORM, RMS_NORM, ValidationReport
 from graphfuse.validation.judge import judge
 from tests.conftest import MODELS
+from tests.gpu import strict
 from tests.graphs import DECOMPOSED_RMS_NORM, feeds, residual
 
 NORM = "y = LayerNormalization(x, scale, bias)"
@@ -76,6 +78,33 @@ def test_models_are_valid_on_cuda(name: str, ep: str) -> None:
     fused = graphfuse.fuse(original, ep=ep).model
     report = graphfuse.validate(original, fused, eps=["cuda"])
     assert report.passed, report.failures
+
+
+@cuda
+@needs_cuda
+@pytest.mark.parametrize("kind", [LAYER_NORM, RMS_NORM])
+@pytest.mark.parametrize("elem_type", strict.UNITS)
+@pytest.mark.parametrize("mode", [False, True])
+def test_kernels_that_are_called_right_are_right(kind: str, elem_type: int, mode: bool) -> None:
+    """What faults.json says of this version, shown; with strict mode and without."""
+    found = strict.measure(runtime.CUDA, kind, elem_type, 4096, mode)
+    assert found.verdict != "FAIL", found
+
+
+@pytest.mark.parametrize("kind", [LAYER_NORM, RMS_NORM])
+def test_the_measure_of_kernels_tells_right_from_wrong(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CPU's kernel sums in float32; units of a finer type stand for one that does not."""
+    elem_type = onnx.TensorProto.FLOAT16
+    found = strict.measure(runtime.CPU, kind, elem_type, 64, False)
+    assert found.right, found
+    monkeypatch.setattr(strict, "UNITS", {elem_type: 2.0**-15})
+    finer = strict.measure(runtime.CPU, kind, elem_type, 64, False)
+    assert not finer.right
+    assert replace(finer, claimed=True).verdict == "FAIL"
+    assert replace(finer, claimed=False).verdict == "as the table says"
+    assert replace(found, claimed=False).verdict == "right, and refused"
 
 
 @cuda

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from pathlib import Path
 
 import onnx
@@ -34,7 +33,11 @@ def test_no_fusion_of_onnxruntimes_is_lost(
 def test_a_lost_fusion_is_seen(tmp_path: Path) -> None:
     """A Gelu whose bias is of an unknown shape stays alone."""
     body = "h = Add(x, b)\ny = Gelu(h)"
-    known = model(body.replace("Gelu(h)", "com.microsoft.Gelu(h)"), inputs="float[2,3,8] x", constants={"b": np_ones()})
+    known = model(
+        body.replace("Gelu(h)", "com.microsoft.Gelu(h)"),
+        inputs="float[2,3,8] x",
+        constants={"b": np_ones()},
+    )
     known.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     path = tmp_path / "known.onnx"
     onnx.save(known, path)
@@ -56,7 +59,10 @@ def np_ones() -> object:
 
 
 def test_fused_nodes_say_what_their_outputs_are() -> None:
-    proto = model("x = Add(a, b)\ny = LayerNormalization(x, scale, bias)\nz = Relu(y)\nw = Neg(x)", outputs="float[B,S,8] z, float[B,S,8] w")
+    proto = model(
+        "x = Add(a, b)\ny = LayerNormalization(x, scale, bias)\nz = Relu(y)\nw = Neg(x)",
+        outputs="float[B,S,8] z, float[B,S,8] w",
+    )
     result = graphfuse.fuse(proto)
     said = {value.name: value.type.tensor_type for value in result.model.graph.value_info}
     assert set(said) == {"y", "x"}

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "graphfuse"
 
 PUBLIC = {
     "scan", "fuse", "validate", "optimize", "activations", "export", "fuse_graph",
-    "session_options",
+    "session_options", "providers",
     "FuseResult", "Limits", "NearMiss", "Reading", "Reason", "Scan", "Site", "ValidationReport",
     "GraphfuseError", "GateError", "InternalError", "ModelError", "OriginalModelError",
     "ProviderError", "UsageError", "ValidationError", "WriteError",

@@ -192,6 +192,13 @@ def _choice(
         str | None,
         typer.Option(help="The onnxruntime that will run it, such as 1.29 [the installed one]."),
     ] = None,
+    strict_mode: Annotated[
+        bool,
+        typer.Option(
+            "--strict-mode",
+            help="CUDA sessions will have enable_skip_layer_norm_strict_mode: float16 before 1.27.",
+        ),
+    ] = False,
     autotune: Annotated[
         bool, typer.Option("--autotune", help="Time each distinct site here; keep what wins.")
     ] = False,
@@ -207,6 +214,7 @@ def _choice(
             "exclude": exclude or (),
             "fold_bias": fold_bias,
             "runtime": runtime,
+            "strict_mode": strict_mode,
             "costs": "autotune" if autotune else "none" if no_costs else "table",
         }
     )

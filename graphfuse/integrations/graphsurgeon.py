@@ -49,7 +49,14 @@ def fuse_graph(
             "call graphfuse.fuse for a path or an onnx.ModelProto",
         )
     proto = _exported(surgeon, graph)
-    result = fuse_model(wrap(proto, Path(folder)), ep, include, exclude, fold_bias, runtime=runtime)
+    result = fuse_model(
+        wrap(proto, Path(folder)),
+        ep,
+        include=include,
+        exclude=exclude,
+        fold_bias=fold_bias,
+        runtime=runtime,
+    )
     if result.changed:
         _Carrying(surgeon, proto, result.proto).carry(graph)
     return result

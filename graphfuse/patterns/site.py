@@ -19,7 +19,7 @@ from graphfuse.patterns.layout import layer_of, layout_of
 from graphfuse.patterns.norms import Norm
 from graphfuse.patterns.residual import PASSING, ResidualSum, Source, addends, bias_add
 from graphfuse.patterns.spelling import spelling
-from graphfuse.patterns.translate import Region
+from graphfuse.patterns.translate import NORMALIZATIONS, REDUCTIONS, Region
 from graphfuse.reasons import Reason
 from graphfuse.records import (
     RMS_NORM,
@@ -84,6 +84,7 @@ def site(
         total_is_read=False,
         path=tuple(step.index for step in source.path),
         interior=indices,
+        computed_in=_computed_in(view, interior, total.elem_type),
     )
 
 
@@ -178,6 +179,24 @@ def _of_the_interior(
     if last.in_call and any(view.is_read(name) for name in others):
         return Refusal(Reason.STATISTICS_READ, str(last.ref))
     return None
+
+
+def _computed_in(view: GraphView, interior: list[Node], elem_type: int) -> int:
+    """The widest type that a statistic of the norm is computed in; 0 when one is not known."""
+    widest = elem_type
+    for node in interior:
+        if node.op_type in REDUCTIONS:
+            found = view.type(node.input(0)).elem_type
+        elif node.op_type in NORMALIZATIONS:
+            # ONNX computes the statistics in the stash type, whatever the input's.
+            found = int(node.attributes.get("stash_type", TensorProto.FLOAT))
+        else:
+            continue
+        if found == TensorProto.UNDEFINED:
+            return TensorProto.UNDEFINED
+        if widens(widest, found):
+            widest = found
+    return widest
 
 
 def _with_named_tensors(view: GraphView, region: Region, norm: Norm, elem_type: int) -> Norm:

@@ -135,6 +135,8 @@ class Site:
     bias_add: BiasAdd | None = None
     form: object = ""
     """The normal form of what was seen; it prints."""
+    computed_in: int = 0
+    """The widest type in which the model computes the norm's statistics; 0 when it is not known."""
     layout: str = ""
     """Where the norm stands in its block: see patterns/layout.py."""
     layer: int | None = None

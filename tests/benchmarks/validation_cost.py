@@ -52,10 +52,10 @@ SIZES = {"llama": (24, 2048, 5632, 32000), "huge": (32, 4096, 11008, 32000)}
 def bert(folder: Path) -> Path:
     """BERT-base, exported."""
     from models.export import export
-    from tests.benchmarks.whole_models import bert as example
+    from tests.benchmarks.zoo_speed import ROWS, build_row
 
     path = folder / "bert.onnx"
-    export(example(), path)
+    export(build_row(ROWS["bert"]), path)
     return path
 
 

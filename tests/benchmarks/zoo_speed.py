@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 
 from tests.benchmarks.fair import SHOWN, line, parser
+from tests.benchmarks.runtimes import pythons, run
 from tests.fusions import quantized
-from tests.versions.environments import environments, with_checkout
 from tests.zoo.rows import Row, build_row, causal, paired, sized, vision
 
 
@@ -142,8 +142,11 @@ def main(arguments: list[str] | None = None) -> int:
     made = parser("python -m tests.benchmarks.zoo_speed", __doc__)
     made.add_argument("--names", help="some of the rows, such as bert,llama")
     made.add_argument("--types", default=",".join(TYPES), help="float32, int8")
-    made.add_argument("--versions", nargs="+", help="of onnxruntime; the installed one if not given")
+    made.add_argument(
+        "--versions", nargs="+", default=[], help="of onnxruntime; the installed one if not given"
+    )
     made.add_argument("--folder", type=Path, help="where exports are kept")
+    made.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the environments there")
     made.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     given = made.parse_args(arguments)
     if given.one:
@@ -151,7 +154,7 @@ def main(arguments: list[str] | None = None) -> int:
     names = given.names.split(",") if given.names else [*ROWS, TRAINED]
     types = given.types.split(",")
     rows: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as scratch, environments(given.versions) as pythons:
+    with tempfile.TemporaryDirectory() as scratch, pythons(given.versions, given.keep) as found:
         folder = given.folder or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         for name in names:
@@ -159,7 +162,7 @@ def main(arguments: list[str] | None = None) -> int:
             if not path.exists() and not _exported(name, path):
                 continue
             for model in _forms(path, types):
-                for python in pythons:
+                for python in found:
                     rows += _measured(python, model, given)
     _summary(rows)
     return 0
@@ -188,13 +191,11 @@ def _forms(path: Path, types: Sequence[str]) -> Iterator[Path]:
         yield quantized(path)
 
 
-def _measured(
-    python: str, model: Path, given: argparse.Namespace
-) -> list[dict[str, Any]]:
-    command = [python, "-m", "tests.benchmarks.fair", str(model), "--json"]
-    command += ["--seconds", str(given.seconds), "--threads", str(given.threads)]
-    command += ["--size", given.size, "--clock", given.clock]
-    told = subprocess.run(command, capture_output=True, text=True, check=False, env=with_checkout())
+def _measured(python: Path, model: Path, given: argparse.Namespace) -> list[dict[str, Any]]:
+    options = ["--seconds", str(given.seconds), "--threads", str(given.threads)]
+    options += ["--clock", given.clock, "--json"]
+    options += ["--size", given.size] if given.size else []
+    told = run(python, "tests.benchmarks.fair", str(model), *options)
     if told.returncode:
         print(f"{model.stem}: {told.stderr.strip().splitlines()[-1]}", flush=True)
         return []

@@ -21,10 +21,14 @@ from graphfuse.bench.compare import BenchOptions
 from graphfuse.bench.records import Comparison
 from graphfuse.bench.sessions import environment
 from graphfuse.feeds import Sizes
+from graphfuse.graph.tensors import type_name
+from graphfuse.ops import CONTRIB_OPERATOR
 from graphfuse.runtime import CPU, CUDA, require_provider
 from tests.gpu.models import MODELS, SMALL, build
 from tests.gpu.sites import GPU_TYPES, SHAPES, SMALL_SHAPES, judge_site, time_site
+from tests.gpu.strict import MAGNITUDES, UNITS, measure
 
+PARTS = ("strict", "sites", "accuracy", "models")
 FLOATS = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}
 
 
@@ -36,7 +40,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--part", choices=("sites", "accuracy", "models"), action="append")
+    parser.add_argument("--part", choices=PARTS, action="append")
     given = parser.parse_args(arguments)
     provider, ep = (CPU, "cpu") if given.dry_run else (CUDA, "cuda")
     try:
@@ -44,7 +48,7 @@ def main(arguments: list[str]) -> int:
     except graphfuse.ProviderError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    parts = given.part or ("sites", "accuracy", "models")
+    parts = given.part or PARTS
     failed = False
     with given.output.open("w", encoding="utf-8") as file:
         for line in _story(parts, provider, ep, given.dry_run):
@@ -58,12 +62,29 @@ def _story(parts: list[str], provider: str, ep: str, dry: bool) -> Iterator[str]
     yield f"# {'Dry run on the CPU: no figure here is one of a GPU' if dry else 'CUDA'}"
     yield ""
     yield f"{_gpu()}; " + ", ".join(f"{key} {value}" for key, value in environment().items())
+    if "strict" in parts:
+        yield from _strict(provider, dry)
     if "sites" in parts:
         yield from _sites(provider, dry)
     if "accuracy" in parts:
         yield from _accuracy(ep, dry)
     if "models" in parts:
         yield from _models(ep, dry)
+
+
+def _strict(provider: str, dry: bool) -> Iterator[str]:
+    """What the table of faults says of this version of onnxruntime, against what its kernels do."""
+    yield "\n## Errors in units of the type, by magnitude of the rows, and what faults.json says\n"
+    yield f"| operator | type | strict | {' | '.join(map(str, MAGNITUDES))} | verdict |"
+    yield "|---" * (4 + len(MAGNITUDES)) + "|"
+    for kind, operator in CONTRIB_OPERATOR.items():
+        for elem_type in UNITS:
+            for strict in (False, True):
+                found = measure(provider, kind, elem_type, 64 if dry else 4096, strict)
+                errors = (f"{found.errors.get(at, np.nan):.3g}" for at in MAGNITUDES)
+                verdict = "dry" if dry else f"{found.verdict} {found.failure}"
+                name = f"{operator} | {type_name(elem_type)} | {'on' if strict else 'off'}"
+                yield f"| {name} | {' | '.join(errors)} | {verdict} |"
 
 
 def _sites(provider: str, dry: bool) -> Iterator[str]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import tomllib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -20,8 +18,6 @@ from tests.conftest import ROOT
 
 TOOLS = ("pytest", "hypothesis")
 """What runs the tests; graphfuse itself asks for none of it, so no row holds them back."""
-
-HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def interpreter(version: str) -> Path | None:
@@ -55,31 +51,6 @@ def make(home: Path, python: Path, requirements: Sequence[str]) -> Path:
     _run([made, "-m", "pip", "install", "--quiet", "--only-binary", ":all:", *requirements])
     record.write_text(wanted)
     return made
-
-
-@contextlib.contextmanager
-def environments(versions: Sequence[str] | None) -> Generator[list[str]]:
-    """A Python for each version of onnxruntime, all else newest; this one where none is named."""
-    if not versions:
-        yield [sys.executable]
-        return
-    others = newest(HERE)
-    with tempfile.TemporaryDirectory() as folder:
-        yield [
-            str(make(Path(folder, name), Path(sys.executable), (*others, f"onnxruntime=={name}")))
-            for name in versions
-        ]
-
-
-def with_checkout() -> dict[str, str]:
-    """The environment variables with which another Python finds graphfuse and its tests here."""
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
-
-
-def reason(error: subprocess.CalledProcessError) -> str:
-    """What pip says of a failure, in one line."""
-    said = (error.stderr or "").strip().splitlines()
-    return next((line for line in reversed(said) if line.startswith("ERROR")), str(error))
 
 
 def _run(command: Sequence[str | Path]) -> None:
@@ -121,6 +92,12 @@ def newest(python: str, *extras: str) -> list[str]:
     return [str(requirement) for requirement in promised(python, *extras)]
 
 
+def with_checkout() -> dict[str, str]:
+    """The variables of a process that is to import this checkout, whatever is installed."""
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
 def tools() -> list[str]:
     """What runs the tests, as the extra `test` asks for it."""
-    return [str(each) for each in promised(HERE, "test") if each.name in TOOLS]
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return [str(each) for each in promised(python, "test") if each.name in TOOLS]

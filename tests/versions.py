@@ -4,12 +4,11 @@
     python -m tests.versions --list
     python -m tests.versions --only lowest-3.11 onnxruntime-1.24.4 --keep FOLDER
     python -m tests.versions --sample quick --only lowest-3.11    what .ci/run does
-    python -m tests.versions --measure graphfuse/runtimes.json --only onnxruntime-1.32.0
 
 Each row is a virtual environment of its own, with the versions that pyproject.toml promises (the
 lower bounds are read from there) and neither PyTorch nor transformers. There the tests run on this
 checkout and on the kernels that are built in it: one library serves every Python and onnxruntime.
-A new onnxruntime is one more line in ONNXRUNTIME: `--measure` adds it to the table of runtimes. `--only torch-lowest` is the lowest PyTorch of
+A new onnxruntime is one more line in ONNXRUNTIME. `--only torch-lowest` is the lowest PyTorch of
 the extra `torch`; it fetches gigabytes, and so runs by name only.
 """
 
@@ -23,15 +22,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
 from graphfuse.errors import ProviderError
 from graphfuse.kernels import library_path
+from tests import environments
 from tests.conftest import ROOT
-from tests.versions import environments
 
 ONNXRUNTIME = (
     "1.20.1", "1.21.1", "1.22.1", "1.23.2", "1.24.4", "1.25.1", "1.26.0", "1.27.0", "1.28.0",
@@ -135,10 +134,17 @@ def rows(sample: str) -> list[Row]:
 
 def run(row: Row, home: Path) -> Outcome:
     """Make a row's environment and run its tests there."""
-    outcome = Outcome(row.name, row.python)
-    python = prepare(row, home, outcome)
+    python = environments.interpreter(row.python)
     if python is None:
-        return outcome
+        why = f"Python {row.python} is not on this machine"
+        return Outcome(row.name, row.python, why=why, absent=True)
+    try:
+        python = environments.make(home, python, row.requirements)
+    except subprocess.CalledProcessError as error:
+        said = (error.stderr or "").strip().splitlines()
+        why = next((line for line in reversed(said) if line.startswith("ERROR")), str(error))
+        return Outcome(row.name, row.python, why=f"no environment: {why}")
+    outcome = Outcome(row.name, row.python, versions_in(python))
     report = home / "report.xml"
     report.unlink(missing_ok=True)
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
@@ -165,33 +171,6 @@ def run(row: Row, home: Path) -> Outcome:
     if done.returncode != 0 and not outcome.failed:
         last = done.stdout.strip().splitlines()[-1:]
         outcome.why = f"pytest ended with {done.returncode}: {''.join(last)}"
-    return outcome
-
-
-def prepare(row: Row, home: Path, outcome: Outcome) -> Path | None:
-    """A row's environment; None, and why in the outcome, where it is not to be had."""
-    python = environments.interpreter(row.python)
-    if python is None:
-        outcome.why, outcome.absent = f"Python {row.python} is not on this machine", True
-        return None
-    try:
-        python = environments.make(home, python, row.requirements)
-    except subprocess.CalledProcessError as error:
-        outcome.why = f"no environment: {environments.reason(error)}"
-        return None
-    outcome.versions = versions_in(python)
-    return python
-
-
-def measure(row: Row, home: Path, table: Path) -> Outcome:
-    """Put what a row's onnxruntime does into a table of runtimes (graphfuse.bench.runtimes)."""
-    outcome = Outcome(row.name, row.python)
-    python = prepare(row, home, outcome)
-    if python is not None:
-        command = [python, "-m", "graphfuse.bench.runtimes", "-o", table.resolve()]
-        done = subprocess.run(command, cwd=ROOT, env=environments.with_checkout(), check=False)
-        if done.returncode:
-            outcome.why = f"graphfuse.bench.runtimes ended with {done.returncode}"
     return outcome
 
 
@@ -244,7 +223,17 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = options()
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.versions",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these rows")
+    parser.add_argument("--sample", choices=("quick", "full"), default="full")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the environments there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the outcomes there")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there")
+    parser.add_argument("--list", action="store_true", help="show the rows and what is left out")
     given = parser.parse_args(arguments)
     every = {row.name: row for row in rows(given.sample)}
     if unknown := set(given.only or ()) - every.keys():
@@ -256,52 +245,19 @@ def main(arguments: Sequence[str]) -> int:
         library_path()
     except ProviderError as error:
         parser.error(f"{error}: the kernels are part of what is tested")
-    chosen = [every[name] for name in given.only or usual(every, bool(given.measure))]
-    outcomes: list[Outcome] = []
+    chosen = [every[name] for name in given.only or every if given.only or name != "torch-lowest"]
     with tempfile.TemporaryDirectory() as scratch:
+        outcomes: list[Outcome] = []
         for row in chosen:
-            home = (given.keep or Path(scratch)).resolve() / row.name
-            if given.measure:
-                outcomes.append(measure(row, home, given.measure))
-                said = outcomes[-1].why or f"measured into {given.measure}"
-                print(f"{row.name}: {said}", flush=True)
-            else:
-                outcomes.append(run(row, home))
-                print(describe(outcomes[-1]), flush=True)
-    ran = [each for each in outcomes if not each.absent]
-    if given.measure:
-        return 0 if ran and not any(each.why for each in ran) else 1
+            outcomes.append(run(row, (given.keep or Path(scratch)).resolve() / row.name))
+            print(describe(outcomes[-1]), flush=True)
     print(f"\n{markdown(outcomes)}")
     if given.markdown:
         given.markdown.write_text(f"{markdown(outcomes)}\n")
     if given.json:
         given.json.write_text(json.dumps([asdict(each) for each in outcomes], indent=2) + "\n")
+    ran = [each for each in outcomes if not each.absent]
     return 0 if ran and all(each.good for each in ran) else 1
-
-
-def options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.versions",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these rows")
-    parser.add_argument("--sample", choices=("quick", "full"), default="full")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the environments there")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the outcomes there")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there")
-    parser.add_argument("--measure", type=Path, metavar="FILE", help="measure into that table")
-    parser.add_argument("--list", action="store_true", help="show the rows and what is left out")
-    return parser
-
-
-def usual(names: Iterable[str], measured: bool) -> list[str]:
-    """The rows that run when none is named: those of onnxruntime are what is measured."""
-    return [
-        name
-        for name in names
-        if (name.startswith("onnxruntime-") if measured else name != "torch-lowest")
-    ]
 
 
 def show_rows(every: Sequence[Row]) -> None:

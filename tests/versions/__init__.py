@@ -1,1 +1,0 @@
-"""The tests, and measurements, on other versions of onnxruntime, of Python, and of what graphfuse needs."""
