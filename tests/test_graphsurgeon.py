@@ -14,7 +14,7 @@ from graphfuse.errors import UsageError
 from graphfuse.reasons import Reason
 from models.committed import COMMITTED
 from tests.conftest import MODELS
-from tests.graphs import DECOMPOSED_LAYER_NORM, model
+from tests.graphs import DECOMPOSED_LAYER_NORM, assert_passes, model
 
 
 def imported(name: str) -> gs.Graph:
@@ -44,8 +44,7 @@ def test_the_same_fusions_as_of_the_file(each: object) -> None:
     assert {key for key, node in after.items() if nodes.get(key) is not node} == fused
     for tensor_name, tensor in graph.tensors().items():
         assert tensor_name not in tensors or tensors[tensor_name] is tensor
-    report = graphfuse.validate(MODELS / name, exported, level="fast")
-    assert report.passed, report.failures
+    assert_passes(MODELS / name, exported, level="fast")
 
 
 def test_removed_nodes_are_disconnected_and_tensors_know_their_nodes() -> None:
@@ -80,8 +79,7 @@ def test_users_edits_count_and_the_graph_can_be_edited_on() -> None:
     graph.cleanup().toposort()
     after = gs.export_onnx(graph)
     assert any(node.name.startswith("mine/") for node in after.graph.node)
-    report = graphfuse.validate(before, after, level="fast")
-    assert report.passed, report.failures
+    assert_passes(before, after, level="fast")
 
 
 def test_a_graph_without_sites_is_left_as_it_is() -> None:
@@ -132,8 +130,7 @@ def test_sites_in_branches() -> None:
     assert branch.attrs["then_branch"] is then
     assert [node.op for node in then.nodes] == ["AddLayerNormalization"]
     after = gs.export_onnx(graph)
-    report = graphfuse.validate(outer, after, level="fast")
-    assert report.passed, report.failures
+    assert_passes(outer, after, level="fast")
 
 
 def test_sites_in_functions() -> None:
@@ -222,8 +219,7 @@ def test_a_new_weight_that_two_branches_read() -> None:
     assert len(graphfuse.fuse_graph(graph).fused) == 2
     after = gs.export_onnx(graph)
     onnx.checker.check_model(after)
-    report = graphfuse.validate(proto, after, level="fast")
-    assert report.passed, report.failures
+    assert_passes(proto, after, level="fast")
 
 
 def test_external_weights_are_not_loaded(tmp_path: object) -> None:

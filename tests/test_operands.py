@@ -12,6 +12,7 @@ from graphfuse.reasons import Reason
 from tests.graphs import (
     DECOMPOSED_LAYER_NORM,
     DECOMPOSED_RMS_NORM,
+    assert_passes,
     check,
     kinds,
     model,
@@ -48,8 +49,7 @@ def test_several_trailing_axes(case: str) -> None:
     result = check(proto)
     assert [f.site.axis for f in result.fused] == [-2]
     assert result.fused[0].site.hidden == 32
-    report = graphfuse.validate(proto, result.model)
-    assert report.passed, report.failures
+    assert_passes(proto, result.model)
     assert not graphfuse.fuse(result.model).changed
     cuda = graphfuse.fuse(proto, ep="cuda")
     assert [m.reason for m in cuda.left] == [Reason.OTHER_AXES]
@@ -70,7 +70,7 @@ def test_parameters_along_some_of_the_axes() -> None:
     )
     result = check(proto)
     assert len(result.fused) == 1
-    assert graphfuse.validate(proto, result.model).passed
+    assert_passes(proto, result.model)
     bare = residual(
         DECOMPOSED_RMS_NORM.replace("axes=[-1]", "axes=[-2, -1]").replace(
             "y = Mul(n, scale)", "y = Identity(n)"
@@ -90,7 +90,7 @@ def test_b_broadcasts_along_normalised_axes() -> None:
     )
     result = check(proto)
     assert len(result.fused) == 1
-    assert graphfuse.validate(proto, result.model).passed
+    assert_passes(proto, result.model)
 
 
 def test_axes_in_the_middle_are_left() -> None:
@@ -129,7 +129,7 @@ def test_opsets_before_negative_axes(opset: int, norm: str) -> None:
     result = check(proto)
     assert kinds(result.model)[-1].startswith("Add")
     assert len(result.fused) == 1
-    assert graphfuse.validate(proto, result.model).passed
+    assert_passes(proto, result.model)
 
 
 BIASED = "p = Identity(b) h = Add(p, vec) x = Add(a, h)"
@@ -154,8 +154,7 @@ def test_a_bias_before_the_residual(opset: int, norm: str, ep: str) -> None:
     assert kinds(folded.model)[0] == "Identity"
     assert len(kinds(folded.model)) == 2
     onnx.checker.check_model(folded.model)
-    report = graphfuse.validate(proto, folded.model)
-    assert report.passed, report.failures
+    assert_passes(proto, folded.model)
 
 
 def test_a_bias_on_the_first_operand_and_one_that_others_read() -> None:
@@ -168,7 +167,7 @@ def test_a_bias_on_the_first_operand_and_one_that_others_read() -> None:
     )
     result = graphfuse.fuse(smaller, fold_bias=True)
     assert result.fused[0].inputs[:2] == ("p", "a")
-    assert graphfuse.validate(smaller, result.model).passed
+    assert_passes(smaller, result.model)
     shared = biased(LN + " z = Relu(h)", outputs="float[B,S,8] y, float[B,S,8] z")
     assert "Bias" not in graphfuse.fuse(shared, fold_bias=True).fused[0].op_type
 
@@ -221,7 +220,7 @@ def test_rows_that_move_stay_rows(case: str) -> None:
     result = check(proto)
     assert len(result.fused) == 1
     assert result.fused[0].site.path
-    assert graphfuse.validate(proto, result.model).passed
+    assert_passes(proto, result.model)
     assert not graphfuse.fuse(result.model).changed
 
 
@@ -294,8 +293,7 @@ def test_float32_norms_in_a_float16_model() -> None:
         )
         result = graphfuse.fuse(proto)
         assert [f.site.parameter_type for f in result.fused] == [TensorProto.FLOAT]
-        report = graphfuse.validate(proto, result.model)
-        assert report.passed, report.failures
+        assert_passes(proto, result.model)
 
 
 def test_a_graph_input_of_one_axis_is_a_scale() -> None:

@@ -12,7 +12,7 @@ import graphfuse
 from graphfuse.graph.model_file import Model
 from graphfuse.reasons import Reason
 from graphfuse.records import Expression, Factor
-from tests.graphs import DECOMPOSED_LAYER_NORM, DECOMPOSED_RMS_NORM, kinds, residual
+from tests.graphs import DECOMPOSED_LAYER_NORM, DECOMPOSED_RMS_NORM, assert_passes, kinds, residual
 
 LN, RMS = DECOMPOSED_LAYER_NORM, DECOMPOSED_RMS_NORM
 
@@ -79,8 +79,7 @@ def test_parameters_are_computed_from_weights(case: str, opset: int) -> None:
     proto = residual(norm, opset=opset, **options)
     result = graphfuse.fuse(proto)
     assert [f.site.output for f in result.fused] == ["y"], [(m.reason, m.got) for m in result.left]
-    report = graphfuse.validate(proto, result.model)
-    assert report.passed, report.failures
+    assert_passes(proto, result.model)
     # Nothing that depends on the activations is left but the fused node.
     computed = {node.output[0] for node in result.model.graph.node}
     assert not computed & {"a", "b", "d", "q", "v", "e", "r", "n"}
@@ -128,7 +127,7 @@ def test_narrower_weights_are_cast() -> None:
     )
     result = graphfuse.fuse(proto)
     assert result.changed
-    assert graphfuse.validate(proto, result.model).passed
+    assert_passes(proto, result.model)
 
 
 def test_float32_weights_beside_a_float16_sum() -> None:
@@ -141,8 +140,7 @@ def test_float32_weights_beside_a_float16_sum() -> None:
     result = graphfuse.fuse(proto, costs="none")
     assert [f.site.parameter_type for f in result.fused] == [TensorProto.FLOAT]
     assert result.fused[0].inputs == ("a", "b", "scale", "bias")
-    report = graphfuse.validate(proto, result.model)
-    assert report.passed, report.failures
+    assert_passes(proto, result.model)
     # onnxruntime's own operators have one type.
     cuda = graphfuse.fuse(proto, ep="cuda")
     assert [m.reason for m in cuda.left] == [Reason.PARAMETER_TYPE]

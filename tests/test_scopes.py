@@ -12,7 +12,7 @@ from onnx.reference import ReferenceEvaluator
 import graphfuse
 from graphfuse.reasons import Reason
 from tests.conftest import MODELS
-from tests.graphs import DECOMPOSED_LAYER_NORM, DECOMPOSED_RMS_NORM, feeds
+from tests.graphs import DECOMPOSED_LAYER_NORM, DECOMPOSED_RMS_NORM, assert_passes, feeds
 
 LN = "y = LayerNormalization(x, scale, bias)"
 HEAD = '<ir_version: 10, opset_import: ["": 17, "my": 1]>'
@@ -47,8 +47,7 @@ def check(proto: onnx.ModelProto, **values: object) -> graphfuse.FuseResult:
     given = {**feeds(proto, B=2, S=3), **{k: np.asarray(v) for k, v in values.items()}}
     for old, new in zip(run(proto, given), run(result.model, given), strict=True):
         np.testing.assert_allclose(new, old, rtol=1e-5, atol=1e-6)
-    report = graphfuse.validate(proto, result.model)
-    assert report.passed, report.failures
+    assert_passes(proto, result.model)
     assert not graphfuse.fuse(result.model).changed
     return result
 

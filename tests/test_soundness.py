@@ -9,7 +9,7 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 import graphfuse
-from tests.graphs import feeds, kinds, model, residual
+from tests.graphs import assert_passes, feeds, kinds, model, residual
 from tests.test_scopes import scoped
 
 TAIL = "e = Add(v,eps) r = Sqrt(e) n = Div(x,r) y = Mul(n,scale)"
@@ -270,7 +270,7 @@ def test_the_bias_of_a_fused_norm_is_not_folded_again(ep: str) -> None:
     )
     result = graphfuse.fuse(proto, ep=ep, fold_bias=True)
     assert len(result.fused) == 2
-    assert graphfuse.validate(proto, result.model).passed
+    assert_passes(proto, result.model)
 
 
 def test_a_bias_on_an_operand_that_broadcasts_is_not_folded() -> None:
@@ -280,7 +280,7 @@ def test_a_bias_on_an_operand_that_broadcasts_is_not_folded() -> None:
     )
     result = graphfuse.fuse(proto, ep="cuda", fold_bias=True)
     assert len(result.fused[0].inputs) == 4
-    assert graphfuse.validate(proto, result.model).passed
+    assert_passes(proto, result.model)
 
 
 def test_added_vectors_at_a_low_ir_version() -> None:

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 
 import graphfuse
 from graphfuse.reasons import Reason
-from tests.graphs import DECOMPOSED_RMS_NORM, check, kinds, model, residual
+from tests.graphs import DECOMPOSED_RMS_NORM, assert_passes, check, kinds, model, residual
 
 NORM = "y = LayerNormalization(x, scale, bias)"
 
@@ -82,7 +82,7 @@ def test_an_epsilon_cast_to_float16_is_the_rounded_one() -> None:
     )
     result = check(proto)
     assert result.fused[0].site.epsilon == float(np.float16(3e-8))
-    assert graphfuse.validate(proto, result.model).passed
+    assert_passes(proto, result.model)
 
 
 @pytest.mark.parametrize(
@@ -343,14 +343,14 @@ def test_the_default_domain_has_two_names(domain: str) -> None:
         named.domain = domain
     result = check(proto)
     assert result.changed
-    assert graphfuse.validate(proto, result.model).passed
+    assert_passes(proto, result.model)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 4, 5])
 def test_sites_of_every_rank_validate(rank: int) -> None:
     shape = ",".join([*"BCDE"[: rank - 1], "8"])
     proto = residual(NORM, inputs=f"float[{shape}] a, float[8] b", outputs=f"float[{shape}] y")
-    assert graphfuse.validate(proto, check(proto).model).passed
+    assert_passes(proto, check(proto).model)
 
 
 @pytest.mark.parametrize("hidden", [64, 768])
@@ -366,8 +366,7 @@ def test_a_norm_alone_validates(hidden: int, norm: str) -> None:
     )
     fused = graphfuse.fuse(proto).model
     for seed in range(3):
-        report = graphfuse.validate(proto, fused, seed=seed)
-        assert report.passed, report.failures
+        assert_passes(proto, fused, seed=seed)
 
 
 def test_sparse_initializers_have_a_twin() -> None:
@@ -381,4 +380,4 @@ def test_sparse_initializers_have_a_twin() -> None:
     values = helper.make_tensor("sparse", TensorProto.FLOAT, [2], [1.0, 2.0])
     indices = helper.make_tensor("indices", TensorProto.INT64, [2], [1, 5])
     proto.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [8]))
-    assert graphfuse.validate(proto, check(proto).model).passed
+    assert_passes(proto, check(proto).model)

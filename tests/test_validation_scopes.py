@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 import graphfuse
-from tests.graphs import residual
+from tests.graphs import assert_passes, residual
 from tests.test_scopes import FUNCTION, scoped
 
 LN = "y = LayerNormalization(x, scale, bias)"
@@ -50,7 +50,7 @@ def test_damage_in_either_branch_is_caught(damage: object, branch: int) -> None:
     """Both ways are run: a branch that is not taken would pass."""
     proto = branches()
     fused = graphfuse.fuse(proto).model
-    assert graphfuse.validate(proto, fused).passed
+    assert_passes(proto, fused)
     bodies = sorted((a for a in fused.graph.node[-1].attribute), key=lambda a: a.name)
     damage(bodies[branch].g.node[-1])  # type: ignore[operator]
     assert not graphfuse.validate(proto, fused).passed
@@ -75,8 +75,7 @@ def test_defaults_of_function_attributes() -> None:
     )
     result = graphfuse.fuse(proto)
     assert [f.site.epsilon for f in result.fused] == [0.25, 0.5]
-    report = graphfuse.validate(proto, result.model)
-    assert report.passed, report.failures
+    assert_passes(proto, result.model)
 
 
 def test_a_function_of_another_opset() -> None:
@@ -91,8 +90,7 @@ def test_a_function_of_another_opset() -> None:
     proto.functions[0].opset_import[0].version = 13
     result = graphfuse.fuse(proto)
     assert len(result.fused) == 1
-    report = graphfuse.validate(proto, result.model)
-    assert report.passed, report.failures
+    assert_passes(proto, result.model)
 
 
 def test_a_number_through_an_integer() -> None:
@@ -102,8 +100,7 @@ def test_a_number_through_an_integer() -> None:
     )
     result = graphfuse.fuse(proto)
     assert result.changed
-    report = graphfuse.validate(proto, result.model)
-    assert report.passed, report.failures
+    assert_passes(proto, result.model)
 
 
 FIXED = {
@@ -131,5 +128,4 @@ def test_sites_alone_keep_fixed_extents(case: str) -> None:
     proto = residual(norm, inputs=inputs, outputs=outputs, constants=constants)
     result = graphfuse.fuse(proto)
     assert len(result.fused) == 1
-    report = graphfuse.validate(proto, result.model)
-    assert report.passed, report.failures
+    assert_passes(proto, result.model)
