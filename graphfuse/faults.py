@@ -24,10 +24,11 @@ from graphfuse.runtimes import parse_version
 FILE = "faults.json"
 SCHEMA = 1
 
-REFUSE, STRICT, NOTE = "refuse", "strict", "note"
+REFUSE, STRICT, NOTE, OFF = "refuse", "strict", "note", "off"
 """What a fault asks for: the site is left; it is left unless sessions have onnxruntime's strict
-mode for SkipLayerNormalization; nothing, as no fused node meets it or the original has it too."""
-EFFECTS = (REFUSE, STRICT, NOTE)
+mode for SkipLayerNormalization; nothing, as no fused node meets it or the original has it too; the
+optimiser of that name is turned off."""
+EFFECTS = (REFUSE, STRICT, NOTE, OFF)
 
 STRICT_MODE = "enable_skip_layer_norm_strict_mode"
 """The CUDA provider's option that lets SkipLayerNormalization and SkipSimplifiedLayerNormalization
@@ -144,6 +145,19 @@ def needs_strict_mode(provider: str, version: Version | None = None) -> bool:
         for operator in fault.operators
         for elem_type in fault.types
     )
+
+
+def off(version: Version | None = None) -> tuple[str, ...]:
+    """onnxruntime's optimisers that are to be off in every session of a version."""
+    rows = [fault for fault in table().faults if fault.effect == OFF]
+    names = {
+        name
+        for fault in rows
+        for name in fault.operators
+        for elem_type in fault.types
+        if fault in known(fault.provider, name, elem_type, version)
+    }
+    return tuple(sorted(names))
 
 
 def turns() -> tuple[tuple[int, int], ...]:

@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-CRASHING = ("FuseFp16InitializerToFp32NodeTransformer",)
-"""Off in every run: in onnxruntime 1.31.1 it crashes the process on some float16 models."""
-
 BFLOAT16 = "tensor(bfloat16)"
 FOLDER_KEY = "session.model_external_initializers_file_folder_path"
 FOLDER_SINCE = (1, 21)
@@ -52,8 +49,8 @@ def session_options(
     first in, they would draw its fused nodes to the CPU), and those of onnxruntime's own fusions
     are off that make a slower node in the installed version (runtimes.py): from 1.30 on
     SkipLayerNormFusion, which takes an Add and LayerNormalization that were left, and functions
-    without a kernel. Without kernels fused nodes run through their functions. Off everywhere is
-    FuseFp16InitializerToFp32NodeTransformer, which crashes the process on some float16 models.
+    without a kernel. Without kernels fused nodes run through their functions. Off on every provider
+    is FuseFp16InitializerToFp32NodeTransformer where it crashes the process on float16 models.
 
     Options of the providers themselves are not a part of it: onnxruntime takes them with their
     names, so pass `graphfuse.providers("cuda")` as the session's `providers`.
@@ -63,7 +60,7 @@ def session_options(
     not built or onnxruntime cannot load them; False registers none; None registers what there is.
     """
     slow = runtimes.runtime().slow_fusions if _first(providers) == CPU else ()
-    options = _options((*CRASHING, *slow))
+    options = _options((*_crashing(), *slow))
     if kernels is None:
         kernels = has_kernels(providers)
     if kernels:
@@ -164,7 +161,12 @@ def plain_options(best: bool = False) -> foreign.SessionOptions:
 
     `best` gives what can be had on the CPU without graphfuse: its slow fusions off as well.
     """
-    return _options((*CRASHING, *(runtimes.runtime().slow_fusions if best else ())))
+    return _options((*_crashing(), *(runtimes.runtime().slow_fusions if best else ())))
+
+
+def _crashing() -> tuple[str, ...]:
+    """Off in every run: they crash the process on some models, fused or not."""
+    return faults.off(foreign.onnxruntime().__version__)
 
 
 def session(

@@ -194,3 +194,12 @@ def test_a_site_knows_what_its_statistics_are_computed_in(
     (found,) = scan(Model(site(norm, type_))).sites
     assert found.elem_type == faults.TYPES[type_]
     assert found.computed_in == wanted
+
+
+def test_optimisers_that_crash_are_off_where_they_do() -> None:
+    crashing = "FuseFp16InitializerToFp32NodeTransformer"
+    assert faults.off("1.22.1") == ()
+    assert faults.off("1.23.2") == faults.off("1.32.0") == faults.off() == (crashing,)
+    for options in (graphfuse.session_options(), runtime.plain_options()):
+        entry = options.get_session_config_entry(runtime.DISABLED_KEY)
+        assert (crashing in entry.split(";")) == bool(faults.off(ort.__version__))

@@ -2,6 +2,7 @@
 
     python -m graphfuse.bench.runtimes                             print the entry
     python -m graphfuse.bench.runtimes -o graphfuse/runtimes.json  put it into the table
+    python -m graphfuse.bench.runtimes --markdown                  print the table that ships
 
 Nodes are timed in a chain, as in graphfuse.bench.kernels, with optimizations off; functions and
 onnxruntime's own fusions in a plain default session. One thread, processor time, medians of turns:
@@ -53,7 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("-o", "--output", type=Path)
+    parser.add_argument("--markdown", action="store_true")
     given = parser.parse_args(arguments)
+    if given.markdown:
+        print(_markdown())
+        return 0
     with pinned(1) as threads:
         entry = measured(threads)
     if given.output is None:
@@ -94,6 +99,43 @@ def measured(threads: Threads) -> dict[str, Any]:
     for fusion in FUSIONS:
         entry["fusions"][fusion] = _fusion(fusion, threads)
     return entry
+
+
+COLUMNS = (
+    "onnxruntime",
+    "Add + LayerNorm",
+    "SkipLayerNorm",
+    "graphfuse",
+    "default session, Add",
+    "default session, Sum",
+    "Add + RMSNorm",
+    "SkipSimplified",
+    "graphfuse RMS",
+    "K of Add + LayerNorm",
+    "K of SkipLayerNorm",
+)
+
+
+def _markdown() -> str:
+    """The float32 part of the table that ships."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
+    for entry in runtimes.table():
+        known = runtimes.runtime(entry["onnxruntime"])
+        layer, rms = (
+            known.nodes[runtimes.case(kind, TensorProto.FLOAT)] for kind in (LAYER_NORM, RMS_NORM)
+        )
+        body = known.body(LAYER_NORM, TensorProto.FLOAT, 17)
+        errors = known.errors[runtimes.case(LAYER_NORM, TensorProto.FLOAT)]
+        figures = [
+            *(layer[name] for name in (runtimes.PAIR, runtimes.CONTRIB, runtimes.OWN)),
+            *(body[name] for name in (runtimes.ADD, runtimes.SUM)),
+            *(rms[name] for name in (runtimes.PAIR, runtimes.CONTRIB, runtimes.OWN)),
+        ]
+        lost = [errors[name] for name in (runtimes.PAIR, runtimes.CONTRIB)]
+        words = [known.name, *(f"{figure:.0f}" for figure in figures)]
+        words += ["rows lost" if error is None else f"{error:.2f}" for error in lost]
+        lines.append("| " + " | ".join(words) + " |")
+    return "\n".join(lines)
 
 
 def _merged(entries: list[dict[str, Any]], entry: dict[str, Any]) -> list[dict[str, Any]]:
