@@ -186,7 +186,7 @@ def _primitives(kind: str, opset: int, variant: Variant) -> list[NodeProto]:
     nodes.append(helper.make_node("Sqrt", ["UnderRoot"], ["Root"]))
     if variant.elem_type == TensorProto.DOUBLE:
         # onnxruntime folds the form with Div, and in float64 loses its epsilon: that of a LayerNorm
-        # up to 1.29 or so, that of an RMSNorm in 1.31.1 as well.
+        # before 1.30, that of an RMSNorm in 1.31.1 as well.
         nodes.append(helper.make_node("Reciprocal", ["Root"], ["Inverse"]))
         nodes.append(helper.make_node("Mul", [deviation, "Inverse"], ["Normal"]))
     else:

@@ -225,6 +225,10 @@ def _selection_refusal(
     return None
 
 
+SEVERAL_AXES_SINCE = (1, 24)
+"""The first onnxruntime whose SkipLayerNormFusion leaves norms over several axes alone."""
+
+
 class _Bodies:
     """One function serves all sites of an operator: the first site taken decides on its body.
 
@@ -241,7 +245,10 @@ class _Bodies:
     def refusal(self, site: Site, operator: str) -> Refusal | None:
         """Why the function that is there, or was chosen before, cannot serve a site."""
         choice = (site.kind, site.elem_type, self._opset)
-        foldable = self._runtime.adds_by(*choice) == runtimes.ADD
+        foldable = self._runtime.adds_by(*choice) == runtimes.ADD and not (
+            # Its fusion took norms over several axes, and made a node that does not run.
+            site.axis != -1 and self._runtime.version < SEVERAL_AXES_SINCE
+        )
         wanted = self._body(site, operator, foldable)
         there = self._there[operator]
         if there is not None and there != wanted:

@@ -15,6 +15,7 @@ from graphfuse.records import Check
 from graphfuse.validation.tolerance import OTHER_KERNEL
 
 HIDDEN = 8
+VERSION = tuple(map(int, ort.__version__.split(".")[:2]))
 
 DECOMPOSED_LAYER_NORM = """
     m = ReduceMean<axes=[-1], keepdims=1>(x)
@@ -93,16 +94,20 @@ def assert_passes(before: onnx.ModelProto, after: onnx.ModelProto, **options: ob
     Before 1.27 its LayerNormalization loses rows that primitives keep. Where the original is
     written in such, a fused node without graphfuse's kernel is worse than it was, and G1 says so.
     """
-    report = graphfuse.validate(before, after, **options)  # type: ignore[arg-type]
+    try:
+        report = graphfuse.validate(before, after, **options)  # type: ignore[arg-type]
+    except graphfuse.OriginalModelError as error:
+        if VERSION < (1, 24) and "gamma is expected to have 1 dimension" in str(error):
+            pytest.skip(f"onnxruntime {ort.__version__} fuses several axes and then does not run")
+        raise
     if report.failures and all(_is_lost(check) for check in report.failures):
         pytest.skip(f"onnxruntime {ort.__version__}'s LayerNormalization loses hard rows")
     assert report.passed, report.failures
 
 
 def _is_lost(check: Check) -> bool:
-    version = tuple(map(int, ort.__version__.split(".")[:2]))
     return (
-        version < (1, 27)
+        VERSION < (1, 27)
         and check.gate == "G1"
         and check.bound == OTHER_KERNEL
         and "sigma" in check.where

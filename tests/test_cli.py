@@ -19,7 +19,7 @@ import pytest
 from graphfuse.records import LAYER_NORM, RMS_NORM
 from models.committed import COMMITTED
 from tests.conftest import MODELS, Shell, files_of
-from tests.graphs import residual
+from tests.graphs import needs_opset, residual
 
 BERT = MODELS / "bert.onnx"
 HAS_CUDA = "CUDAExecutionProvider" in ort.get_available_providers()
@@ -39,6 +39,7 @@ def one_line(run: subprocess.CompletedProcess[str]) -> str:
 
 @pytest.mark.parametrize("small", COMMITTED, ids=lambda small: small.file)
 def test_fuse_writes_a_valid_model(small: object, shell: Shell, tmp_path: Path) -> None:
+    needs_opset(small.opset)  # type: ignore[attr-defined]
     source = MODELS / small.file  # type: ignore[attr-defined]
     before = digest(source)
     run = shell("fuse", source, "-o", "out.onnx", "--json")
