@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 LEAST = 2.0
 """Fewer independent errors than this are taken for as many: nothing can be said of one."""
 
+ENOUGH = 2**16
+"""Elements of an output that errors are looked at in."""
+
 
 @dataclass(frozen=True, slots=True)
 class Spread:
@@ -41,15 +44,22 @@ class Spread:
     independent: float
 
 
+def thinned(array: Array) -> Array:
+    """Every so many elements of a run of an output: enough to count independent errors by."""
+    return array.reshape(-1)[:: array.size // ENOUGH + 1].astype(np.float64)
+
+
 def spread(samples: Sequence[Array], exact: Array, largest: float) -> Spread | None:
     """The spread of runs with rounding around `exact`; None where they tell nothing.
 
     Elements beyond `largest` or as large as masks are left out. At least two samples are needed.
     """
     there = np.isfinite(exact) & (np.abs(exact) <= min(HUGE, largest))
-    size = float(np.linalg.norm(exact[there])) if there.any() else 0.0
+    size = math.sqrt(np.square(exact[there]).sum())
+    if len(samples) < 2 or not size:
+        return None
     errors = np.stack([(sample - exact)[there] for sample in samples])
-    if len(samples) < 2 or not size or not np.isfinite(errors).all():
+    if not np.isfinite(errors).all():
         return None
     # Not a matrix product: BLAS would wake a thread on every core.
     products = np.einsum("ik,jk->ij", errors, errors) / size**2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from graphfuse.graph.tensors import FLOAT_TYPES
 from graphfuse.records import Check
-from graphfuse.validation.chance import Spread, as_accurate, spread
+from graphfuse.validation.chance import Spread, as_accurate, spread, thinned
 from graphfuse.validation.tolerance import FLOAT, HUGE, distance, end_to_end
 
 if TYPE_CHECKING:
@@ -65,33 +64,34 @@ class OutputJudge:
         bound = factor * distance(x[compared], exact[compared]) + number.roundoff
         bound = max(bound, self.least)
         hopeless = self.decides
+        kept: list[Array] = []
         for count, sample in enumerate(self.rounded() if not value <= bound else ()):
             if count >= FEW and not self.decides and not value <= HOPELESS * bound:
                 hopeless = True
                 break
             # One sample is far from another where an output is small, or hangs on one near tie.
             rounded = np.asarray(sample)
+            kept.append(thinned(rounded))
             there = compared & np.isfinite(rounded)
             spec = distance(rounded[there], exact[there])
             bound = max(bound, factor * spec + number.roundoff)
             if value <= bound:
                 break
         if not value <= bound and not hopeless:
-            bound = max(bound, self._by_chance() + number.roundoff)
+            bound = max(bound, self._by_chance(kept) + number.roundoff)
         return [
             Check("G2", self.name, value, bound, where, value <= bound),
             self._finite(y, x, in_range, where),
             *self._decisions(y, number.roundoff, where),
         ]
 
-    @cached_property
+    @property
     def few(self) -> Spread | None:
         """The spread of the output on this feed, from a few samples of rounding."""
-        return self._spread(FEW)
+        return self._spread([thinned(np.asarray(each)) for each in islice(self.rounded(), FEW)])
 
-    def _spread(self, count: int | None) -> Spread | None:
-        samples = [np.asarray(sample) for sample in islice(self.rounded(), count)]
-        return spread(samples, self.exact, FLOAT[self.elem_type].largest)
+    def _spread(self, samples: Sequence[Array]) -> Spread | None:
+        return spread(samples, thinned(self.exact), FLOAT[self.elem_type].largest)
 
     @property
     def far(self) -> float:
@@ -103,12 +103,14 @@ class OutputJudge:
         found = [distance(run[there], exact[there]) for run in runs]
         return float(np.sqrt(np.square(found).mean()))
 
-    def _by_chance(self) -> float:
+    def _by_chance(self, samples: Sequence[Array]) -> float:
         """How far an equally accurate model may be, by the number of independent errors."""
-        own = self._spread(None)
+        own = self._spread(samples)
+        if own is None:
+            return 0.0
         found = [(each.few, each.far) for each in self.peers()]
         known = [(few, far) for few, far in found if few is not None and np.isfinite(far)]
-        return as_accurate(own, known) if own is not None and known else 0.0
+        return as_accurate(own, known) if known else 0.0
 
     def _same(self, result: Any, where: str) -> Check:
         """G4 of integers, booleans, strings and sequences: as one of the original's runs."""
