@@ -13,8 +13,8 @@ bias), is rounded twice: there |h| is |h| + |b + bias|.
 
 K is 1 for graphfuse's own kernels, whatever else runs. For all others it is 8, and a row beyond it
 passes where the original's own nodes, run alike, are `no_worse`: until 1.26 onnxruntime's
-LayerNormalization takes E[x^2] - E[x]^2 for a variance, and gives NaN for a mean of 10,000
-deviations, in a fused node's function as in the original.
+LayerNormalization takes E[x^2] - E[x]^2 for a variance (ComputeJob in its layer_norm_impl.cc), and
+gives NaN for a mean of 10,000 deviations, in a fused node's function as in the original.
 
 Of whole models (G2) distances from float64 are compared, a model with its original: `end_to_end`,
 and, before one fails, what chance.py says of the number of independent errors.
