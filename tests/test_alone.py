@@ -86,7 +86,7 @@ def test_what_the_original_loses_as_well_is_a_note(runtime: Runtime) -> None:
     [note] = report.notes
     assert f"onnxruntime {foreign.onnxruntime().__version__} loses 2 of 36 hard rows" in note
     assert "fused or not, at y" in note
-    assert ("graphfuse kernels do not" in note) == has_kernels([CPU])
+    assert ("graphfuse's kernels do not" in note) == has_kernels([CPU])
     assert "2 rows lost, as in the original" in report.checks[-1].where
 
 

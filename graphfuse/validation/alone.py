@@ -251,12 +251,11 @@ def notes(found: Sequence[Lost]) -> list[str]:
 def _note(provider: str, kind: str, found: Sequence[Lost]) -> str:
     worst = max(found, key=lambda lost: lost.rows)
     at = f"{len(found)} sites, such as {worst.site}" if len(found) > 1 else worst.site
-    row = f" ({worst.label})" if kind == HARD else ""
-    own = all(lost.own_kernel_holds for lost in found)
+    row = f" (such as {worst.label})" if kind == HARD else ""
+    own = "; graphfuse's kernels do not" if all(lost.own_kernel_holds for lost in found) else ""
     return (
         f"onnxruntime {foreign.onnxruntime().__version__} loses {worst.rows} of {worst.of} {kind}"
-        f"{row} on {provider}, fused or not, at {at}"
-        f"{'; graphfuse kernels do not' if own else ''}"
+        f"{row} on {provider}, fused or not, at {at}{own}"
     )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from graphfuse.graph.tensors import FLOAT_TYPES
 from graphfuse.records import Check
+from graphfuse.validation.chance import Spread, as_accurate, spread, thinned
 from graphfuse.validation.tolerance import FLOAT, HUGE, distance, end_to_end
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ class OutputJudge:
     `originals` are the runs with optimizations off and on, or one of them; `rounded` gives, when
     they are needed, runs of the float64 twin with every edge rounded to its type. `decides` says
     that one such run can be any distance from another. `least` is G2's bound at the least.
+    `peers` are the same output on all feeds, for what one feed alone says too little about.
     """
 
     name: str
@@ -41,6 +44,7 @@ class OutputJudge:
     rounded: Callable[[], Iterable[Any]]
     decides: bool = False
     least: float = 0.0
+    peers: Callable[[], Iterable[OutputJudge]] = tuple
 
     def checks(self, result: Any, base: Any, where: str) -> list[Check]:
         """G2, G3 and G4 of a run of the fused model; `base` is the original's run like it."""
@@ -59,21 +63,54 @@ class OutputJudge:
         factor = end_to_end(int(compared.sum()))
         bound = factor * distance(x[compared], exact[compared]) + number.roundoff
         bound = max(bound, self.least)
+        hopeless = self.decides
+        kept: list[Array] = []
         for count, sample in enumerate(self.rounded() if not value <= bound else ()):
             if count >= FEW and not self.decides and not value <= HOPELESS * bound:
+                hopeless = True
                 break
             # One sample is far from another where an output is small, or hangs on one near tie.
             rounded = np.asarray(sample)
+            kept.append(thinned(rounded))
             there = compared & np.isfinite(rounded)
             spec = distance(rounded[there], exact[there])
             bound = max(bound, factor * spec + number.roundoff)
             if value <= bound:
                 break
+        if not value <= bound and not hopeless:
+            bound = max(bound, self._by_chance(kept) + number.roundoff)
         return [
             Check("G2", self.name, value, bound, where, value <= bound),
             self._finite(y, x, in_range, where),
             *self._decisions(y, number.roundoff, where),
         ]
+
+    @property
+    def few(self) -> Spread | None:
+        """The spread of the output on this feed, from a few samples of rounding."""
+        return self._spread([thinned(np.asarray(each)) for each in islice(self.rounded(), FEW)])
+
+    def _spread(self, samples: Sequence[Array]) -> Spread | None:
+        return spread(samples, thinned(self.exact), FLOAT[self.elem_type].largest)
+
+    @property
+    def far(self) -> float:
+        """How far from float64 the original's runs are: the root mean square of their distances."""
+        exact = self.exact
+        runs = [np.asarray(base).astype(np.float64) for base in self.originals]
+        there = np.isfinite(exact) & (np.abs(exact) <= min(HUGE, FLOAT[self.elem_type].largest))
+        there = np.logical_and.reduce([there, *map(np.isfinite, runs)])
+        found = [distance(run[there], exact[there]) for run in runs]
+        return float(np.sqrt(np.square(found).mean()))
+
+    def _by_chance(self, samples: Sequence[Array]) -> float:
+        """How far an equally accurate model may be, by the number of independent errors."""
+        own = self._spread(samples)
+        if own is None:
+            return 0.0
+        found = [(each.few, each.far) for each in self.peers()]
+        known = [(few, far) for few, far in found if few is not None and np.isfinite(far)]
+        return as_accurate(own, known) if known else 0.0
 
     def _same(self, result: Any, where: str) -> Check:
         """G4 of integers, booleans, strings and sequences: as one of the original's runs."""

@@ -238,6 +238,7 @@ class WholeModel:
             [outputs[name] for outputs in ran.before.values()],
             lambda: (outputs[name] for outputs in samples),
             samples.decides,
+            peers=lambda: (self._judge(each, name) for each in self.ran),
         )
 
     def _repeat(self, feed: Feed) -> str:

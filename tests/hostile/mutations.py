@@ -94,6 +94,7 @@ def _attempt(data: bytes, path: Path, small: bool) -> str:
     """'' for a result or a named error; otherwise what else was raised."""
     path.write_bytes(data)
     # Every other one is read as a large file is.
+    usual = model_file.LARGE, model_file.LEAST_INLINE
     model_file.LARGE = model_file.LEAST_INLINE = 64 if small else 2**26
     try:
         graphfuse.scan(path)
@@ -103,6 +104,8 @@ def _attempt(data: bytes, path: Path, small: bool) -> str:
         return ""
     except BaseException as error:
         return f"{type(error).__name__}: {str(error)[:200]}"
+    finally:
+        model_file.LARGE, model_file.LEAST_INLINE = usual
     return ""
 
 
