@@ -1,4 +1,4 @@
-// One row: y = norm(a + (b + add_bias)), the same code for every instruction set and type.
+// One row after the other: y = norm(a + (b + add_bias)), the same code for every instruction set and type.
 //
 // T is the type of the tensors, P that of scale and bias, F what is computed in: float32, and
 // float64 for float64.
@@ -23,9 +23,7 @@
 namespace {
 
 using graphfuse::Call;
-using graphfuse::ElementType;
 using graphfuse::Operand;
-using graphfuse::RunRows;
 
 constexpr int kUnroll = 4;
 constexpr int kBlock = 32;  // unrolled steps that go into one partial sum
@@ -299,7 +297,7 @@ class Room {
 };
 
 template <bool kCentred, class T, class P, class F>
-bool run_rows(const Call& call, int64_t begin, int64_t end) {
+bool run_wide(const Call& call, int64_t begin, int64_t end) {
   Room<F> h_room;
   Room<T> a_room, b_room;
   const bool in_place = sizeof(T) == sizeof(F) && !call.stream;
@@ -326,31 +324,6 @@ bool run_rows(const Call& call, int64_t begin, int64_t end) {
   }
   if (call.stream) stream_fence();
   return true;
-}
-
-template <bool kCentred>
-RunRows find_rows(ElementType type, ElementType parameters) {
-  switch (type) {
-    case ElementType::kFloat:
-      if (parameters != ElementType::kFloat) return nullptr;
-      return run_rows<kCentred, float, float, float>;
-    case ElementType::kDouble:
-      if (parameters != ElementType::kDouble) return nullptr;
-      return run_rows<kCentred, double, double, double>;
-    case ElementType::kFloat16:
-      if (parameters == ElementType::kFloat) return run_rows<kCentred, Half, float, float>;
-      if (parameters != ElementType::kFloat16) return nullptr;
-      return run_rows<kCentred, Half, Half, float>;
-    case ElementType::kBFloat16:
-      if (parameters == ElementType::kFloat) return run_rows<kCentred, BFloat16, float, float>;
-      if (parameters != ElementType::kBFloat16) return nullptr;
-      return run_rows<kCentred, BFloat16, BFloat16, float>;
-  }
-  return nullptr;
-}
-
-RunRows find_any(ElementType type, ElementType parameters, bool centred) {
-  return centred ? find_rows<true>(type, parameters) : find_rows<false>(type, parameters);
 }
 
 }  // namespace
