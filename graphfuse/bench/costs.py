@@ -4,8 +4,8 @@
     python -m graphfuse.bench.costs --type float32 --threads 2 -o mine.json
 
 Each point is the median of paired runs of a chain of nodes (graphfuse.bench.kernels): Add followed
-by the norm, in onnxruntime's own kernels, and graphfuse's fused node. It takes a few minutes; use a
-quiet machine.
+by the norm, in onnxruntime's own kernels, and graphfuse's fused node. It takes some ten minutes;
+use a quiet machine.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from graphfuse.costs import SCHEMA, case
 from graphfuse.kernels import why_not
 
 ROWS = (1, 32, 512, 4096)
-HIDDEN = (64, 512, 4096)
+HIDDEN = (8, 16, 32, 64, 512, 4096)
 ROUNDS = 9
 ATTEMPTS = 2
 CERTAIN = 1.2

@@ -13,13 +13,14 @@ namespace graphfuse {
 
 namespace {
 
-// Work below which waking another thread costs more than it saves, and that of one task. It is counted in
-// elements: a row costs as much as kRowElements more than it has.
+// Work below which waking another thread costs more than it saves, and that of one task. It is
+// counted in elements: a row costs as much as kRowElements more than it has.
 // Measured with `python -m graphfuse.bench.kernels`.
 constexpr int64_t kSerialWork = 24576;
 constexpr int64_t kTaskWork = 8192;
 constexpr int64_t kRowElements = 32;
-// Tasks of many rows have a multiple of it: narrow rows are computed as many at once as a vector has lanes.
+// Tasks of many rows have a multiple of it: narrow rows are computed as many at once as a vector
+// has lanes.
 constexpr int64_t kRowsTogether = 16;
 
 // What a call touches without leaving the second cache, as a rule.

@@ -1,9 +1,9 @@
-// Sums of the lanes of several vectors at once: a row each, one result in each lane.
+// Sums of the lanes of several vectors at once: a row in each vector, its result in a lane.
 //
-// Two vectors are merged into one that has the sums of lanes at some distance, of both; after as many
-// levels as halve the lanes to one, a vector's worth of rows has become one vector. That is three
-// operations for a row, where a vector alone takes two for each level. The pairs are those of add_lanes, so a
-// row's sum has the same bits in either way.
+// Two vectors are merged into one that has the sums of lanes at some distance, of both; after as
+// many levels as halve the lanes to one, a vector's worth of rows has become one vector. That is
+// three operations for a row, where a vector alone takes two for each level. The pairs are those of
+// add_lanes, so a row's sum has the same bits in either way.
 
 #pragma once
 

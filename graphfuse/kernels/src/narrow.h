@@ -18,8 +18,8 @@
 namespace {
 
 // Rows of at most so many elements are narrow. Measured with `python -m graphfuse.bench.kernels`:
-// beyond, a row's lanes and its root are a small part of its time, and a block is not read and written as
-// evenly as one row after the other.
+// beyond, a row's lanes and its root are a small part of its time, and a block is not read and
+// written as evenly as one row after the other.
 template <bool kCentred, class T, class F>
 constexpr int64_t most_narrow() {
   if (kLanes<F> < 4) return 0;
@@ -151,8 +151,8 @@ GRAPHFUSE_INLINE Vec<F> load_last(const T* from, int64_t count, bool whole) {
 
 // kVectors is the number of vectors of a row, or 0: any number.
 template <bool kCentred, bool kBiased, int kVectors, class T, class F>
-void gather_block(Rows<T, F>& rows, const Call& call, const Width<F>& width, const T* y, const T* sum,
-                  Block<F>& block) {
+void gather_block(Rows<T, F>& rows, const Call& call, const Width<F>& width, const T* y,
+                  const T* sum, Block<F>& block) {
   const int64_t vectors = kVectors ? kVectors : width.vectors;
   const int whole = width.whole(block.rows);
   const int whole_a = rows.side_by_side(call.a, block.rows) ? whole : 0;

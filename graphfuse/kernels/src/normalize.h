@@ -1,4 +1,5 @@
-// One row after the other: y = norm(a + (b + add_bias)), the same code for every instruction set and type.
+// One row after the other: y = norm(a + (b + add_bias)), the same code for every instruction set and
+// type. Rows of few vectors are in narrow.h.
 //
 // T is the type of the tensors, P that of scale and bias, F what is computed in: float32, and
 // float64 for float64.
@@ -10,8 +11,9 @@
 // The mean m is rounded to F, so d has a mean of its own, which is small and known well: it is
 // taken off twice, from the variance and from each element. Means of 1e4 standard deviations then
 // cost no digits. Sums go over several lanes and are cut into blocks, which are added with
-// compensation: a long sum of equal numbers does not drift. Squares that leave F's range are noticed, and the row is done again in float64,
-// scaled. Which thread computes a row changes nothing in it.
+// compensation: a long sum of equal numbers does not drift. Squares that leave F's range are
+// noticed, and the row is done again in float64, scaled. Which thread computes a row changes nothing
+// in it.
 
 #pragma once
 

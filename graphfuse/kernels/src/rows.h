@@ -42,7 +42,8 @@ struct Call {
 
   // Outputs leave the caches anyway: write past them.
   bool stream;
-  // They, or the operands, come from beyond the nearer caches: ask for them early. Narrow rows only.
+  // They, or the operands, come from beyond the nearer caches: ask for them early. Read for narrow
+  // rows only.
   bool prefetch;
 };
 

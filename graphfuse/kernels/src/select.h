@@ -13,7 +13,9 @@ using graphfuse::RunRows;
 template <bool kCentred, class T, class P, class F>
 bool run_rows(const Call& call, int64_t begin, int64_t end) {
   if constexpr (kNarrow<kCentred, T, F> > 0) {
-    if (call.extent <= kNarrow<kCentred, T, F>) return run_narrow<kCentred, T, P, F>(call, begin, end);
+    if (call.extent <= kNarrow<kCentred, T, F>) {
+      return run_narrow<kCentred, T, P, F>(call, begin, end);
+    }
   }
   return run_wide<kCentred, T, P, F>(call, begin, end);
 }
