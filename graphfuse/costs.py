@@ -33,6 +33,8 @@ from graphfuse.targets import Target
 
 FILE = "costs.json"
 SCHEMA = 2
+NEGLIGIBLE = 0.25
+"""Microseconds that a node may lose: a fraction of what onnxruntime takes to start one."""
 
 
 Ratio = Callable[[float, float, float, float], float]
@@ -63,6 +65,19 @@ class Curve:
             return math.log(pair / fused)
 
         return math.exp(self._at(rows, hidden, ratio))
+
+    def wins(self, rows: float, hidden: float) -> bool:
+        """Whether the fused node is as fast, or slower by less than any model shows.
+
+        Of one row of a few elements there is little to win, and a library's node starts later.
+        """
+
+        def fused_time(pair: float, fused: float, bias: float, folded: float) -> float:
+            return math.log(fused)
+
+        speedup = self.speedup(rows, hidden)
+        loss = math.exp(self._at(rows, hidden, fused_time)) * (1 - speedup)
+        return loss <= NEGLIGIBLE
 
     def folding(self, rows: float, hidden: float) -> float:
         """How many times faster the fused node is that adds the bias than it and an Add."""
@@ -194,7 +209,8 @@ def _predict(known: Mapping[str, Sequence[Curve]], site: Site, name: str) -> Cos
     folding = min(curve.folding(rows, site.hidden) for curve, rows in places)
     where = f"{numbers[0] if whole else 'any'} rows of {site.hidden}"
     folds = folding > 1 and _is_left_alone(site)
-    return Cost(site.id, "table", speedup, where, speedup >= 1, folds, name)
+    wins = all(curve.wins(rows, site.hidden) for curve, rows in places)
+    return Cost(site.id, "table", speedup, where, wins, folds, name)
 
 
 def _is_left_alone(site: Site) -> bool:
