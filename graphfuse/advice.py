@@ -10,7 +10,7 @@ from onnx import TensorProto
 from graphfuse import ops, runtimes
 from graphfuse.graph.tensors import default_opset
 from graphfuse.records import LAYER_NORM, RMS_NORM, Site
-from graphfuse.runtimes import ADD, SUM, Runtime
+from graphfuse.runtimes import Choice, Runtime
 
 KINDS = {
     name: kind
@@ -70,14 +70,19 @@ def of_bodies(model: onnx.ModelProto, runtime: Runtime) -> list[str]:
     opset = default_opset(model)
     slow: dict[str, float] = {}
     for function in model.functions:
-        adds = adds_by(function)
-        if adds is None:
+        form = form_of(function)
+        if form is None:
             continue
-        # In other types than float32 the two have cost the same in every version.
-        times = runtime.body(KINDS[function.name], TensorProto.FLOAT, opset)
-        other = ADD if adds == SUM else SUM
-        if times and times[adds] > runtimes.CLEAR * times[other]:
-            slow[function.name] = times[adds] / times[other]
+        # In other types than float32 all forms have cost the same in every version.
+        kind = KINDS[function.name]
+        times = runtime.body(kind, TensorProto.FLOAT, opset)
+        right = {
+            runtime.form(Choice(kind, TensorProto.FLOAT, opset, written_out))
+            for written_out in (False, True)
+        }
+        best = min((times[one] for one in right if one in times), default=0.0)
+        if form not in right and times.get(form, 0.0) > runtimes.CLEAR * best:
+            slow[function.name] = times[form] / best
     if not slow:
         return []
     return [
@@ -87,13 +92,17 @@ def of_bodies(model: onnx.ModelProto, runtime: Runtime) -> list[str]:
     ]
 
 
-def adds_by(function: onnx.FunctionProto) -> str | None:
-    """What adds in one of graphfuse's functions; None for any other, or one for several targets."""
+def form_of(function: onnx.FunctionProto) -> str | None:
+    """The form of one of graphfuse's functions; None for any other, or one for several targets."""
     if function.domain != ops.DOMAIN or function.name not in KINDS:
         return None
+    if any(node.domain == ops.CONTRIB_DOMAIN for node in function.node):
+        return None
+    operators = {node.op_type for node in function.node}
+    if not operators & {"LayerNormalization", "RMSNormalization", "Pow"}:
+        return ops.APART
     producers = {name: node.op_type for node in function.node for name in node.output}
-    adds = producers.get("Sum")
-    return {"Add": ADD, "Sum": SUM, "Sub": SUM}.get(adds or "")
+    return ops.ADD if producers.get("Sum") == "Add" else ops.SUM
 
 
 def _minor(runtime: Runtime) -> str:

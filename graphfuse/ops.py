@@ -52,6 +52,11 @@ NORM_OPSET = {LAYER_NORM: 17, RMS_NORM: 23}
 
 ATTRIBUTES = ("epsilon", "axis", "stash_type")
 
+ADD, SUM, APART = "Add", "Sum", "apart"
+"""The forms of a function's body: one that onnxruntime's SkipLayerNormFusion takes, one that it
+leaves alone, since it looks for Add, and one whose norm no fusion takes for a norm."""
+FORMS = (ADD, SUM, APART)
+
 
 def is_fused_node(domain: str, op_type: str) -> bool:
     """Whether a node is one of graphfuse's operators or onnxruntime's."""
@@ -72,7 +77,7 @@ class Variant:
     `parameter_type` is that of scale and bias. `axis` and `rank` matter where the axes of a
     reduction cannot come from an attribute. `contrib` asks for onnxruntime's fused operator inside,
     for a file that is to be fast on a GPU as well as on the CPU with graphfuse's kernels.
-    `foldable` lets onnxruntime's SkipLayerNormFusion take the body.
+    `form` is one of FORMS.
     """
 
     elem_type: int = TensorProto.FLOAT
@@ -80,7 +85,7 @@ class Variant:
     axis: int = -1
     rank: int = 3
     contrib: bool = False
-    foldable: bool = True
+    form: str = ADD
 
     @property
     def mixed(self) -> bool:
@@ -100,8 +105,8 @@ def function(kind: str, opset: int, variant: Variant, biased: bool = False) -> F
         nodes.append(_contrib_operator(kind, addend))
         imports.append(helper.make_opsetid(CONTRIB_DOMAIN, VERSION))
     else:
-        nodes += _addition(addend, opset, variant.foldable)
-        own = opset >= NORM_OPSET[kind]
+        nodes += _addition(addend, opset, variant.form)
+        own = opset >= NORM_OPSET[kind] and variant.form != APART
         nodes += _norm_operator(kind, variant) if own else _primitives(kind, opset, variant)
     inputs = ["A", "B", "Scale"]
     inputs += ["Bias"] if kind == LAYER_NORM else []
@@ -117,9 +122,9 @@ def function(kind: str, opset: int, variant: Variant, biased: bool = False) -> F
     )
 
 
-def _addition(addend: str, opset: int, foldable: bool) -> list[NodeProto]:
+def _addition(addend: str, opset: int, form: str) -> list[NodeProto]:
     """Sum = A + addend; by another operator than Add where no fusion is to find it."""
-    if foldable:
+    if form != SUM:
         return [helper.make_node("Add", ["A", addend], ["Sum"])]
     if opset >= SUM_OPSET:
         return [helper.make_node("Sum", ["A", addend], ["Sum"])]
@@ -171,7 +176,8 @@ def _primitives(kind: str, opset: int, variant: Variant) -> list[NodeProto]:
     axes = list(range(first, first - variant.axis))
     nodes = [_to_stash_type("Sum", "X")]
     nodes += _epsilon(opset)
-    nodes += [_number("Two32", 2.0), _to_stash_type("Two32", "Two")]
+    squares = variant.form != APART
+    nodes += [_number("Two32", 2.0), _to_stash_type("Two32", "Two")] if squares else []
     if opset >= 18:
         tensor = helper.make_tensor("", TensorProto.INT64, [len(axes)], axes)
         nodes.append(helper.make_node("Constant", [], ["Axes"], value=tensor))
@@ -180,7 +186,9 @@ def _primitives(kind: str, opset: int, variant: Variant) -> list[NodeProto]:
         deviation = "Deviation"
         nodes.append(_mean("X", "Mean", opset, axes))
         nodes.append(helper.make_node("Sub", ["X", "Mean"], [deviation]))
-    nodes.append(helper.make_node("Pow", [deviation, "Two"], ["Square"]))
+    # onnxruntime's fusions take Pow for a part of a norm, and Mul of a tensor with itself for none.
+    product, second = ("Pow", "Two") if squares else ("Mul", deviation)
+    nodes.append(helper.make_node(product, [deviation, second], ["Square"]))
     nodes.append(_mean("Square", "Variance", opset, axes))
     nodes.append(helper.make_node("Add", ["Variance", "Epsilon"], ["UnderRoot"]))
     nodes.append(helper.make_node("Sqrt", ["UnderRoot"], ["Root"]))

@@ -17,6 +17,7 @@ from graphfuse.faults import STRICT_MODE
 from graphfuse.graph import scopes
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.tensors import (
+    DEFAULT_DOMAINS,
     AnyGraph,
     default_opset,
     model_names,
@@ -39,7 +40,7 @@ from graphfuse.records import (
     Site,
     TensorType,
 )
-from graphfuse.runtimes import Runtime
+from graphfuse.runtimes import Choice, Runtime
 from graphfuse.targets import Target
 
 EXPRESSION_OPSET = 9
@@ -77,7 +78,7 @@ def plan(
     fusions: list[Fusion] = []
     left: list[NearMiss] = []
     known: list[Cost] = []
-    bodies = _Bodies(model.proto, opset, target.inside == ops.CONTRIB_DOMAIN, runtime)
+    bodies = _Bodies(model.proto, scan.sites, target.inside == ops.CONTRIB_DOMAIN, runtime)
     types = _Types(model.proto)
     operands = Operands(model_names(model.proto))
     interiors = {(site.scope, index) for site in scan.sites for index in site.interior}
@@ -126,7 +127,7 @@ def _beside(cost: Cost) -> str:
 def _made_for(
     target: Target,
     runtime: Runtime,
-    choices: Iterable[runtimes.Choice],
+    choices: Iterable[Choice],
     fusions: Sequence[Fusion],
     strict_mode: bool,
 ) -> str:
@@ -225,36 +226,33 @@ def _selection_refusal(
     return None
 
 
-SEVERAL_AXES_SINCE = (1, 24)
-"""The first onnxruntime whose SkipLayerNormFusion leaves norms over several axes alone."""
-
-
 class _Bodies:
     """One function serves all sites of an operator: the first site taken decides on its body.
 
     `choices` are what the bodies' form hung on, beside the runtime.
     """
 
-    def __init__(self, model: onnx.ModelProto, opset: int, contrib: bool, runtime: Runtime) -> None:
-        self._opset, self._contrib, self._runtime = opset, contrib, runtime
-        self.choices: set[runtimes.Choice] = set()
+    def __init__(
+        self, model: onnx.ModelProto, sites: Sequence[Site], contrib: bool, runtime: Runtime
+    ) -> None:
+        self._opset, self._contrib, self._runtime = default_opset(model), contrib, runtime
+        folded = [site for site in sites if _is_folded(scopes.find(model, site.scope), site)]
+        self._folded = {site.kind for site in folded}
+        self.choices: set[Choice] = set()
         self._there = {name: ops.find_function(model, name) for name in ops.OPERATORS}
         self._chosen: dict[str, onnx.FunctionProto] = {}
         self._variants: dict[tuple[str, ops.Variant], onnx.FunctionProto] = {}
 
     def refusal(self, site: Site, operator: str) -> Refusal | None:
         """Why the function that is there, or was chosen before, cannot serve a site."""
-        choice = (site.kind, site.elem_type, self._opset)
-        foldable = self._runtime.adds_by(*choice) == runtimes.ADD and not (
-            # Its fusion took norms over several axes, and made a node that does not run.
-            site.axis != -1 and self._runtime.version < SEVERAL_AXES_SINCE
-        )
-        wanted = self._body(site, operator, foldable)
+        written_out = site.kind == LAYER_NORM and site.kind not in self._folded
+        choice = Choice(site.kind, site.elem_type, self._opset, written_out, site.axis != -1)
+        wanted = self._body(site, operator, self._runtime.form(choice))
         there = self._there[operator]
         if there is not None and there != wanted:
             # A body for another onnxruntime means the same: the nodes that are there have it.
-            wanted = self._body(site, operator, not foldable)
-            if there != wanted:
+            wanted = there
+            if all(there != self._body(site, operator, form) for form in ops.FORMS):
                 return Refusal(Reason.NAME_TAKEN, there.name)
         elif not self._contrib:
             self.choices.add(choice)
@@ -267,9 +265,9 @@ class _Bodies:
         """The function of an operator that `refusal` let pass."""
         return self._chosen[operator]
 
-    def _body(self, site: Site, operator: str, foldable: bool) -> onnx.FunctionProto:
+    def _body(self, site: Site, operator: str, form: str) -> onnx.FunctionProto:
         variant = ops.Variant(
-            site.elem_type, site.parameter_type, site.axis, len(site.shape), foldable=foldable
+            site.elem_type, site.parameter_type, site.axis, len(site.shape), form=form
         )
         if self._contrib:
             # onnxruntime's operator is one for all types that it takes.
@@ -279,6 +277,17 @@ class _Bodies:
             biased = operator == ops.BIAS_OPERATOR[site.kind]
             self._variants[key] = ops.function(site.kind, self._opset, variant, biased)
         return self._variants[key]
+
+
+FOLDED = frozenset(("LayerNormalization", "SimplifiedLayerNormalization", "Pow"))
+"""With one of these a norm is an operator already, or onnxruntime's fusions make it one."""
+
+
+def _is_folded(graph: AnyGraph, site: Site) -> bool:
+    """Whether a default session computes a site's norm by an operator for it."""
+    nodes = [graph.node[index] for index in site.interior]
+    # What a function holds is not looked at: PyTorch's have LayerNormalization.
+    return any(node.op_type in FOLDED or node.domain not in DEFAULT_DOMAINS for node in nodes)
 
 
 class _Types:

@@ -6,7 +6,7 @@ measures the installed version and writes its entry (`python -m tests.benchmarks
 for several, each in a virtual environment of its own). An entry has microseconds of one node on the
 CPU, by case (`LayerNorm float32`): `nodes` are Add followed by the norm (`pair`), onnxruntime's
 fused operator (`contrib`) and graphfuse's kernel (`graphfuse`); `bodies` are graphfuse's functions
-without the kernels in a plain default session, by opset and by what adds in them; `fusions` are Add
+without the kernels in a plain default session, by opset and form (ops.FORMS); `fusions` are Add
 and norm in a default session with one of onnxruntime's fusions on and off. `errors` are the least K
 of rule G1 (validation/tolerance.py) on hard rows, null where something finite was lost.
 
@@ -24,6 +24,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from graphfuse import ops
 from graphfuse.errors import GraphfuseError, UsageError, in_one_line
 from graphfuse.graph.tensors import type_name
 
@@ -38,13 +39,32 @@ CLEAR = 1.2
 PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
 """The wheels that bring the module onnxruntime."""
 
-ADD, SUM = "Add", "Sum"
-"""What adds in a function's body: onnxruntime's fusion looks for Add, and leaves Sum alone."""
-
 PAIR, CONTRIB, OWN = "pair", "contrib", "graphfuse"
+
+SEVERAL_AXES_SINCE = (1, 24)
+"""The first onnxruntime whose SkipLayerNormFusion leaves norms over several axes alone: before, it
+makes a node of them that does not run (measured: `python -m tests.versions`)."""
+
+PASSES = 8.0
+"""The K of rule G1 that kernels pass with (validation/tolerance.py)."""
 
 Version = tuple[int, int]
 Times = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Choice:
+    """What the form of a function's body hangs on, beside the version.
+
+    `written_out` says that the sites have their norms in nodes that onnxruntime's fusions leave
+    alone, `several_axes` that more than the last one is normalised.
+    """
+
+    kind: str
+    elem_type: int
+    opset: int
+    written_out: bool = False
+    several_axes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +86,26 @@ class Runtime:
             name for name, times in self.fusions.items() if times["on"] > CLEAR * times["off"]
         )
 
-    def adds_by(self, kind: str, elem_type: int, opset: int) -> str:
-        """What adds in the body that is fastest in a plain default session: ADD or SUM."""
-        times = self.body(kind, elem_type, opset)
-        return SUM if times and times[ADD] > CLEAR * times[SUM] else ADD
+    def form(self, choice: Choice) -> str:
+        """The form of body that is fastest in a plain default session, one of ops.FORMS.
+
+        Norms that the model has written out in a way that this version leaves alone stay so, where
+        its own LayerNormalization loses rows: the body must be no worse than they are.
+        """
+        if choice.written_out and self._loses_rows(choice):
+            return ops.APART
+        if choice.several_axes and self.version < SEVERAL_AXES_SINCE:
+            return ops.SUM
+        times = self.body(choice.kind, choice.elem_type, choice.opset)
+        return ops.SUM if times and times[ops.ADD] > CLEAR * times[ops.SUM] else ops.ADD
+
+    def _loses_rows(self, choice: Choice) -> bool:
+        errors = self.errors.get(case(choice.kind, choice.elem_type), {})
+        error = errors.get(PAIR, 0.0)
+        return error is None or error > PASSES
 
     def body(self, kind: str, elem_type: int, opset: int) -> Times:
-        """Microseconds of a function's body, by what adds in it; empty where it does not run."""
+        """Microseconds of a function's body by its form; empty where it does not run."""
         opsets = sorted(
             int(found[1])
             for key in self.bodies
@@ -177,19 +210,13 @@ def installed() -> str | None:
     return None
 
 
-Choice = tuple[str, int, int]
-"""A kind of norm, an element type and an opset: what a body's form hangs on beside the version."""
-
-
 def made_for(name: str, choices: Iterable[Choice]) -> str:
     """The versions for which the same bodies would have been chosen, in words."""
     cases = sorted(set(choices))
     chosen = runtime(name)
-    wanted = [chosen.adds_by(*one) for one in cases]
+    wanted = [chosen.form(one) for one in cases]
     numbers = [parse_version(entry["onnxruntime"]) for entry in table()]
-    alike = [
-        [runtime(_text(number)).adds_by(*one) for one in cases] == wanted for number in numbers
-    ]
+    alike = [[runtime(_text(number)).form(one) for one in cases] == wanted for number in numbers]
     at = max((i for i, number in enumerate(numbers) if number <= chosen.version), default=0)
     first = last = at
     while first > 0 and alike[first - 1]:

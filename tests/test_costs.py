@@ -97,6 +97,23 @@ def test_a_version_is_judged_by_the_table_that_is_most_like_it(
     assert cost.runtime == found
 
 
+def test_narrow_rows_are_looked_up_among_narrow_rows() -> None:
+    """The grid that is measured by default begins at 8 elements: 24 lie between 16 and 32."""
+    hidden = list(measuring.HIDDEN)
+    assert hidden == sorted(set(hidden))
+    assert {8, 16, 32, 64, 512, 4096} <= set(hidden)
+    pair = [[float(width) for width in hidden]] * len(measuring.ROWS)
+    fused = [[1.0] * len(hidden)] * len(measuring.ROWS)
+    entry = {"target": "cpu", "case": "c", "pair": pair, "fused": fused}
+    grid = {"schema": costs.SCHEMA, "rows": list(measuring.ROWS), "hidden": hidden}
+    (curve,) = costs.parse(grid | {"curves": [entry]})["cpu"]["c"]
+    # A curve that is a straight line in logarithms is met everywhere between its ends.
+    for width in (8, 12, 24, 48, 63, 64, 4096):
+        assert curve.speedup(100, width) == pytest.approx(width)
+        assert curve.worst(width) == pytest.approx(width)
+    assert curve.speedup(100, 3) == pytest.approx(8)
+
+
 def test_a_table_of_another_schema_is_refused() -> None:
     with pytest.raises(ValueError, match="schema 99"):
         costs.parse({"schema": 99})

@@ -14,7 +14,8 @@ import onnxruntime as ort
 import pytest
 
 import graphfuse
-from graphfuse import kernels, runtime, runtimes, targets
+from graphfuse import kernels, ops, runtime, runtimes, targets
+from graphfuse.runtimes import Choice
 from tests.conftest import MODELS
 from tests.graphs import DECOMPOSED_LAYER_NORM, DECOMPOSED_RMS_NORM, feeds, kinds, residual
 
@@ -64,8 +65,8 @@ def test_in_a_plain_session_a_function_becomes_what_is_fast_here(
     tmp_path: Path, outputs: str
 ) -> None:
     fused = graphfuse.fuse(residual(NORM, outputs=outputs)).model
-    adds = HERE.adds_by("LayerNorm", onnx.TensorProto.FLOAT, 17)
-    folded = adds == runtimes.ADD and outputs != SUM_READ
+    adds = HERE.form(Choice("LayerNorm", onnx.TensorProto.FLOAT, 17))
+    folded = adds == ops.ADD and outputs != SUM_READ
     wanted = ["SkipLayerNormalization"] if folded else [adds, "LayerNormalization"]
     assert optimised(fused, ort.SessionOptions(), tmp_path) == wanted
 

@@ -17,6 +17,7 @@ from graphfuse.bench import runtimes as measuring
 from graphfuse.bench import timing
 from graphfuse.bench.timing import Threads
 from graphfuse.runtime import DISABLED_KEY, plain_options
+from graphfuse.runtimes import Choice
 from tests.conftest import MODELS, Shell
 from tests.graphs import DECOMPOSED_LAYER_NORM, feeds, residual
 
@@ -75,11 +76,11 @@ def test_without_onnxruntime_it_is_the_newest(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("version", "slow", "adds"),
     [
-        ("1.20", (), runtimes.ADD),
-        ("1.26", (), runtimes.ADD),
-        ("1.29", (), runtimes.ADD),
-        ("1.30", ("SkipLayerNormFusion",), runtimes.SUM),
-        ("1.32", ("SkipLayerNormFusion",), runtimes.SUM),
+        ("1.20", (), ops.ADD),
+        ("1.26", (), ops.ADD),
+        ("1.29", (), ops.ADD),
+        ("1.30", ("SkipLayerNormFusion",), ops.SUM),
+        ("1.32", ("SkipLayerNormFusion",), ops.SUM),
     ],
 )
 def test_which_node_is_slow_flips_between_1_29_and_1_30(
@@ -89,15 +90,15 @@ def test_which_node_is_slow_flips_between_1_29_and_1_30(
     found = runtimes.runtime(version)
     assert found.slow_fusions == slow
     for opset in (7, 11, 13, 17, 18, 23):
-        assert found.adds_by(LAYER_NORM, FLOAT, opset) == adds
+        assert found.form(Choice(LAYER_NORM, FLOAT, opset)) == adds
         # onnxruntime fuses no RMSNorm with its sum, nor any in another type.
-        assert found.adds_by(RMS_NORM, FLOAT, opset) == runtimes.ADD
-        assert found.adds_by(LAYER_NORM, TensorProto.FLOAT16, opset) == runtimes.ADD
-        assert found.adds_by(LAYER_NORM, TensorProto.BFLOAT16, opset) == runtimes.ADD
+        assert found.form(Choice(RMS_NORM, FLOAT, opset)) == ops.ADD
+        assert found.form(Choice(LAYER_NORM, TensorProto.FLOAT16, opset)) == ops.ADD
+        assert found.form(Choice(LAYER_NORM, TensorProto.BFLOAT16, opset)) == ops.ADD
 
 
 def test_a_file_says_for_which_versions_it_is_made() -> None:
-    layer_norm, rms_norm = (LAYER_NORM, FLOAT, 17), (RMS_NORM, FLOAT, 17)
+    layer_norm, rms_norm = Choice(LAYER_NORM, FLOAT, 17), Choice(RMS_NORM, FLOAT, 17)
     assert runtimes.made_for("1.29", [layer_norm]) == "onnxruntime up to 1.29"
     assert runtimes.made_for("1.20", [layer_norm, rms_norm]) == "onnxruntime up to 1.29"
     assert runtimes.made_for("1.31", [layer_norm, rms_norm]) == "onnxruntime 1.30 and later"
@@ -120,7 +121,7 @@ def test_versions_that_are_like_others_on_both_sides_are_named(
     ]
     monkeypatch.setattr(runtimes, "table", lambda: tuple(entries))
     made_for = [
-        runtimes.made_for(f"1.{minor}", [(LAYER_NORM, FLOAT, 17)]) for minor in (22, 24, 25)
+        runtimes.made_for(f"1.{minor}", [Choice(LAYER_NORM, FLOAT, 17)]) for minor in (22, 24, 25)
     ]
     assert made_for == [
         "onnxruntime up to 1.22",
@@ -163,7 +164,7 @@ def test_a_fused_file_for_another_version_stays_as_it_is() -> None:
     half = graphfuse.fuse(two, include=["s1"], runtime="1.29").model
     whole = graphfuse.fuse(half, runtime="1.30")
     assert len(whole.fused) == 1
-    assert [advice.adds_by(function) for function in whole.model.functions] == [runtimes.ADD]
+    assert [advice.form_of(function) for function in whole.model.functions] == [ops.ADD]
     assert graphfuse.validate(two, whole.model, level="fast").passed
 
 
@@ -231,7 +232,7 @@ def test_the_command_line_takes_a_runtime(shell: Shell, tmp_path: Path) -> None:
     document = json.loads(run.stdout)
     assert (document["runtime"], document["made_for"]) == ("1.29", "onnxruntime up to 1.29")
     functions = onnx.load(tmp_path / "old.onnx").functions
-    assert {advice.adds_by(function) for function in functions} == {runtimes.ADD}
+    assert {advice.form_of(function) for function in functions} == {ops.ADD}
     run = shell("fuse", MODELS / "bert.onnx", "-o", "x.onnx", "--runtime", "newest")
     assert run.returncode == 2
     assert "'newest' is no version of onnxruntime" in run.stderr
@@ -267,7 +268,7 @@ def test_an_entry_is_measured_and_put_into_a_table(
     assert [entry["onnxruntime"] for entry in entries] == ["1.0.0", ort.__version__]
     entry = entries[1]
     assert set(entry["bodies"]) == {"LayerNorm float32 opset 17", "RMSNorm float32 opset 13"}
-    assert all(set(times) == {"Add", "Sum"} for times in entry["bodies"].values())
+    assert all(set(times) == set(ops.FORMS) for times in entry["bodies"].values())
     assert entry["errors"]["RMSNorm float32"]["pair"] < 1
 
 
@@ -296,3 +297,59 @@ def test_bodies_are_timed_without_the_kernels() -> None:
     function = ops.function(LAYER_NORM, 17, ops.Variant())
     call = measuring._plain(measuring._chain(LAYER_NORM, FLOAT, 17, function), Threads(1))
     assert call()
+
+
+# Norms that are written out.
+
+WRITTEN_OUT = """
+    m = ReduceMean<axes = [2]>(x)
+    d = Sub(x, m)
+    dd = Mul(d, d)
+    v = ReduceMean<axes = [2]>(dd)
+    e = Add(v, eps)
+    r = Sqrt(e)
+    n = Div(d, r)
+    s = Mul(n, scale)
+    y = Add(s, bias)
+"""
+
+
+@pytest.mark.parametrize("opset", [7, 11, 13, 17])
+def test_a_norm_that_is_left_alone_stays_so_where_the_operator_loses_rows(
+    opset: int, tmp_path: Path
+) -> None:
+    """Up to 1.26 LayerNormalization takes E[x^2] - E[x]^2; the model's own nodes do not."""
+    proto = residual(WRITTEN_OUT, opset=opset)
+    old = graphfuse.fuse(proto, runtime="1.26")
+    assert [advice.form_of(function) for function in old.model.functions] == [ops.APART]
+    assert old.made_for == "onnxruntime up to 1.26"
+    onnx.checker.check_model(old.model, full_check=True)
+    assert graphfuse.validate(proto, old.model).passed
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    ort.InferenceSession(old.model.SerializeToString(), options)
+    found = {node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node}
+    assert not any("Normalization" in name for name in found)
+    new = graphfuse.fuse(proto, runtime="1.27")
+    assert [advice.form_of(function) for function in new.model.functions] == [ops.ADD]
+
+
+def test_one_norm_that_onnxruntime_folds_decides_for_all() -> None:
+    """One function serves both; the slower one would slow the model down."""
+    text = f"{WRITTEN_OUT}\nv2 = Add(y, b)\nz = LayerNormalization(v2, scale, bias)"
+    proto = residual(text, outputs="float[B,S,8] z")
+    result = graphfuse.fuse(proto, runtime="1.26")
+    assert len(result.fused) == 2
+    assert [advice.form_of(function) for function in result.model.functions] == [ops.ADD]
+
+
+def test_an_rms_norm_is_right_in_every_version() -> None:
+    for version in ("1.20", "1.26", "1.29", "1.32"):
+        choice = Choice(RMS_NORM, FLOAT, 17, written_out=True)
+        assert runtimes.runtime(version).form(choice) == ops.ADD
+
+
+def test_norms_over_several_axes_are_kept_from_a_fusion_that_breaks_them() -> None:
+    choice = Choice(LAYER_NORM, FLOAT, 17, several_axes=True)
+    assert runtimes.runtime("1.23").form(choice) == ops.SUM
+    assert runtimes.runtime("1.24").form(choice) == ops.ADD

@@ -41,7 +41,7 @@ from graphfuse.records import LAYER_NORM
 from graphfuse.runtimes import parse_version
 
 ROWS = (1, 32, 512, 4096)
-HIDDEN = (64, 512, 4096)
+HIDDEN = (8, 16, 32, 64, 512, 4096)
 ROUNDS = 7
 ATTEMPTS = 2
 CERTAIN = 1.2

@@ -108,6 +108,7 @@ COLUMNS = (
     "graphfuse",
     "default session, Add",
     "default session, Sum",
+    "default session, apart",
     "Add + RMSNorm",
     "SkipSimplified",
     "graphfuse RMS",
@@ -128,7 +129,7 @@ def _markdown() -> str:
         errors = known.errors[runtimes.case(LAYER_NORM, TensorProto.FLOAT)]
         figures = [
             *(layer[name] for name in (runtimes.PAIR, runtimes.CONTRIB, runtimes.OWN)),
-            *(body[name] for name in (runtimes.ADD, runtimes.SUM)),
+            *(body[form] for form in ops.FORMS),
             *(rms[name] for name in (runtimes.PAIR, runtimes.CONTRIB, runtimes.OWN)),
         ]
         lost = [errors[name] for name in (runtimes.PAIR, runtimes.CONTRIB)]
@@ -189,16 +190,16 @@ def _nodes(norm: str, elem_type: int, threads: Threads) -> dict[str, float]:
 
 
 def _bodies(kind: str, elem_type: int, opset: int, threads: Threads) -> dict[str, float]:
-    """Microseconds of a fused node that runs its function, by what adds in it.
+    """Microseconds of a fused node that runs its function, by the form of that.
 
     Nothing for an opset that is newer than the onnxruntime.
     """
     calls: dict[str, Callable[[], object]] = {}
-    for adds, foldable in ((runtimes.ADD, True), (runtimes.SUM, False)):
-        variant = ops.Variant(elem_type, elem_type, foldable=foldable)
+    for form in ops.FORMS:
+        variant = ops.Variant(elem_type, elem_type, form=form)
         function = ops.function(kind, opset, variant)
         try:
-            calls[adds] = _plain(_chain(kind, elem_type, opset, function), threads)
+            calls[form] = _plain(_chain(kind, elem_type, opset, function), threads)
         except Exception as error:
             # onnxruntime raises its own classes, one per failure code.
             print(f"{kind} opset {opset}: {str(error)[-80:]}", file=sys.stderr)

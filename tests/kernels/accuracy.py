@@ -18,7 +18,7 @@ import numpy as np
 from graphfuse.validation.tolerance import FLOAT, least_factor, reference_rows
 from tests.kernels.node import OPERATORS, TYPES, Arrays, Node, instruction_sets, isa
 
-HIDDEN = (1, 2, 7, 8, 63, 64, 768, 4096, 16384)
+HIDDEN = (1, 2, 7, 8, 24, 48, 63, 64, 96, 768, 4096, 16384)
 MIXED = (("float16", "float32"), ("bfloat16", "float32"))
 EPSILON = float(np.float32(1e-5))
 SIGMAS = (0.0, np.sqrt(EPSILON) / 10, np.sqrt(EPSILON), 10 * np.sqrt(EPSILON), 1.0, 1e3)

@@ -1,6 +1,8 @@
 // AVX2 with FMA and F16C.
 
 #define GRAPHFUSE_VECTOR_BYTES 32
+// There are masks for elements of so many bytes, and wider ones.
+#define GRAPHFUSE_MASKED_BYTES 4
 
 #include <immintrin.h>
 
@@ -40,7 +42,7 @@ GRAPHFUSE_INLINE ShortVector float_to_half(FloatVector v) {
 
 }  // namespace
 
-#include "normalize.h"
+#include "select.h"
 
 namespace graphfuse {
 

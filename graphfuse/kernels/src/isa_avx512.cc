@@ -1,6 +1,8 @@
 // AVX-512 F, BW, DQ and VL.
 
 #define GRAPHFUSE_VECTOR_BYTES 64
+// There are masks for elements of so many bytes, and wider ones.
+#define GRAPHFUSE_MASKED_BYTES 2
 
 #if !defined(__clang__)
 // GCC 12 to 14 warn about their own _mm512_undefined_ps.
@@ -46,7 +48,7 @@ GRAPHFUSE_INLINE ShortVector float_to_half(FloatVector v) {
 
 }  // namespace
 
-#include "normalize.h"
+#include "select.h"
 
 namespace graphfuse {
 

@@ -2,6 +2,8 @@
 // for stores past the caches.
 
 #define GRAPHFUSE_VECTOR_BYTES 16
+// Masks for elements of so many bytes and wider ones: none.
+#define GRAPHFUSE_MASKED_BYTES 16
 
 #if defined(__SSE2__)
 #include <emmintrin.h>
@@ -30,7 +32,7 @@ GRAPHFUSE_INLINE void stream_fence() {}
 
 }  // namespace
 
-#include "normalize.h"
+#include "select.h"
 
 namespace graphfuse {
 

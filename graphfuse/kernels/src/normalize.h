@@ -1,4 +1,5 @@
-// One row: y = norm(a + (b + add_bias)), the same code for every instruction set and type.
+// One row after the other: y = norm(a + (b + add_bias)), the same code for every instruction set and
+// type. Rows of few vectors are in narrow.h.
 //
 // T is the type of the tensors, P that of scale and bias, F what is computed in: float32, and
 // float64 for float64.
@@ -10,8 +11,9 @@
 // The mean m is rounded to F, so d has a mean of its own, which is small and known well: it is
 // taken off twice, from the variance and from each element. Means of 1e4 standard deviations then
 // cost no digits. Sums go over several lanes and are cut into blocks, which are added with
-// compensation: a long sum of equal numbers does not drift. Squares that leave F's range are noticed, and the row is done again in float64,
-// scaled. Which thread computes a row changes nothing in it.
+// compensation: a long sum of equal numbers does not drift. Squares that leave F's range are
+// noticed, and the row is done again in float64, scaled. Which thread computes a row changes nothing
+// in it.
 
 #pragma once
 
@@ -23,9 +25,7 @@
 namespace {
 
 using graphfuse::Call;
-using graphfuse::ElementType;
 using graphfuse::Operand;
-using graphfuse::RunRows;
 
 constexpr int kUnroll = 4;
 constexpr int kBlock = 32;  // unrolled steps that go into one partial sum
@@ -299,7 +299,7 @@ class Room {
 };
 
 template <bool kCentred, class T, class P, class F>
-bool run_rows(const Call& call, int64_t begin, int64_t end) {
+bool run_wide(const Call& call, int64_t begin, int64_t end) {
   Room<F> h_room;
   Room<T> a_room, b_room;
   const bool in_place = sizeof(T) == sizeof(F) && !call.stream;
@@ -326,31 +326,6 @@ bool run_rows(const Call& call, int64_t begin, int64_t end) {
   }
   if (call.stream) stream_fence();
   return true;
-}
-
-template <bool kCentred>
-RunRows find_rows(ElementType type, ElementType parameters) {
-  switch (type) {
-    case ElementType::kFloat:
-      if (parameters != ElementType::kFloat) return nullptr;
-      return run_rows<kCentred, float, float, float>;
-    case ElementType::kDouble:
-      if (parameters != ElementType::kDouble) return nullptr;
-      return run_rows<kCentred, double, double, double>;
-    case ElementType::kFloat16:
-      if (parameters == ElementType::kFloat) return run_rows<kCentred, Half, float, float>;
-      if (parameters != ElementType::kFloat16) return nullptr;
-      return run_rows<kCentred, Half, Half, float>;
-    case ElementType::kBFloat16:
-      if (parameters == ElementType::kFloat) return run_rows<kCentred, BFloat16, float, float>;
-      if (parameters != ElementType::kBFloat16) return nullptr;
-      return run_rows<kCentred, BFloat16, BFloat16, float>;
-  }
-  return nullptr;
-}
-
-RunRows find_any(ElementType type, ElementType parameters, bool centred) {
-  return centred ? find_rows<true>(type, parameters) : find_rows<false>(type, parameters);
 }
 
 }  // namespace

@@ -42,6 +42,9 @@ struct Call {
 
   // Outputs leave the caches anyway: write past them.
   bool stream;
+  // They, or the operands, come from beyond the nearer caches: ask for them early. Read for narrow
+  // rows only.
+  bool prefetch;
 };
 
 // Computes the rows [begin, end). False: no memory for a row's scratch.
