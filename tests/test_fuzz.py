@@ -82,8 +82,8 @@ def _break(monkeypatch: pytest.MonkeyPatch, mutation: Mutation) -> None:
     """Let fuse damage its fused LayerNorms."""
     fuse = graphfuse.fuse
 
-    def damaged(model: onnx.ModelProto) -> graphfuse.FuseResult:
-        result = fuse(model)
+    def damaged(model: onnx.ModelProto, **options: object) -> graphfuse.FuseResult:
+        result = fuse(model, **options)  # type: ignore[arg-type]
         broken = onnx.ModelProto()
         broken.CopyFrom(result.model)
         for node in broken.graph.node:
