@@ -195,6 +195,7 @@ def _measured(python: Path, model: Path, given: argparse.Namespace) -> list[dict
     options = ["--seconds", str(given.seconds), "--threads", str(given.threads)]
     options += ["--clock", given.clock, "--json"]
     options += ["--size", given.size] if given.size else []
+    options += ["--no-limit"] if given.no_limit else []
     told = run(python, "tests.benchmarks.fair", str(model), *options)
     if told.returncode:
         print(f"{model.stem}: {told.stderr.strip().splitlines()[-1]}", flush=True)
@@ -216,7 +217,8 @@ def _summary(rows: Sequence[dict[str, Any]]) -> None:
             values = [row[name][1] for row in members if name in row]
             if values:
                 words.append(f"{name} {np.median(values):.3f} (least {min(values):.3f})")
-        words.append(f"norms left {np.median([row['left'] for row in members]):.1%}")
+        left = [row["left"] for row in members if "left" in row]
+        words += [f"norms left {np.median(left):.1%}"] if left else []
         print("  ".join(words))
 
 
