@@ -46,9 +46,10 @@ Stage = Callable[[str], object]
 PAIRS = ((FUSED, ORIGINAL), (FUSED, BEST), (PLAIN, ORIGINAL), (PLAIN, BEST), (BEST, ORIGINAL))
 """What is told of each comparison: who, beside whom."""
 
-TURNS, ROUNDS = 3, 6
-"""How often all sessions are made anew, and the least rounds with each set: where the weights of one
-happen to lie in memory is worth up to 3 % of the time of a model that does not fit the caches."""
+ROUNDS = 16
+"""The least rounds of a comparison. All sessions are made anew for a part of them, as often as
+there are contenders, each first once: where the weights of one happen to lie in memory, and which
+was made before the other, is worth 3 % of the time of a model that does not fit the caches."""
 
 PROFILED_RUNS = 10
 USUAL = (Sizes(1, 128), Sizes(1, 64), Sizes(1, 16), Sizes(2, 7))
@@ -126,7 +127,7 @@ class _Trial:
         samples: list[dict[str, list[float]]] = [
             {c.name: [] for c in self.contenders} for _ in feeds
         ]
-        for turn in range(TURNS):
+        for turn in range(len(self.contenders)):
             if turn:
                 # The old ones go first: two sets of weights may be more than there is room for.
                 sessions.clear()
@@ -141,8 +142,7 @@ class _Trial:
     def _sessions(self, turn: int) -> dict[str, foreign.Session]:
         """A session for each contender, made in another order at each turn."""
         self.stage(f"loading both models on {self.provider}")
-        shift = turn % len(self.contenders)
-        turned = (*self.contenders[shift:], *self.contenders[:shift])
+        turned = (*self.contenders[turn:], *self.contenders[:turn])
         made = {contender.name: self._session(contender) for contender in turned}
         return {contender.name: made[contender.name] for contender in self.contenders}
 
@@ -173,7 +173,8 @@ class _Trial:
             # onnxruntime raises its own classes, one per failure code.
             raise _does_not_run(FUSED, self.provider, error) from error
         calls = {name: caller(made, feed.values, self.provider) for name, made in sessions.items()}
-        return paired(calls, self.options.seconds / TURNS, ROUNDS, self.options.clock)
+        turns = len(self.contenders)
+        return paired(calls, self.options.seconds / turns, ROUNDS // turns, self.options.clock)
 
     def _compare(self, feed: Feed, timings: Mapping[str, Timing]) -> Comparison:
         where = self._where(feed)
