@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -88,7 +89,9 @@ def needs_opset(opset: int) -> None:
         pytest.skip(f"onnxruntime {ort.__version__} takes no models of opset {opset}")
 
 
-def assert_passes(before: onnx.ModelProto, after: onnx.ModelProto, **options: object) -> None:
+def assert_passes(
+    before: onnx.ModelProto | Path, after: onnx.ModelProto, **options: object
+) -> None:
     """The validation passes; what onnxruntime's own norm loses on hard rows skips the test.
 
     Before 1.27 its LayerNormalization loses rows that primitives keep. Where the original is

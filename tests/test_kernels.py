@@ -18,6 +18,7 @@ import graphfuse
 from graphfuse import kernels
 from graphfuse.errors import ProviderError
 from graphfuse.validation.tolerance import least_factor, reference_rows
+from tests.graphs import VERSION
 from tests.kernels.accuracy import EPSILON, MIXED, campaign
 from tests.kernels.node import OPERATORS, TYPES, Arrays, Node, instruction_sets, isa
 
@@ -311,6 +312,10 @@ def test_a_session_that_outlives_the_library(tmp_path: Path) -> None:
     }
     command = [sys.executable, "-c", code]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if VERSION < (1, 23) and "Only one instance of LoggingManager" in run.stderr:
+        pytest.skip(
+            f"onnxruntime {ort.__version__} lets a host make no environment beside Python's"
+        )
     assert run.returncode == 0, run.stderr
     assert run.stdout == "made\n"
     assert run.stderr == "released\n"

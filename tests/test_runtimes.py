@@ -19,7 +19,7 @@ from graphfuse.bench.timing import Threads
 from graphfuse.runtime import DISABLED_KEY, plain_options
 from graphfuse.runtimes import Choice
 from tests.conftest import MODELS, Shell
-from tests.graphs import DECOMPOSED_LAYER_NORM, feeds, residual
+from tests.graphs import DECOMPOSED_LAYER_NORM, assert_passes, feeds, residual
 
 NORM = "y = LayerNormalization(x, scale, bias)"
 LAYER_NORM, RMS_NORM = "LayerNorm", "RMSNorm"
@@ -145,13 +145,14 @@ def test_bodies_for_all_versions_mean_the_same(opset: int) -> None:
     for version in ("1.29", "1.30"):
         fused = graphfuse.fuse(proto, runtime=version)
         onnx.checker.check_model(fused.model, full_check=True)
-        assert graphfuse.validate(proto, fused.model).passed
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         made = ort.InferenceSession(fused.model.SerializeToString(), options)
         results.append(made.run(None, feeds(proto))[0])
     # A + B is one rounding, whatever operator adds.
     np.testing.assert_array_equal(*results)
+    for version in ("1.29", "1.30"):
+        assert_passes(proto, graphfuse.fuse(proto, runtime=version).model)
 
 
 def test_a_fused_file_for_another_version_stays_as_it_is() -> None:
@@ -182,7 +183,11 @@ def test_what_a_file_for_another_version_costs_is_said(
     assert "--runtime 1.29" in said
     wrong = older if runtimes.runtime().version >= (1, 30) else newer
     notes = graphfuse.validate(proto, wrong, level="fast").notes
-    assert [note for note in notes if "another onnxruntime" in note]
+    # Before 1.27 either body takes much the same time, and there is nothing to say.
+    assert [n for n in notes if "another onnxruntime" in n] == advice.of_bodies(
+        wrong, runtimes.runtime()
+    )
+    assert notes or runtimes.runtime().version < (1, 27)
 
 
 def test_scan_says_when_a_session_option_alone_would_help() -> None:

@@ -58,7 +58,8 @@ def judge(case: Case, thorough: bool = True) -> Verdict:
     if problem:
         return Verdict(GENERATOR, problem)
     try:
-        result = graphfuse.fuse(case.model)
+        # Whether it wins hangs on the runtime that is installed.
+        result = graphfuse.fuse(case.model, costs="none")
     except Exception as error:
         return Verdict(BROKEN, f"fuse raised {type(error).__name__}: {error}")
     return _judge(case, feeds, before, result, thorough)
@@ -210,7 +211,7 @@ def _rounding(
 def _invalid(case: Case, fused: onnx.ModelProto, thorough: bool) -> str:
     try:
         onnx.checker.check_model(fused, full_check=True)
-        again = graphfuse.fuse(fused).model if thorough else None
+        again = graphfuse.fuse(fused, costs="none").model if thorough else None
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     if again is not None and again.SerializeToString() != fused.SerializeToString():

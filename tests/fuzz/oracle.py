@@ -275,6 +275,7 @@ OPERATORS: dict[str, Operator] = {
     "Sqrt": lambda i, _: np.sqrt(i[0]),
     "Squeeze": _squeeze,
     "Sub": lambda i, _: i[0] - i[1],
+    "Sum": lambda i, _: sum(i[1:], i[0]),
     "Tanh": lambda i, _: np.tanh(i[0]),
     "Transpose": lambda i, v: np.transpose(i[0], v.get("perm")),
     "Unsqueeze": _unsqueeze,
