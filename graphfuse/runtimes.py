@@ -25,7 +25,7 @@ from importlib.resources import files
 from typing import Any
 
 from graphfuse import ops
-from graphfuse.errors import GraphfuseError, UsageError, in_one_line
+from graphfuse.errors import GraphfuseError, ProviderError, UsageError, in_one_line
 from graphfuse.graph.tensors import type_name
 
 FILE = "runtimes.json"
@@ -196,7 +196,8 @@ def runtime(name: str | None = None) -> Runtime:
 def installed() -> str | None:
     """The version of the onnxruntime that is installed; None when there is none.
 
-    It is asked of the package's metadata: importing onnxruntime takes longer than a scan.
+    It is asked of the package's metadata: importing onnxruntime takes longer than a scan. Raises
+    ProviderError when that cannot be read.
     """
     from importlib.metadata import PackageNotFoundError, version
 
@@ -205,6 +206,12 @@ def installed() -> str | None:
             found = version(name)
         except PackageNotFoundError:
             continue
+        except OSError as error:
+            # Another version would be another file.
+            raise ProviderError(
+                f"the version of the installed onnxruntime cannot be read ({in_one_line(error)})",
+                "name it, as in --runtime 1.32",
+            ) from error
         # A fork or a vendor's build may count otherwise: nothing is known of it.
         return found if re.match(r"1\.\d+", found) else None
     return None

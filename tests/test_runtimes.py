@@ -358,3 +358,15 @@ def test_norms_over_several_axes_are_kept_from_a_fusion_that_breaks_them() -> No
     choice = Choice(LAYER_NORM, FLOAT, 17, several_axes=True)
     assert runtimes.runtime("1.23").form(choice) == ops.SUM
     assert runtimes.runtime("1.24").form(choice) == ops.ADD
+
+
+def test_a_version_that_cannot_be_read_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another version would be another file: it is not guessed."""
+
+    def version(_: str) -> str:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    with pytest.raises(graphfuse.ProviderError, match="--runtime 1.32"):
+        graphfuse.fuse(residual(NORM))
+    assert graphfuse.fuse(residual(NORM), runtime="1.29").changed
