@@ -67,7 +67,7 @@ def test_unknown_rows_are_judged_by_the_worst_number_of_them() -> None:
 
 
 def test_the_table_that_ships_covers_every_type_and_norm() -> None:
-    """Measured by `python -m graphfuse.bench.costs`, with one thread and with several."""
+    """Measured by `python -m graphfuse.bench.costs`, with one thread at the least."""
     document = json.loads((Path(costs.__file__).parent / costs.FILE).read_text())
     names = {
         costs.case(kind, elem_type, read)
@@ -77,7 +77,7 @@ def test_the_table_that_ships_covers_every_type_and_norm() -> None:
     }
     for family in document["families"]:
         assert family["environment"]["onnxruntime"] == family["onnxruntime"]
-        assert {curve["threads"] for curve in family["curves"]} >= {1, 2}
+        assert {curve["threads"] for curve in family["curves"]} >= {1}
         assert set(costs.tables()[family["onnxruntime"]]["cpu"]) == names
     assert {runtimes.parse_version(name) for name in costs.tables()} >= {(1, 24), (1, 29)}
 
