@@ -367,6 +367,6 @@ def test_a_version_that_cannot_be_read_is_an_error(monkeypatch: pytest.MonkeyPat
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr("importlib.metadata.version", version)
-    with pytest.raises(graphfuse.ProviderError, match="--runtime 1.32"):
+    with pytest.raises(graphfuse.ProviderError, match=r"--runtime 1\.32"):
         graphfuse.fuse(residual(NORM))
     assert graphfuse.fuse(residual(NORM), runtime="1.29").changed
