@@ -173,6 +173,7 @@ def check_differences(
     result = Differing(shown=set(shown))
     shared: dict[ScopeKey, _Shared] = {}
     unreached: list[tuple[Difference, str]] = []
+    of_sites = set(shown)
     for each in found:
         if each.place in shown:
             # What a fused node needs beside it, such as a scale computed from weights.
@@ -190,11 +191,14 @@ def check_differences(
             result.wrong += fused
         else:
             result.shown |= there.places(nodes)
+            of_sites |= there.places(nodes) if fused else set()
         if not fused:
             result.changes.append(each.change("alone"))
     for each, why in unreached:
         if each.place not in result.shown:
             result.left.append((each, why))
+        elif each.place not in of_sites:
+            result.changes.append(each.change("alone"))
     return result
 
 

@@ -121,7 +121,7 @@ class Parts:
         if found is None:
             return None
         nodes, read = found
-        reads = frozenset(name for name in read if name in cuts)
+        reads = frozenset(name for name in read if name in cuts and name not in outputs)
         return Part(self._part(nodes, read - reads, sorted(reads), list(outputs)), reads)
 
     def same_interface(self, other: Parts) -> bool:

@@ -84,12 +84,50 @@ def judge(
         raise UsageError(
             f"no fused node computes {min(missing)!r}", "name an output that `--json` shows"
         )
-    done: set[str] = set()
+    done = _runs(original, fused, providers, feeding, level, (sites, others), stage, found)
+    differing = Differing()
+    if not only:
+        stage("looking at what else differs")
+        fused_ones = [each for each, _ in unknown]
+        differing = _differing(original, fused, fused_ones, level, feeding.seed, found)
+    not_shown = _not_shown(original, fused, sites, differing, found)
+    if not found.checks:
+        found.notes.append("no fused node could be checked alone: nothing was judged")
+    order = {site.output: number for number, site in enumerate((*sites, *others))}
+    wrong = sorted(set(found.wrong), key=lambda name: order.get(name, len(order)))
+    return ValidationReport(
+        tuple(found.checks),
+        done,
+        feeding.seed,
+        level,
+        tuple(wrong),
+        found.evaluated,
+        tuple(found.activations.values()),
+        tuple(found.unpaired.values()),
+        tuple(dict.fromkeys(found.notes)),
+        tuple(differing.changes),
+        not_shown,
+    )
+
+
+def _runs(
+    original: Model,
+    fused: Model,
+    providers: Mapping[str, str],
+    feeding: Feeding,
+    level: str,
+    nodes: tuple[Sequence[FusedNode], Sequence[FusedNode]],
+    stage: Stage,
+    found: _Findings,
+) -> tuple[str, ...]:
+    """Run both models and each of the fused nodes of either, on each distinct provider."""
+    sites, others = nodes
+    done: dict[str, None] = {}
     scopes = parts_by_scope(fused)
     for ep, provider in providers.items():
         if provider in done:
             continue
-        done.add(provider)
+        done[provider] = None
         before = len(found.checks)
         whole = None
         activations: dict[str, tuple[Array, Array]] = {}
@@ -109,29 +147,7 @@ def judge(
         found.checks[before:] = [
             replace(check, repeat=f"--ep {ep} {check.repeat}") for check in found.checks[before:]
         ]
-    differing = Differing()
-    if not only:
-        stage("looking at what else differs")
-        fused_ones = [each for each, _ in unknown]
-        differing = _differing(original, fused, fused_ones, level, feeding.seed, found)
-    not_shown = _not_shown(original, fused, sites, differing, found)
-    if not found.checks:
-        found.notes.append("no fused node could be checked alone: nothing was judged")
-    order = {site.output: number for number, site in enumerate((*sites, *others))}
-    wrong = sorted(set(found.wrong), key=lambda name: order.get(name, len(order)))
-    return ValidationReport(
-        tuple(found.checks),
-        tuple(done),
-        feeding.seed,
-        level,
-        tuple(wrong),
-        found.evaluated,
-        tuple(found.activations.values()),
-        tuple(found.unpaired.values()),
-        tuple(dict.fromkeys(found.notes)),
-        tuple(differing.changes),
-        not_shown,
-    )
+    return tuple(done)
 
 
 def _differing(

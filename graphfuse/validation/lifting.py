@@ -15,7 +15,7 @@ import onnx
 import onnx.inliner
 from onnx import TensorProto, helper, numpy_helper
 
-from graphfuse.bodies import strange
+from graphfuse.bodies import KINDS, strange
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.tensors import (
     DEFAULT_DOMAINS,
@@ -25,7 +25,6 @@ from graphfuse.graph.tensors import (
     read_names,
     subgraphs,
 )
-from graphfuse.ops import OPERATORS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,7 +69,7 @@ def lifted(source: Model) -> onnx.ModelProto:
     proto.functions.extend(
         f
         for f in model.functions
-        if f.domain != OWN_DOMAIN or f.name in named or f.overload or f.name not in OPERATORS
+        if f.domain != OWN_DOMAIN or f.name in named or f.overload or f.name not in KINDS
     )
     proto.graph.node.extend(_sorted(model.graph))
     for field in ("input", "output"):
