@@ -9,17 +9,17 @@ from functools import cached_property, partial
 
 import onnx
 
-from graphfuse import advice, foreign, runtimes, targets
+from graphfuse import advice, foreign, ops, runtimes, targets
 from graphfuse.errors import UsageError, ValidationError
 from graphfuse.feeding import Feeding
 from graphfuse.graph.model_file import Model, materialized
 from graphfuse.graph.shapes import type_of
 from graphfuse.graph.tensors import count_nodes, type_name
-from graphfuse.patterns.scan import scan as scan_model
 from graphfuse.plan import plan as make_plan
-from graphfuse.records import Cost, FuseResult, Scan, ValidationReport
+from graphfuse.records import Cost, FuseResult, Fusion, Plan, Scan, Site, ValidationReport
 from graphfuse.rewrite import rewrite
 from graphfuse.runtimes import Runtime
+from graphfuse.scanning import Looked, look
 
 Stage = Callable[[str], object]
 
@@ -61,20 +61,26 @@ class Fusing:
 
         provider = targets.target(self.ep).provider
         require_provider(provider)
-        return autotune(self.source, self.scan, self.ep, provider, self.shapes, self.stage)
+        return autotune(
+            self.looked.model, self.looked.scan, self.ep, provider, self.shapes, self.stage
+        )
 
     @cached_property
-    def scan(self) -> Scan:
-        """The sites, looked for once."""
+    def looked(self) -> Looked:
+        """The sites, looked for once; fused nodes are sites as well."""
         targets.target(self.ep)
         self.stage("scanning")
-        return scan_model(self.source)
+        return look(self.source)
 
-    def result(self, put_back: Mapping[str, str]) -> FuseResult:
-        """The rewritten model; `put_back` are ids of sites to leave, and why."""
-        planned = make_plan(
-            self.source,
-            self.scan,
+    @property
+    def scan(self) -> Scan:
+        """The sites as the user sees them."""
+        return self.looked.shown
+
+    def _plan(self, looked: Looked, put_back: Mapping[str, str]) -> Plan:
+        return make_plan(
+            looked.model,
+            looked.scan,
             self.ep,
             self.include,
             self.exclude,
@@ -84,21 +90,65 @@ class Fusing:
             self.runtime,
             strict_mode=self.strict_mode,
         )
+
+    def result(self, put_back: Mapping[str, str]) -> FuseResult:
+        """The rewritten model; `put_back` are ids of sites to leave, and why.
+
+        A fused node that is what the target wants stays as it is, and so does one that the plan
+        would leave: what is not changed is not written out.
+        """
+        looked = self.looked
+        planned = self._plan(looked, put_back)
+        kept = {fusion.site.id for fusion in planned.fusions if _is_there(looked, fusion)}
+        left = {miss.site for miss in planned.left}
+        stay = [s for s in looked.scan.sites if s.id in kept | left and looked.origin(s)]
+        if stay:
+            looked, planned = self._without(stay, put_back, planned)
         self.stage("rewriting")
-        model = rewrite(self.source.proto, planned)
+        model = rewrite(looked.model.proto, planned)
+        shown = {site.id: site for site in self.scan.sites}
         return FuseResult(
             proto=model,
             target=self.ep,
             scan=self.scan,
-            fused=planned.fusions,
+            fused=tuple(replace(f, site=shown[f.site.id]) for f in planned.fusions),
             left=(*self.scan.near_misses, *planned.left),
             nodes_before=self.scan.nodes,
             nodes_after=count_nodes(model),
+            kept=len(kept),
             costs=planned.costs,
             runtime=planned.runtime,
             made_for=planned.made_for,
             complete=partial(materialized, self.source),
         )
+
+    def _without(
+        self, stay: Sequence[Site], put_back: Mapping[str, str], first: Plan
+    ) -> tuple[Looked, Plan]:
+        """Look and plan again with fused nodes that stay; sites keep the ids that they had."""
+        places = {self.looked.place(site) for site in stay}
+        again = look(self.source, places.__contains__)
+        ids = {self.looked.place(site): site.id for site in self.looked.scan.sites}
+        sites = [replace(site, id=ids[again.place(site)]) for site in again.scan.sites]
+        again = replace(again, scan=replace(again.scan, sites=tuple(sites)))
+        gone = {site.id for site in stay}
+        there = {site.id for site in sites}
+        planned = make_plan(
+            again.model,
+            again.scan,
+            self.ep,
+            [fusion.site.id for fusion in first.fusions if fusion.site.id in there],
+            (),
+            self.fold_bias,
+            {site: why for site, why in put_back.items() if site in there},
+            self.costs,
+            self.runtime,
+            strict_mode=self.strict_mode,
+        )
+        if not any(fusion.site.id in there for fusion in first.fusions):
+            planned = replace(planned, fusions=())
+        # What was left, and why, was said of all of them.
+        return again, replace(planned, left=first.left)
 
     def validated(self, level: str, feeding: Feeding, strict: bool) -> FuseResult:
         """The rewritten model without the sites that fail validation, and the report of the rest.
@@ -124,6 +174,17 @@ class Fusing:
             if strict or not blamed:
                 raise ValidationError(_failure(report), f"nothing was written; {_remedy(report)}")
             put_back |= blamed
+
+
+def _is_there(looked: Looked, fusion: Fusion) -> bool:
+    """Whether a site is a fused node already, and such as the target wants."""
+    origin = looked.origin(fusion.site)
+    if origin is None or origin.node.domain != fusion.domain:
+        return False
+    inside = fusion.body is not None and any(
+        node.domain == ops.CONTRIB_DOMAIN for node in fusion.body.node
+    )
+    return origin.contrib_inside == inside
 
 
 def validate_models(

@@ -27,8 +27,8 @@ from graphfuse.graph import leftovers
 from graphfuse.graph.model_file import Model, load, wrap
 from graphfuse.graph.weights import Target, check_output, drafted
 from graphfuse.limits import Limits
-from graphfuse.patterns.scan import scan as scan_model
 from graphfuse.records import Explanation, FuseResult, HashedFile, Scan, ValidationReport
+from graphfuse.scanning import look
 from graphfuse.stream import Reading
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def scan(model: ModelLike, *, limits: Limits | None = None) -> Scan:
     gate (graph/gate.py). Returns the sites that can be fused and the near misses, each with its
     reason. Raises ModelError for a file that is unreadable, unsafe, or over a budget.
     """
-    return scan_model(as_model(model, limits=limits))
+    return look(as_model(model, limits=limits)).shown
 
 
 def activations(
@@ -87,7 +87,8 @@ def activations(
 
     loaded = as_model(model, limits=limits)
     stage("scanning")
-    sums = stream(views(loaded)[0], scan_model(loaded))
+    looked = look(loaded)
+    sums = stream(views(looked.model)[0], looked.scan)
     stage("running the model")
     return tuple(
         read(loaded, sums, _feeding(seed, iterations, inputs, input_shapes, val_range, run_limit))
@@ -245,8 +246,8 @@ def bench(
     providers = {row.name: row.provider for row in rows}
     first = as_model(original)
     if fused is None:
-        scan = scan_model(first)
-        return time_sites(first, scan, providers, options, input_shapes or {}, stage)
+        looked = look(first)
+        return time_sites(looked.model, looked.scan, providers, options, input_shapes or {}, stage)
     second = as_model(fused, first.folder)
     check_signature(first.proto.graph, second.proto.graph)
     feeding = _feeding(seed, iterations, inputs, input_shapes, val_range, run_limit)
@@ -345,8 +346,9 @@ def _read(source: Model) -> tuple[HashedFile, ...]:
 
 
 def _check_fused(result: FuseResult, model: str | os.PathLike[str], wanted: int) -> None:
-    if len(result.fused) < wanted:
+    fused = len(result.fused) + result.kept
+    if fused < wanted:
         raise GateError(
-            f"{len(result.fused)} of {wanted} sites were fused that --min-fused asks for",
+            f"{fused} of {wanted} sites were fused that --min-fused asks for",
             f"`graphfuse scan {model}` says why the others were left",
         )

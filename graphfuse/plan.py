@@ -322,7 +322,8 @@ class _Types:
         shape = tuple(
             dim if isinstance(dim, int) or dim in self._symbols else None for dim in site.shape
         )
-        names = [name for name in (fusion.output, site.total) if name not in known]
+        outputs = (fusion.output, site.total) if site.total_is_read else (fusion.output,)
+        names = [name for name in outputs if name not in known]
         known.update(names)
         return tuple((name, TensorType(site.elem_type, shape)) for name in names)
 
@@ -335,6 +336,24 @@ def added_functions(model: onnx.ModelProto, plan: Plan) -> list[onnx.FunctionPro
         for name in ops.OPERATORS
         if (body := needed.get(name)) is not None and ops.find_function(model, name) is None
     ]
+
+
+def all_functions(model: onnx.ModelProto, plan: Plan) -> list[onnx.FunctionProto]:
+    """The functions of a model and those that a plan adds.
+
+    Ours stand first, in the order of the operators, so that what is added later stands where it
+    would have stood at once.
+    """
+    others = list(model.functions)
+    ours: list[onnx.FunctionProto] = []
+    while others and others[0].domain == ops.DOMAIN and others[0].name in ops.OPERATORS:
+        ours.append(others.pop(0))
+    ours = sorted([*ours, *added_functions(model, plan)], key=_order)
+    return [*ours, *others]
+
+
+def _order(function: onnx.FunctionProto) -> int:
+    return ops.OPERATORS.index(function.name)
 
 
 def added_imports(

@@ -15,7 +15,7 @@ from graphfuse.errors import InternalError
 from graphfuse.graph.scopes import bodies, find
 from graphfuse.graph.shapes import type_of, weightless
 from graphfuse.graph.tensors import AnyGraph, read_names, subgraphs, value_names, vanished
-from graphfuse.plan import added_functions, added_imports
+from graphfuse.plan import added_imports, all_functions
 from graphfuse.records import MAIN, Fusion, Plan, ScopeRef, Vector
 
 LOSING_FIELDS = ("initializer", "sparse_initializer", "value_info", "quantization_annotation")
@@ -244,9 +244,9 @@ def _prove_function(before: onnx.FunctionProto, after: onnx.FunctionProto, plan:
 
 
 def _prove_model(before: onnx.ModelProto, after: onnx.ModelProto, plan: Plan) -> None:
-    functions = added_functions(before, plan)
-    edited = {index + len(functions) for index in edited_functions(plan)}
-    expected = [*functions, *before.functions]
+    expected = all_functions(before, plan)
+    added = len(expected) - len(before.functions)
+    edited = {index + added for index in edited_functions(plan)}
     same = len(expected) == len(after.functions) and all(
         index in edited or old == new
         for index, (old, new) in enumerate(zip(expected, after.functions, strict=True))

@@ -26,7 +26,7 @@ from graphfuse.graph.tensors import (
     value_names,
     vanished,
 )
-from graphfuse.plan import added_functions, added_imports
+from graphfuse.plan import added_imports, all_functions
 from graphfuse.proof import (
     LOSING_FIELDS,
     by_scope,
@@ -125,7 +125,8 @@ class _Editor:
             outputs = [fusion.output, "", "", site.total] if total_is_read else [fusion.output]
             attributes = {"epsilon": site.epsilon}
         else:
-            outputs = [fusion.output, site.total]
+            # Nobody computes a sum that nobody reads.
+            outputs = [fusion.output, site.total] if total_is_read else [fusion.output]
             attributes = {
                 "axis": site.axis,
                 "epsilon": site.epsilon,
@@ -199,19 +200,18 @@ def _clean(result: onnx.ModelProto, model: onnx.ModelProto, plan: Plan) -> None:
                 for name, known in fusion.types
             )
     result.graph.initializer.extend(_vector(vector) for vector in plan.vectors)
-    functions = added_functions(model, plan)
     for index in edited_functions(plan):
         function = result.functions[index]
         function.opset_import.extend(added_imports(function, plan))
     # First: what reads functions in order (onnx.reference) wants callees before callers.
-    _insert_first(result, functions)
+    _set_functions(result, all_functions(result, plan))
     result.opset_import.extend(added_imports(model, plan))
     result.ir_version = max(result.ir_version, lowest_ir_version(plan))
 
 
-def _insert_first(model: onnx.ModelProto, functions: list[onnx.FunctionProto]) -> None:
-    if functions:
-        copies = onnx.ModelProto(functions=[*functions, *model.functions]).functions
+def _set_functions(model: onnx.ModelProto, functions: list[onnx.FunctionProto]) -> None:
+    if len(functions) > len(model.functions):
+        copies = onnx.ModelProto(functions=functions).functions
         del model.functions[:]
         model.functions.extend(copies)
 

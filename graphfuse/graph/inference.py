@@ -14,11 +14,13 @@ from collections.abc import Iterator, Mapping
 import onnx
 from onnx import TensorProto, helper
 
+from graphfuse.bodies import strange
 from graphfuse.graph.propagation import is_small
 from graphfuse.graph.scopes import FunctionKey, all_bodies, function_key
 from graphfuse.graph.shape_values import ShapeValues
 from graphfuse.graph.shapes import UNKNOWN, GraphTypes, Nested, weightless
 from graphfuse.graph.tensors import DEFAULT_DOMAINS, replace_nodes, subgraphs
+from graphfuse.ops import DOMAIN, OPERATORS
 from graphfuse.records import TensorType
 
 # fmt: off
@@ -43,6 +45,8 @@ PASSING = frozenset(
     )
 )
 """onnxruntime's operators whose first output has the type and shape of their first input."""
+
+SKIPPING = ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
 
 ROUNDS = 64
 """Inference runs again while a Reshape's target becomes known: its extents may come from others."""
@@ -119,8 +123,19 @@ def _simplify(skeleton: onnx.ModelProto) -> bool:
     """
     for entry in skeleton.opset_import:
         entry.domain = "" if entry.domain in DEFAULT_DOMAINS else entry.domain
-    own = {function_key(function) for function in skeleton.functions}
+    odd = {function.name for function in strange(skeleton)}
+    # Our operators mean what they mean, whatever their functions' bodies let inference see.
+    kept = [f for f in skeleton.functions if not _is_ours(f.domain, f.name) or f.name in odd]
+    own = {function_key(function) for function in kept}
+    if len(kept) < len(skeleton.functions):
+        copies = onnx.ModelProto(functions=kept).functions
+        del skeleton.functions[:]
+        skeleton.functions.extend(copies)
     return _pass_types(skeleton.graph, own)
+
+
+def _is_ours(domain: str, name: str) -> bool:
+    return domain == DOMAIN and name in OPERATORS
 
 
 def _pass_types(graph: onnx.GraphProto, own: set[FunctionKey]) -> bool:
@@ -134,22 +149,33 @@ def _pass_types(graph: onnx.GraphProto, own: set[FunctionKey]) -> bool:
         for body in subgraphs(node):
             nested = True
             _pass_types(body, own)
+        if _is_ours(node.domain, node.op_type) and function_key(node) not in own:
+            replaced[index] = _sum_and_norm(node, 1)
+            continue
         passes = node.op_type in PASSING and node.domain in ("", "com.microsoft")
         # A function of the model under that name may do something else.
         passes = passes and function_key(node) not in own
         if not passes or not node.input:
             continue
-        # Output 0 is the result; output 3 of a Skip operator is its sum.
-        replaced[index] = [
-            helper.make_node("Identity", node.input[:1], [output])
-            for output in (*node.output[:1], *node.output[3:4])
-            if output
-        ]
+        if node.op_type in SKIPPING:
+            replaced[index] = _sum_and_norm(node, 3)
+        else:
+            replaced[index] = [helper.make_node("Identity", node.input[:1], node.output[:1])]
     if replaced:
         kept = ([node] for node in graph.node)
         nodes = [replaced.get(index, same) for index, same in enumerate(kept)]
         replace_nodes(graph, [node for each in nodes for node in each])
     return nested
+
+
+def _sum_and_norm(node: onnx.NodeProto, at: int) -> list[onnx.NodeProto]:
+    """A fused node, whose sum is output `at`, as far as types go."""
+    total = node.output[at] if len(node.output) > at and node.output[at] else ""
+    total = total or f"{node.output[0]}/{VECTOR}sum"
+    return [
+        helper.make_node("Add", node.input[:2], [total]),
+        helper.make_node("Identity", [total], node.output[:1]),
+    ]
 
 
 def _infer(skeleton: onnx.ModelProto) -> onnx.ModelProto:

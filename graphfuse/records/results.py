@@ -107,7 +107,7 @@ class FuseResult:
     included. `written` are the files that were written, the model first, `read` those of the
     original, and `notes` what is to be said of them. `proto` is the rewritten model while weights
     that are inline in a large file still lie there: `complete` puts them in. `runtime` and
-    `made_for` are those of the plan.
+    `made_for` are those of the plan. `kept` are sites that were what the target wants before.
     """
 
     proto: onnx.ModelProto = field(repr=False)
@@ -124,6 +124,7 @@ class FuseResult:
     costs: tuple[Cost, ...] = ()
     runtime: str = ""
     made_for: str = ""
+    kept: int = 0
     complete: Callable[[onnx.ModelProto], onnx.ModelProto] = field(
         default=_as_it_is, repr=False, compare=False
     )
