@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from graphfuse.limits import Limits
     from graphfuse.pipeline import activations, fuse, optimize, scan, validate
     from graphfuse.reasons import Reason
-    from graphfuse.records import FuseResult, NearMiss, Scan, Site, ValidationReport
+    from graphfuse.records import FuseResult, NearMiss, Scan, Site, UnfuseResult, ValidationReport
     from graphfuse.runtime import providers, session_options
     from graphfuse.stream import Reading
+    from graphfuse.unfusing import unfuse
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,7 @@ __all__ = [
     # the job
     "scan",
     "fuse",
+    "unfuse",
     "validate",
     "optimize",
     "activations",
@@ -54,6 +56,7 @@ __all__ = [
     "Reason",
     "Scan",
     "Site",
+    "UnfuseResult",
     "ValidationReport",
     # errors
     "GraphfuseError",
@@ -72,10 +75,11 @@ _HOMES = {
     "integrations.pytorch": ("export",),
     "integrations.graphsurgeon": ("fuse_graph",),
     "stream": ("Reading",),
+    "unfusing": ("unfuse",),
     "runtime": ("session_options", "providers"),
     "reasons": ("Reason",),
     "limits": ("Limits",),
-    "records": ("FuseResult", "NearMiss", "Scan", "Site", "ValidationReport"),
+    "records": ("FuseResult", "NearMiss", "Scan", "Site", "UnfuseResult", "ValidationReport"),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
 }
 

@@ -57,7 +57,7 @@ def is_taken(site: Site) -> bool:
     """
     alone = site.kind == LAYER_NORM and not site.total_is_read and not site.path
     known = site.b_shape == site.shape and None not in site.shape and len(site.shape) == 3
-    return alone and known and site.axis == -1 and site.elem_type == TensorProto.FLOAT
+    return alone and known and not site.fused_by and site.axis == -1 and site.elem_type == TensorProto.FLOAT
 
 
 def _times(runtime: Runtime, fusion: str) -> float:

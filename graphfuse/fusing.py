@@ -131,7 +131,6 @@ class Fusing:
         ids = {self.looked.place(site): site.id for site in self.looked.scan.sites}
         sites = [replace(site, id=ids[again.place(site)]) for site in again.scan.sites]
         again = replace(again, scan=replace(again.scan, sites=tuple(sites)))
-        gone = {site.id for site in stay}
         there = {site.id for site in sites}
         planned = make_plan(
             again.model,
@@ -172,7 +171,7 @@ class Fusing:
                 if fusion.output in report.wrong or fusion.output in unknown
             }
             if strict or not blamed:
-                raise ValidationError(_failure(report), f"nothing was written; {_remedy(report)}")
+                raise ValidationError(failure(report), f"nothing was written; {_remedy(report)}")
             put_back |= blamed
 
 
@@ -268,7 +267,8 @@ def _remedy(report: ValidationReport) -> str:
     )
 
 
-def _failure(report: ValidationReport) -> str:
+def failure(report: ValidationReport) -> str:
+    """Why a validation did not pass, in one line."""
     if report.verdict == "not shown":
         first = report.not_shown[0]
         more = len(report.not_shown) - 1

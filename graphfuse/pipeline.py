@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import onnx
 
@@ -27,7 +27,14 @@ from graphfuse.graph import leftovers
 from graphfuse.graph.model_file import Model, load, wrap
 from graphfuse.graph.weights import Target, check_output, drafted
 from graphfuse.limits import Limits
-from graphfuse.records import Explanation, FuseResult, HashedFile, Scan, ValidationReport
+from graphfuse.records import (
+    Explanation,
+    FuseResult,
+    HashedFile,
+    Scan,
+    UnfuseResult,
+    ValidationReport,
+)
 from graphfuse.scanning import look
 from graphfuse.stream import Reading
 
@@ -40,6 +47,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
     Feeds = Mapping[str, Array]
 
+Result = TypeVar("Result", FuseResult, UnfuseResult)
 ModelLike = str | os.PathLike[str] | onnx.ModelProto
 
 
@@ -91,7 +99,7 @@ def activations(
     sums = stream(views(looked.model)[0], looked.scan)
     stage("running the model")
     return tuple(
-        read(loaded, sums, _feeding(seed, iterations, inputs, input_shapes, val_range, run_limit))
+        read(loaded, sums, feeding_of(seed, iterations, inputs, input_shapes, val_range, run_limit))
     )
 
 
@@ -144,7 +152,7 @@ def fuse(
         strict_mode=strict_mode,
         stage=stage,
     )
-    return replace(result, read=_read(source))
+    return replace(result, read=files_read(source))
 
 
 def fuse_model(
@@ -199,11 +207,11 @@ def validate(
     """
     first = as_model(original, limits=limits)
     second = as_model(fused, first.folder, limits)
-    feeding = _feeding(seed, iterations, inputs, input_shapes, val_range, run_limit)
+    feeding = feeding_of(seed, iterations, inputs, input_shapes, val_range, run_limit)
     return validate_models(first, second, eps, feeding, level, sites, stage)
 
 
-def _feeding(
+def feeding_of(
     seed: int,
     iterations: int | None,
     inputs: Feeds | Sequence[Feeds] | None,
@@ -211,6 +219,7 @@ def _feeding(
     ranges: Ranges | None,
     run_limit: float | None,
 ) -> Feeding:
+    """What the user's options say of feeds. Raises UsageError."""
     if iterations is not None and iterations < 1:
         raise UsageError(f"{iterations} iterations were asked for", "ask for 1 or more")
     given = [inputs] if isinstance(inputs, Mapping) else inputs
@@ -250,7 +259,7 @@ def bench(
         return time_sites(looked.model, looked.scan, providers, options, input_shapes or {}, stage)
     second = as_model(fused, first.folder)
     check_signature(first.proto.graph, second.proto.graph)
-    feeding = _feeding(seed, iterations, inputs, input_shapes, val_range, run_limit)
+    feeding = feeding_of(seed, iterations, inputs, input_shapes, val_range, run_limit)
     return compare(first, second, providers, feeding, options, stage)
 
 
@@ -312,16 +321,16 @@ def optimize(
     result = fusing.result({})
     _check_fused(result, model, min_fused)
     if validation != "none" and result.changed:
-        feeding = _feeding(seed, iterations, inputs, input_shapes, val_range, run_limit)
+        feeding = feeding_of(seed, iterations, inputs, input_shapes, val_range, run_limit)
         result = fusing.validated(validation, feeding, strict)
         _check_fused(result, model, min_fused)
-    result = replace(result, read=_read(source))
+    result = replace(result, read=files_read(source))
     if dry_run or (only_if_changed and not result.changed):
         return result
     return write(result, source, target, stage)
 
 
-def write(result: FuseResult, source: Model, target: Target, stage: Stage) -> FuseResult:
+def write(result: Result, source: Model, target: Target, stage: Stage) -> Result:
     """Write a result atomically; byte for byte what was read when nothing changed."""
     stage("writing")
     check_output(target, source)
@@ -332,7 +341,7 @@ def write(result: FuseResult, source: Model, target: Target, stage: Stage) -> Fu
     return replace(result, written=written, notes=tuple(notes))
 
 
-def _read(source: Model) -> tuple[HashedFile, ...]:
+def files_read(source: Model) -> tuple[HashedFile, ...]:
     """The files of the original; the hash of those that were read as a whole."""
     if source.path is None:
         return ()

@@ -125,8 +125,8 @@ class _Editor:
             outputs = [fusion.output, "", "", site.total] if total_is_read else [fusion.output]
             attributes = {"epsilon": site.epsilon}
         else:
-            # Nobody computes a sum that nobody reads.
-            outputs = [fusion.output, site.total] if total_is_read else [fusion.output]
+            # Nobody computes a sum that nobody reads; onnxruntime wants its place in the list.
+            outputs = [fusion.output, site.total if total_is_read else ""]
             attributes = {
                 "axis": site.axis,
                 "epsilon": site.epsilon,

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from graphfuse.apart import Apart, Keep, Origin, Place, keep_none, take_apart
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.scopes import function_key
 from graphfuse.patterns.scan import scan
 from graphfuse.records import NearMiss, NodeRef, Scan, ScopeRef, Site
-from graphfuse.unfusing import Apart, Keep, Origin, Place, keep_none, take_apart
 
 
 @dataclass(frozen=True)
@@ -112,4 +112,5 @@ class _Places:
             path=tuple(self._index(scope, index) for index in site.path),
             interior=tuple(sorted({self._index(scope, index) for index in site.interior})),
             spelling=site.spelling if origin is None else origin.operator,
+            fused_by="" if origin is None else origin.operator,
         )

@@ -1,364 +1,111 @@
-"""Fused nodes taken apart: a sum and a norm in ONNX's own operators, at the model's opset.
-
-What graphfuse or onnxruntime has fused is a sum and a norm like any other once it is written out:
-scanned, planned and rewritten as such. What was written out and is fused again is the same node.
-"""
+"""The step back: every fused node becomes a sum and a norm of ONNX's own operators again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import onnx
-from onnx import AttributeProto, NodeProto, TensorProto, helper
+from graphfuse.apart import Apart, take_apart
+from graphfuse.errors import GateError, UsageError, ValidationError
+from graphfuse.feeds import Ranges
+from graphfuse.fusing import LEVELS, Stage, failure, silent, validate_models
+from graphfuse.graph import leftovers
+from graphfuse.graph.model_file import Model, materialized
+from graphfuse.graph.tensors import count_nodes
+from graphfuse.graph.weights import Target, check_output
+from graphfuse.limits import Limits
+from graphfuse.pipeline import ModelLike, as_model, feeding_of, files_read, write
+from graphfuse.records import UnfuseResult
 
-from graphfuse import ops
-from graphfuse.bodies import strange
-from graphfuse.errors import InternalError
-from graphfuse.graph.model_file import Model
-from graphfuse.graph.scope_types import Types, infer_scopes
-from graphfuse.graph.scopes import Scope, bodies, find, function_key, scopes
-from graphfuse.graph.shapes import UNKNOWN
-from graphfuse.graph.tensors import (
-    DEFAULT_DOMAINS,
-    FLOAT_TYPES,
-    AnyGraph,
-    fresh_name,
-    model_names,
-    read_names,
-    replace_nodes,
-    subgraphs,
-    value_names,
-)
-from graphfuse.reasons import Reason
-from graphfuse.records import LAYER_NORM, RMS_NORM, NearMiss, NodeRef, ScopeRef, TensorType
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-CONTRIB_EPSILON = 9.999999960041972e-13
-"""1e-12 in float32: what onnxruntime's operators add where a node says nothing."""
-OWN_EPSILON = 9.999999747378752e-06
-"""1e-5 in float32: the same of graphfuse's."""
-
-SUM_AT = {ops.DOMAIN: 1, ops.CONTRIB_DOMAIN: 3}
-"""Which output is the sum."""
-
-Place = tuple[int | None, str]
-"""A fused node by the function that it is in, if any, and its first output."""
-Keep = Callable[[Place], bool]
+    Array = NDArray[Any]
+    Feeds = Mapping[str, Array]
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """What a site was before it was taken apart: the node, and the function that it calls."""
+def unfuse(model: ModelLike, *, limits: Limits | None = None) -> UnfuseResult:
+    """Write every fused node of a model out, graphfuse's and onnxruntime's; nothing is validated.
 
-    node: NodeProto
-    contrib_inside: bool = False
-
-    @property
-    def operator(self) -> str:
-        """The operator with its domain."""
-        return f"{self.node.domain}::{self.node.op_type}"
-
-
-@dataclass
-class Apart:
-    """A model with its fused nodes taken apart.
-
-    `origins` are those that were, `left` those that could not be, with the reason. `owners` give,
-    for each graph that changed, which node of the model each node of the result stands for.
+    `model` is a path or an onnx.ModelProto, which is not changed. A fused node becomes an Add and a
+    LayerNormalization (opset 17 and later), an RMSNormalization (23 and later), or primitives;
+    functions that nothing calls any more go with them. Fusing the result gives the fused model that
+    it was, for the same target and runtime. Returns the model and what was left, with reasons.
+    Raises ModelError for a file that is unreadable or unsafe.
     """
-
-    model: Model
-    origins: dict[Place, Origin] = field(default_factory=dict[Place, Origin])
-    left: list[NearMiss] = field(default_factory=list[NearMiss])
-    owners: dict[ScopeRef, list[int]] = field(default_factory=dict[ScopeRef, list[int]])
-    fused: int = 0
-    """How many fused nodes the model has, in all its graphs."""
+    source = as_model(model, limits=limits)
+    return replace(_result(source, take_apart(source)), read=files_read(source))
 
 
-def keep_none(_: Place) -> bool:
-    """Every fused node is taken apart."""
-    return False
+def _result(source: Model, apart: Apart) -> UnfuseResult:
+    operators = ((place[1], origin.operator) for place, origin in apart.origins.items())
+    return UnfuseResult(
+        proto=apart.model.proto,
+        unfused=tuple(operators),
+        left=tuple(apart.left),
+        nodes_before=count_nodes(source.proto),
+        nodes_after=count_nodes(apart.model.proto),
+        complete=partial(materialized, source),
+    )
 
 
-def take_apart(model: Model, keep: Keep = keep_none) -> Apart:
-    """Write out the fused nodes of a model that `keep` does not name.
+def unfuse_file(
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    validation: str = "fast",
+    seed: int = 0,
+    iterations: int | None = None,
+    inputs: Feeds | Sequence[Feeds] | None = None,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    val_range: Ranges | None = None,
+    run_limit: float | None = None,
+    weights: str = "auto",
+    force: bool = False,
+    in_place: bool = False,
+    only_if_changed: bool = False,
+    dry_run: bool = False,
+    strict: bool = False,
+    limits: Limits | None = None,
+    stage: Stage = silent,
+) -> UnfuseResult:
+    """Load, write out, validate against the fused model, and write `output` in one rename.
 
-    A model without such is given back as it is; any other is copied. Functions that nothing calls
-    any more, and operator sets that nothing is of any more, go with the nodes.
+    The options are those of `optimize`. With `strict` a fused node that has to stay is an error.
+    Raises ValidationError (nothing is written) when a gate fails, GateError with `strict`, and what
+    `optimize` raises of files.
     """
-    names = {function.name for function in strange(model.proto)}
-    found = scopes(model.proto)
-    holders = {
-        scope.ref: indices
-        for scope in found
-        if (indices := [n for n, node in enumerate(scope.graph.node) if _is_fused(node, names)])
-    }
-    result = Apart(model, fused=sum(map(len, holders.values())))
-    if not holders:
+    if validation not in LEVELS:
+        raise UsageError(f"unknown level {validation!r}", f"choose one of {', '.join(LEVELS)}")
+    stage("loading")
+    source = as_model(model, limits=limits)
+    target = Target(Path(output), weights, force, in_place)
+    if not dry_run:
+        leftovers.remove(target.path.parent)
+        check_output(target, source)
+    stage("taking fused nodes apart")
+    result = _result(source, take_apart(source))
+    if strict and result.left:
+        first = result.left[0]
+        raise GateError(
+            f"{len(result.left)} fused nodes have to stay, such as {first.add}: "
+            f"{first.reason.sentence} ({first.got})",
+            "leave out --strict to write the others out",
+        )
+    if validation != "none" and result.changed:
+        feeding = feeding_of(seed, iterations, inputs, input_shapes, val_range, run_limit)
+        plain = source.edited(result.proto)
+        report = validate_models(source, plain, ("cpu",), feeding, validation, (), stage)
+        if not report.passed:
+            raise ValidationError(
+                failure(report), "nothing was written; please report it with the model's graph"
+            )
+        result = replace(result, validation=report)
+    result = replace(result, read=files_read(source))
+    if dry_run or (only_if_changed and not result.changed):
         return result
-    worker = _Worker(model, found, names, keep, result)
-    result.model = worker.run(holders)
-    return result
-
-
-def _is_fused(node: NodeProto, strange_names: set[str]) -> bool:
-    """Whether a node is a fused one, and means what its operator means."""
-    if not ops.is_fused_node(node.domain, node.op_type) or node.overload:
-        return False
-    return node.domain != ops.DOMAIN or node.op_type not in strange_names
-
-
-class _Worker:
-    """Takes the fused nodes of each graph apart, inner graphs first."""
-
-    def __init__(
-        self, model: Model, found: list[Scope], names: set[str], keep: Keep, result: Apart
-    ) -> None:
-        self._before, self._strange, self._keep, self._result = model, names, keep, result
-        self._scopes = {scope.ref: scope for scope in found}
-        self._types: Types = infer_scopes(model.proto, found)
-        self._taken = model_names(model.proto)
-        functions = {function_key(function): function for function in model.proto.functions}
-        self._own = {key[1]: f for key, f in functions.items() if key[0] == ops.DOMAIN}
-        # A function of the model under a contrib name means itself.
-        self._hidden = {key[1] for key in functions if key[0] == ops.CONTRIB_DOMAIN}
-
-    def run(self, holders: Mapping[ScopeRef, list[int]]) -> Model:
-        proto = onnx.ModelProto()
-        proto.CopyFrom(self._before.proto)
-        for ref in sorted(holders, key=lambda ref: -len(ref.steps)):
-            graph = find(proto, ref)
-            opset = _opset(self._before.proto, ref)
-            nodes: list[NodeProto] = []
-            owners: list[int] = []
-            for index, node in enumerate(graph.node):
-                parts = None
-                if index in holders[ref]:
-                    parts = self._apart(self._scopes[ref], node, index, opset)
-                parts = [node] if parts is None else parts
-                nodes += parts
-                owners += [index] * len(parts)
-            if len(nodes) > len(graph.node):
-                self._result.owners[ref] = owners
-                replace_nodes(graph, nodes)
-        if not self._result.origins:
-            return self._before
-        _forget(proto, self._before.proto)
-        return self._before.edited(proto)
-
-    def _apart(
-        self, scope: Scope, node: NodeProto, index: int, opset: int
-    ) -> list[NodeProto] | None:
-        """The nodes that say what a fused one says; None where it has to stay."""
-        place = (scope.ref.function, node.output[0])
-        hidden = node.domain == ops.CONTRIB_DOMAIN and node.op_type in self._hidden
-        if hidden or self._keep(place):
-            return None
-        found = self._nodes(scope, node, opset)
-        if isinstance(found, tuple):
-            ref = NodeRef(index, node.op_type, node.name, scope.ref)
-            self._result.left.append(NearMiss(found[0], ref, ref, got=found[1]))
-            return None
-        function = self._own.get(node.op_type) if node.domain == ops.DOMAIN else None
-        inside = function is not None and any(
-            each.domain == ops.CONTRIB_DOMAIN for each in function.node
-        )
-        copy = NodeProto()
-        copy.CopyFrom(node)
-        self._result.origins[place] = Origin(copy, inside)
-        return found
-
-    def _nodes(
-        self, scope: Scope, node: NodeProto, opset: int
-    ) -> list[NodeProto] | tuple[Reason, str]:
-        roles = dict(zip(_roles(node), node.input, strict=False))
-        roles = {role: name for role, name in roles.items() if name}
-        at = SUM_AT[node.domain]
-        if not {"A", "B", "Scale"} <= roles.keys():
-            return Reason.NOT_THE_DEFINITION, "it has no scale"
-        between = [name for name in node.output[1:at] if name]
-        read = next((name for name in between if _is_read(scope.graph, name)), "")
-        if read:
-            return Reason.STATISTICS_READ, read
-        a, scale = self._type(scope, roles["A"]), self._type(scope, roles["Scale"])
-        if a.elem_type not in FLOAT_TYPES or (a.shape is None and opset < ops.CASTLIKE_OPSET):
-            return Reason.UNKNOWN_SHAPE, f"type of {roles['A']}"
-        attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
-        contrib = node.domain == ops.CONTRIB_DOMAIN
-        values = {
-            "epsilon": attributes.get("epsilon", CONTRIB_EPSILON if contrib else OWN_EPSILON),
-            "axis": -1 if contrib else attributes.get("axis", -1),
-            "stash_type": attributes.get("stash_type", ops.stash_type(a.elem_type)),
-        }
-        kind = LAYER_NORM if "LayerNorm" in node.op_type and not _is_rms(node) else RMS_NORM
-        function = self._own.get(node.op_type) if not contrib else None
-        variant = ops.Variant(
-            a.elem_type,
-            scale.elem_type or a.elem_type,
-            values["axis"],
-            max(len(a.shape or ()), len(self._type(scope, roles["B"]).shape or ())) or 3,
-            form=ops.APART if function is not None and _is_apart(function) else ops.ADD,
-        )
-        if variant.axis >= 0:
-            return Reason.OTHER_AXES, f"axis {variant.axis}"
-        body = ops.function(kind, opset, variant, "AddBias" in roles)
-        total = node.output[at] if len(node.output) > at else ""
-        return self._written(node, body, roles, values, total)
-
-    def _written(
-        self,
-        node: NodeProto,
-        body: onnx.FunctionProto,
-        roles: Mapping[str, str],
-        values: Mapping[str, object],
-        total: str,
-    ) -> list[NodeProto]:
-        """The nodes of a function's body as a call means them, under names of their own."""
-        output = node.output[0]
-        label = node.name.removeprefix("graphfuse/")
-        names = {**roles, "Y": output, "": ""}
-        names["Sum"] = total or self._fresh(f"{output}/sum")
-        parts = _with_constants([_bound(each, values) for each in body.node], values)
-        if "Bias" in body.input and "Bias" not in roles:
-            parts = _without_bias(parts)
-        for part in parts:
-            for position, name in enumerate(part.input):
-                part.input[position] = names[name]
-            for position, name in enumerate(part.output):
-                if name not in names:
-                    names[name] = self._fresh(f"{output}/{name.lower()}")
-                part.output[position] = names[name]
-            is_sum = part.output[0] == names["Sum"]
-            part.name = label if is_sum else f"{label}/{part.op_type}" if label else ""
-        return parts
-
-    def _fresh(self, base: str) -> str:
-        return fresh_name(base, self._taken)
-
-    def _type(self, scope: Scope | None, name: str) -> TensorType:
-        while scope is not None:
-            if name in self._types[scope.ref]:
-                return self._types[scope.ref][name]
-            scope = scope.parent
-        return UNKNOWN
-
-
-def _is_rms(node: NodeProto) -> bool:
-    return "RMS" in node.op_type or "Simplified" in node.op_type
-
-
-def _roles(node: NodeProto) -> tuple[str, ...]:
-    """What each input of a fused node is."""
-    vectors = ("A", "B", "Scale") if _is_rms(node) else ("A", "B", "Scale", "Bias")
-    biased = node.domain == ops.CONTRIB_DOMAIN or node.op_type in ops.BIAS_OPERATOR.values()
-    return (*vectors, "AddBias") if biased else vectors
-
-
-def _opset(model: onnx.ModelProto, ref: ScopeRef) -> int:
-    holder = model if ref.function is None else model.functions[ref.function]
-    versions = [e.version for e in holder.opset_import if e.domain in DEFAULT_DOMAINS]
-    return versions[0] if versions else 1
-
-
-def _is_read(graph: AnyGraph, name: str) -> bool:
-    return name in value_names(graph.output) or any(name in read_names(n) for n in graph.node)
-
-
-def _is_apart(function: onnx.FunctionProto) -> bool:
-    """Whether a body is the form that no fusion takes for a norm."""
-    marks = ("Pow", "LayerNormalization", "RMSNormalization")
-    own = all(node.domain in DEFAULT_DOMAINS for node in function.node)
-    return own and not any(node.op_type in marks for node in function.node)
-
-
-def _bound(node: NodeProto, values: Mapping[str, object]) -> NodeProto:
-    """A node of a body with the values that it takes from the call."""
-    copy = NodeProto()
-    copy.CopyFrom(node)
-    attributes = [
-        helper.make_attribute(each.name, values[each.ref_attr_name]) if each.ref_attr_name else each
-        for each in node.attribute
-    ]
-    del copy.attribute[:]
-    copy.attribute.extend(_copied(attributes))
-    return copy
-
-
-def _copied(attributes: Iterable[AttributeProto]) -> Iterator[AttributeProto]:
-    for attribute in attributes:
-        copy = AttributeProto()
-        copy.CopyFrom(attribute)
-        yield copy
-
-
-def _with_constants(parts: list[NodeProto], values: Mapping[str, object]) -> list[NodeProto]:
-    """Below opset 12 a body takes its epsilon from a LeakyRelu; here it is a number."""
-    if not any(part.op_type == "LeakyRelu" for part in parts):
-        return parts
-    tensor = helper.make_tensor("", TensorProto.FLOAT, [], [values["epsilon"]])
-    number = helper.make_node("Constant", [], ["Epsilon32"], value=tensor)
-    dropped = ("MinusOne", "MinusEpsilon")
-    kept = [part for part in parts if part.output[0] not in dropped]
-    return [number if part.op_type == "Neg" else part for part in kept]
-
-
-def _without_bias(parts: list[NodeProto]) -> list[NodeProto]:
-    """A body for a LayerNorm without a bias: none is added."""
-    last = next(part for part in parts if "Bias" in part.input)
-    if last.op_type == "LayerNormalization":
-        del last.input[2:]
-        return parts
-    (scaled,) = (name for name in last.input if name != "Bias")
-    kept = [part for part in parts if part is not last]
-    for part in kept:
-        for position, name in enumerate(part.output):
-            if name == scaled:
-                part.output[position] = last.output[0]
-    return kept
-
-
-def _forget(proto: onnx.ModelProto, before: onnx.ModelProto) -> None:
-    """Drop functions and operator sets that only the nodes needed that are gone."""
-    called = _called(proto)
-    kept = [
-        function
-        for function in proto.functions
-        if function.domain != ops.DOMAIN
-        or function.name not in ops.OPERATORS
-        or function_key(function) in called
-        or function_key(function) not in _called(before)
-    ]
-    copies = onnx.ModelProto(functions=kept).functions
-    del proto.functions[:]
-    proto.functions.extend(copies)
-    _drop_imports(proto, proto.graph.node, before.graph.node)
-    by_key = {function_key(function): function for function in before.functions}
-    for function in proto.functions:
-        _drop_imports(function, function.node, by_key[function_key(function)].node)
-
-
-def _called(proto: onnx.ModelProto) -> set[tuple[str, str, str]]:
-    graphs = (proto.graph, *proto.functions)
-    return {function_key(node) for graph in graphs for node in _all_nodes(graph.node)}
-
-
-def _all_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
-    for node in nodes:
-        yield node
-        for graph in subgraphs(node):
-            yield from _all_nodes(graph.node)
-
-
-def _drop_imports(
-    holder: onnx.ModelProto | onnx.FunctionProto,
-    after: Iterable[NodeProto],
-    before: Iterable[NodeProto],
-) -> None:
-    used = {node.domain for node in _all_nodes(after)}
-    gone = {node.domain for node in _all_nodes(before)} - used
-    if isinstance(holder, onnx.ModelProto):
-        gone -= {function.domain for function in holder.functions}
-    kept = [e for e in holder.opset_import if e.domain not in gone or e.domain in DEFAULT_DOMAINS]
-    copies = onnx.ModelProto(opset_import=kept).opset_import
-    del holder.opset_import[:]
-    holder.opset_import.extend(copies)
+    return write(result, source, target, stage)

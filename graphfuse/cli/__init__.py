@@ -24,7 +24,15 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (look.scan, look.explain, change.fuse, change.validate, measure.bench, look.env):
+for command in (
+    look.scan,
+    look.explain,
+    change.fuse,
+    change.unfuse,
+    change.validate,
+    measure.bench,
+    look.env,
+):
     app.command()(command)
 
 

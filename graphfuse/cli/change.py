@@ -1,4 +1,4 @@
-"""The commands that write or judge a fused model: fuse, validate."""
+"""The commands that write or judge a fused model: fuse, unfuse, validate."""
 
 from __future__ import annotations
 
@@ -77,6 +77,50 @@ def fuse(
         from graphfuse.report.terminal import print_summary
 
         print_summary(console(), model, result)
+
+
+@can_isolate
+@is_gated
+@takes_feeds
+@writes
+def unfuse(
+    model: ModelArgument,
+    feeds: FeedOptions,
+    limits: Limits,
+    output: OutputOptions,
+    validation: Annotated[
+        str, typer.Option("--validate", help="fast, full, sites (each fused node alone) or none.")
+    ] = "fast",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 6 when a fused node has to stay.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option(help="Do everything but write.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write every fused node out again in ONNX's own operators, validate, and write the result."""
+    from graphfuse.unfusing import unfuse_file
+
+    target = output.target(model, dry_run)
+    with progress() as stage:
+        result = unfuse_file(
+            model,
+            target,
+            validation=validation,
+            strict=strict,
+            dry_run=dry_run,
+            limits=limits,
+            stage=stage,
+            **output.arguments,
+            **feeds.arguments,
+        )
+    if as_json:
+        from graphfuse.report.document import unfuse_document
+
+        print_json(unfuse_document(model, result, data_options()))
+    else:
+        from graphfuse.report.terminal import print_unfused
+
+        print_unfused(console(), model, result)
 
 
 @can_isolate

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from graphfuse.records.results import Cost, FuseResult, Fusion, HashedFile, Plan, Vector
+from graphfuse.records.results import (
+    Cost,
+    FuseResult,
+    Fusion,
+    HashedFile,
+    Plan,
+    UnfuseResult,
+    Vector,
+)
 from graphfuse.records.runs import (
     Activation,
     Change,
@@ -54,6 +62,7 @@ __all__ = [
     "ScopeRef",
     "Site",
     "TensorType",
+    "UnfuseResult",
     "Unpaired",
     "ValidationReport",
     "Vector",

@@ -142,3 +142,35 @@ class FuseResult:
     def reasons(self) -> Counter[Reason]:
         """How often each reason occurs among what is left."""
         return Counter(miss.reason for miss in self.left)
+
+
+@dataclass(frozen=True)
+class UnfuseResult:
+    """The outcome of `unfuse`.
+
+    `unfused` are the nodes that were written out, each by its output and its operator, `left` those
+    that had to stay. The rest is as in FuseResult.
+    """
+
+    proto: onnx.ModelProto = field(repr=False)
+    unfused: tuple[tuple[str, str], ...]
+    left: tuple[NearMiss, ...]
+    nodes_before: int
+    nodes_after: int
+    validation: ValidationReport | None = None
+    written: tuple[HashedFile, ...] = field(default=())
+    read: tuple[HashedFile, ...] = field(default=())
+    notes: tuple[str, ...] = field(default=())
+    complete: Callable[[onnx.ModelProto], onnx.ModelProto] = field(
+        default=_as_it_is, repr=False, compare=False
+    )
+
+    @cached_property
+    def model(self) -> onnx.ModelProto:
+        """The model without fused nodes; external data stays where it was."""
+        return self.complete(self.proto)
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was written out."""
+        return bool(self.unfused)

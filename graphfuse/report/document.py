@@ -22,6 +22,7 @@ from graphfuse.records import (
     Parameter,
     Scan,
     Site,
+    UnfuseResult,
     ValidationReport,
 )
 from graphfuse.stream import Reading
@@ -91,6 +92,24 @@ def fuse_document(model: str, result: FuseResult, options: Sequence[str] = ()) -
     }
 
 
+def unfuse_document(model: str, result: UnfuseResult, options: Sequence[str] = ()) -> Document:
+    """What `graphfuse unfuse` did; `options` are those that name the user's feeds."""
+    written = result.written[0].path if result.written else ""
+    report = result.validation
+    return {
+        **_head("unfuse"),
+        "model": model,
+        "nodes_before": result.nodes_before,
+        "nodes_after": result.nodes_after,
+        "unfused": [{"output": output, "operator": name} for output, name in result.unfused],
+        "left": [_near_miss(miss) for miss in result.left],
+        "validation": None if report is None else _validation(report, model, written, options),
+        "read": [_file(file) for file in result.read],
+        "written": [_file(file) for file in result.written],
+        "notes": list(result.notes),
+    }
+
+
 def _file(file: HashedFile) -> Document:
     """The hash is null for a file that was not read as a whole."""
     return {"path": file.path, "bytes": file.size, "sha256": file.sha256 or None}
@@ -145,6 +164,7 @@ def _site(site: Site) -> Document:
         "shape": list(site.shape),
         "b_shape": None if site.b_shape is None else list(site.b_shape),
         "spelling": site.spelling,
+        "fused_by": site.fused_by or None,
         "form": str(site.form),
     }
 

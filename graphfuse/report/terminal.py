@@ -20,6 +20,7 @@ from graphfuse.records import (
     NearMiss,
     Scan,
     Site,
+    UnfuseResult,
     ValidationReport,
 )
 
@@ -57,8 +58,8 @@ def print_scan(console: Console, scan: Scan, notes: Sequence[str] = ()) -> None:
     sites = f"{len(scan.sites)} site{'' if len(scan.sites) == 1 else 's'}"
     misses = f"{len(scan.near_misses)} near miss{'' if len(scan.near_misses) == 1 else 'es'}"
     console.print(
-        f"{sites} to fuse ({scan.count(LAYER_NORM)} LayerNorm, {scan.count(RMS_NORM)} RMSNorm), "
-        f"{misses}, {scan.already_fused} fused already, {scan.nodes} nodes"
+        f"{sites} ({scan.count(LAYER_NORM)} LayerNorm, {scan.count(RMS_NORM)} RMSNorm), "
+        f"{misses}, {scan.already_fused} of the nodes fused already, {scan.nodes} nodes"
     )
     for note in notes:
         console.print(f"note: {note}", soft_wrap=True)
@@ -139,6 +140,29 @@ def print_summary(console: Console, model: str, result: FuseResult) -> None:
         console.print("not validated (--validate none)")
     if result.changed and result.made_for:
         console.print(f"made for {result.made_for}")
+    _print_files(console, result)
+
+
+def print_unfused(console: Console, model: str, result: UnfuseResult) -> None:
+    """The table that ends `graphfuse unfuse`."""
+    table = table_of(model, "written out")
+    counts = Counter(operator for _, operator in result.unfused)
+    for operator, count in sorted(counts.items()):
+        table.add_row(operator, str(count))
+    table.add_row("nodes", f"{result.nodes_before} -> {result.nodes_after}")
+    console.print(table)
+    for miss in result.left:
+        console.print(f"left: {miss.add}: {miss.reason.sentence} ({miss.got})")
+    if result.validation is not None:
+        print_checks(console, result.validation, "")
+    elif not result.changed:
+        console.print("no fused node: the model is unchanged")
+    else:
+        console.print("not validated (--validate none)")
+    _print_files(console, result)
+
+
+def _print_files(console: Console, result: FuseResult | UnfuseResult) -> None:
     for file in result.written:
         digest = f", sha256 {file.sha256[:16]}" if file.sha256 else ", blocks shared"
         console.print(f"wrote {file.path}, {file.size:,} bytes{digest}")

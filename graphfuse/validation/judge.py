@@ -55,7 +55,6 @@ class _Findings:
         self.wrong += found.wrong
         self.unpaired.update((item.site, item) for item in found.unpaired)
         self.notes += notes(found.lost)
-        self.shown |= found.shown
 
 
 def judge(
@@ -139,8 +138,11 @@ def _runs(
             activations = _activations(whole, sites, found)
         stage(f"validating each site on {provider}")
         run = "" if whole is None else f"--validate full {whole.ran[0].feed.repeat}"
-        found.add(check_sites(original, fused, sites, provider, feeding.seed, activations, run))
-        found.add(check_sites(fused, original, others, provider, feeding.seed))
+        mine = check_sites(original, fused, sites, provider, feeding.seed, activations, run)
+        theirs = check_sites(fused, original, others, provider, feeding.seed)
+        found.add(mine)
+        found.add(theirs)
+        found.shown |= mine.shown | theirs.replaced
         if whole is not None:
             _blame(whole, sites, found, stage)
             found.reached |= {scope for scope in scopes if whole.reached(scope)}

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 class SiteResults:
     """What checking the fused nodes alone gave; `wrong` are the outputs of those that failed.
 
-    `lost` are rows that onnxruntime gets wrong at a site, fused or not, and `shown` the nodes of
-    the fused model that took part in a comparison that passed.
+    `lost` are rows that onnxruntime gets wrong at a site, fused or not. `shown` are the nodes of
+    the fused model that took part in a comparison that passed, `replaced` those of the original.
     """
 
     checks: list[Check] = field(default_factory=list[Check])
@@ -48,6 +48,7 @@ class SiteResults:
     unpaired: list[Unpaired] = field(default_factory=list[Unpaired])
     lost: list[Lost] = field(default_factory=list[Lost])
     shown: set[Place] = field(default_factory=set[Place])
+    replaced: set[Place] = field(default_factory=set[Place])
 
     def add(self, trial: Trial | Check | None) -> None:
         """Run a trial and keep what it shows."""
@@ -113,6 +114,8 @@ def check_sites(
             results.shown |= after[site.scope].places(nodes)
             # Only where both mean the same can the one be measured by the other's bound.
             parts[site.output] = partial(_replaced, there, after[site.scope], site)
+            part = _replaced(there, after[site.scope], site)
+            results.replaced |= there.places(part.proto.graph.node) if part is not None else set()
     alike: dict[object, list[FusedNode]] = {}
     for site in sites:
         alike.setdefault(_likeness(site), []).append(site)
