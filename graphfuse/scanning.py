@@ -60,7 +60,8 @@ class Looked:
 def look(model: Model, keep: Keep = keep_none) -> Looked:
     """Scan a model, its fused nodes taken apart but for those to `keep`."""
     apart = take_apart(model, keep)
-    return Looked(model, apart, scan(apart.model))
+    outputs = frozenset(output for _, output in apart.origins)
+    return Looked(model, apart, scan(apart.model, outputs))
 
 
 class _Places:

@@ -93,7 +93,7 @@ def test_scan_prints_sites_and_near_misses(shell: Shell, tmp_path: Path) -> None
     )
     run = shell("scan", "near.onnx")
     assert run.returncode == 0
-    assert "0 sites to fuse" in run.stdout
+    assert "0 sites (" in run.stdout
     assert "1 near miss," in run.stdout
 
 

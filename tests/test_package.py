@@ -16,9 +16,10 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "graphfuse"
 
 PUBLIC = {
-    "scan", "fuse", "validate", "optimize", "activations", "export", "fuse_graph",
+    "scan", "fuse", "unfuse", "validate", "optimize", "activations", "export", "fuse_graph",
     "session_options", "providers",
-    "FuseResult", "Limits", "NearMiss", "Reading", "Reason", "Scan", "Site", "ValidationReport",
+    "FuseResult", "Limits", "NearMiss", "Reading", "Reason", "Scan", "Site", "UnfuseResult",
+    "ValidationReport",
     "GraphfuseError", "GateError", "InternalError", "ModelError", "OriginalModelError",
     "ProviderError", "UsageError", "ValidationError", "WriteError",
 }  # fmt: skip

@@ -316,7 +316,8 @@ def test_skip_operators_pass_types_on() -> None:
     proto.graph.node[1].domain = "com.microsoft"
     found = graphfuse.scan(proto)
     assert found.already_fused == 1
-    assert [site.total for site in found.sites] == ["s"]
+    assert [site.total for site in found.sites] == ["t", "s"]
+    assert [site.fused_by for site in found.sites] == ["com.microsoft::SkipLayerNormalization", ""]
 
 
 def test_static_decode_shapes_are_not_taken_for_vectors() -> None:

@@ -98,8 +98,10 @@ class _Carrying:
                 self._edit(theirs[key], old[key], function, twins[key], {})
         added = [twins[key] for key in twins if key not in old]
         self._edit(graph, self.before.graph, self.after.graph, self.imported, {})
+        gone = old.keys() - {(each.domain, each.name) for each in self.after.functions}
+        stay = [each for each in graph.functions if (each.domain or "", each.name) not in gone]
         # First, as the rewrite puts them: what reads functions in order wants callees first.
-        graph.functions[:0] = added
+        graph.functions[:] = [*added, *stay]
         for function in graph.functions:
             key = (function.domain or "", function.name)
             if key in old and key in twins:

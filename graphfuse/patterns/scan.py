@@ -33,10 +33,13 @@ from graphfuse.records import NearMiss, Scan, Site
 NORM_DOMAINS = (*DEFAULT_DOMAINS, "com.microsoft")
 
 
-def scan(model: Model) -> Scan:
-    """Find the sites and near misses of a model, graph by graph, in the order of their Adds."""
+def scan(model: Model, pinned: frozenset[str] = frozenset()) -> Scan:
+    """Find the sites and near misses of a model, graph by graph, in the order of their Adds.
+
+    `pinned` are outputs of norms: what follows one of them is no part of it.
+    """
     with _collector_off():
-        return _scan(model)
+        return _scan(model, pinned)
 
 
 @contextmanager
@@ -55,11 +58,11 @@ def _collector_off() -> Generator[None]:
             gc.enable()
 
 
-def _scan(model: Model) -> Scan:
+def _scan(model: Model, pinned: frozenset[str]) -> Scan:
     kept: list[Site | NearMiss] = []
     fused = nodes = 0
     for view in views(model):
-        found = [item for candidate in _candidates(view) for item in _judge(view, candidate)]
+        found = [item for candidate in _candidates(view) for item in _judge(view, candidate, pinned)]
         kept.extend(_without_overlap(found))
         fused += sum(
             is_fused_node(node.domain, node.op_type) for node in view.nodes if not node.in_call
@@ -139,7 +142,9 @@ def _axes(
     return reduced_axes(view, reader, len(shape))
 
 
-def _judge(view: GraphView, candidate: _Candidate) -> list[Site | NearMiss]:
+def _judge(
+    view: GraphView, candidate: _Candidate, pinned: frozenset[str]
+) -> list[Site | NearMiss]:
     """What becomes of one Add: a site, near misses, or nothing when no norm reads it."""
     source, reader, axes = candidate.source, candidate.reader, candidate.axes
     add, tensor = source.add, source.tensor
@@ -167,7 +172,7 @@ def _judge(view: GraphView, candidate: _Candidate) -> list[Site | NearMiss]:
         return [NearMiss(residual.reason, add.ref, add.ref, got=residual.got)]
     if _is_deviation(view, residual, axes):
         return [NearMiss(Reason.INSIDE_A_NORM, add.ref, add.ref, got=f"{residual.a} - its mean")]
-    return _choose(view, region, source, residual, matches)
+    return _choose(view, region, source, residual, matches, pinned)
 
 
 def _is_deviation(view: GraphView, residual: ResidualSum, axes: tuple[int, ...]) -> bool:
@@ -213,6 +218,7 @@ def _choose(
     source: Source,
     residual: ResidualSum,
     matches: dict[str, Norm],
+    pinned: frozenset[str],
 ) -> list[Site | NearMiss]:
     """Pick the norm's output: the first match that something beyond the norm reads."""
     refused: dict[str, NearMiss] = {}
@@ -225,7 +231,7 @@ def _choose(
             refused[name] = replace(found, form=region.values[name].form)
     if not valid:
         return [list(refused.values())[-1]]
-    final = [name for name in valid if _escapes(view, name, valid)]
+    final = [name for name in valid if name in pinned or _escapes(view, name, valid)]
     if not final:
         return []
     first = described(view, region, source, residual, valid[final[0]], matches[final[0]])
