@@ -117,6 +117,8 @@ class _Worker:
         self._scopes = {scope.ref: scope for scope in found}
         self._types: Types = infer_scopes(model.proto, found)
         self._taken = model_names(model.proto)
+        graphs = (model.proto.graph, *model.proto.functions)
+        self._named = {node.name for graph in graphs for node in _all_nodes(graph.node)}
         functions = {function_key(function): function for function in model.proto.functions}
         self._own = {key[1]: f for key, f in functions.items() if key[0] == ops.DOMAIN}
         # A function of the model under a contrib name means itself.
@@ -228,7 +230,8 @@ class _Worker:
                     names[name] = self._fresh(f"{output}/{name.lower()}")
                 part.output[position] = names[name]
             is_sum = part.output[0] == names["Sum"]
-            part.name = label if is_sum else f"{label}/{part.op_type}" if label else ""
+            wanted = label if is_sum else f"{label}/{part.op_type}"
+            part.name = fresh_name(wanted, self._named) if label else ""
         return parts
 
     def _fresh(self, base: str) -> str:
