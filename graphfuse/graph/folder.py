@@ -12,6 +12,8 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from graphfuse.errors import ChangedError
+
 MEMORY_MARK = "_ORT_MEM_ADDR_"
 """What onnxruntime calls data that is at an address of its process: its offset is a pointer."""
 
@@ -20,6 +22,21 @@ DRIVE = re.compile(r"[A-Za-z]:|[A-Za-z][A-Za-z0-9+.-]*:/")
 
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | NO_FOLLOW
+
+
+Identity = tuple[int, int, int, int, int]
+"""What tells a file from others and from what it was: device, inode, size, and when it changed."""
+
+
+def identity(status: os.stat_result) -> Identity:
+    """Two times: the first can be set to anything, the second by the file system alone."""
+    return (
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )
 
 
 class RefusedError(Exception):
@@ -55,12 +72,24 @@ class Folder:
     model: Path | None = None
     allow_links: bool = False
     _known: dict[str, os.stat_result] = field(default_factory=dict[str, os.stat_result])
+    _first: dict[str, Identity] = field(default_factory=dict[str, Identity])
 
     def status(self, location: str) -> os.stat_result:
         """What a location is: a regular file in this folder. Raises RefusedError otherwise."""
         if location not in self._known:
             self._known[location] = self._look(location)
+            self._first.setdefault(location, identity(self._known[location]))
         return self._known[location]
+
+    def check_same(self) -> None:
+        """Raise ChangedError when a file is another one than when it was first looked at."""
+        for location, first in self._first.items():
+            try:
+                now = identity(self._look(location))
+            except RefusedError as error:
+                raise ChangedError(self.path / location) from error
+            if now != first:
+                raise ChangedError(self.path / location)
 
     def real_path(self, location: str) -> Path:
         """Where a location is: links are resolved if they are allowed."""
@@ -77,7 +106,10 @@ class Folder:
         return False
 
     def open(self, location: str) -> int:
-        """A descriptor of a location's file, to be closed by the caller."""
+        """A descriptor of a location's file, to be closed by the caller.
+
+        Raises RefusedError, and ChangedError when it is another file than the gate saw.
+        """
         flags = os.O_RDONLY | NO_FOLLOW | getattr(os, "O_NONBLOCK", 0)
         self._known.pop(location, None)
         self.status(location)
@@ -89,9 +121,13 @@ class Folder:
                 descriptor = os.open(name, flags, dir_fd=holder)
             finally:
                 os.close(holder)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
             raise RefusedError(f"{location} is no regular file any more")
+        if identity(status) != self._first[location]:
+            os.close(descriptor)
+            raise ChangedError(self.path / location)
         return descriptor
 
     def _look(self, location: str) -> os.stat_result:
