@@ -86,6 +86,8 @@ def onnxruntime() -> OnnxRuntime:
     try:
         module = importlib.import_module("onnxruntime")
     except ImportError as error:
+        if any(words in str(error) for words in ("bad_alloc", "failed to map segment")):
+            raise MemoryError from error
         raise ProviderError(
             f"onnxruntime cannot be imported ({error})",
             "install it with `pip install 'graphfuse[cpu]'`, "
@@ -120,7 +122,10 @@ def version_of(package: str) -> str:
     names = ("onnxruntime", "onnxruntime-gpu") if package == "onnxruntime" else (package,)
     for name in names:
         try:
-            return f"{version(name)} ({name})" if name == "onnxruntime-gpu" else version(name)
+            found = version(name)
         except PackageNotFoundError:
             continue
+        # None where the file that says it cannot be read.
+        if found:
+            return f"{found} ({name})" if name == "onnxruntime-gpu" else found
     return "not installed"

@@ -20,6 +20,9 @@ NEEDS_RUNTIME = ("fuse", "validate", "bench")
 LIBRARIES = "import graphfuse.pipeline, rich.console"
 """What every command needs; below, what those that run models need besides."""
 RUNTIME = """
+import resource
+limit, hard = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (max(limit - {reserve}, 0), hard))
 try:
     import onnxruntime
 except ModuleNotFoundError:
@@ -35,6 +38,9 @@ else:
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
 """
+
+RESERVE = 2**26
+"""Bytes that a run needs besides: where it has none, libraries end it without a word to Python."""
 
 PLENTY = 2**30 + 2**27 * (os.cpu_count() or 1)
 """Bytes of address space that the libraries are loaded in, with their threads, on any machine."""
@@ -103,7 +109,8 @@ def check_memory(arguments: Sequence[str]) -> None:
         return
     if limit == resource.RLIM_INFINITY or limit > PLENTY:
         return
-    code = LIBRARIES + (RUNTIME if set(arguments) & {*NEEDS_RUNTIME, "--activations"} else "")
+    runs = set(arguments) & {*NEEDS_RUNTIME, "--activations"}
+    code = LIBRARIES + (RUNTIME.format(reserve=RESERVE) if runs else "")
     try:
         child = subprocess.run(
             [sys.executable, "-c", code],

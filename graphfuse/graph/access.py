@@ -58,15 +58,17 @@ def access_of(file: int | Path, exact: bool = False) -> Access:
 
 def common(several: Iterable[Access]) -> Access:
     """The access to a new file that is made of several: for those who may read them all."""
-    first, *others = several
-    mode, acl, group = first.mode, first.acl, first.group
-    for other in others:
-        if other.acl != acl:
-            mode, acl = mode & 0o700, b""
-        elif other.group != group and (first.names_groups or other.names_groups):
-            mode = _without_group(mode)
-        mode &= other.mode
-    return Access(first.owner, group, mode, acl)
+    files = list(several)
+    # For a file that everybody may read alike, any group is as good as its own.
+    first, *others = [each for each in files if each.names_groups] or files[:1]
+    mode = first.mode
+    for each in files:
+        mode &= each.mode
+    if any((each.group, each.acl) != (first.group, first.acl) for each in others):
+        for each in (first, *others):
+            mode &= _without_group(each.mode, each.acl)
+        return Access(first.owner, first.group, mode)
+    return Access(first.owner, first.group, mode, first.acl)
 
 
 def _without_group(mode: int, acl: bytes = b"") -> int:
