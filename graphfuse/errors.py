@@ -24,6 +24,18 @@ def in_one_line(error: BaseException, length: int = 300) -> str:
     return " ".join(str(error).split())[:length]
 
 
+def lacks_memory(error: Exception) -> bool:
+    """Whether Python cannot load a library or start a thread for want of memory."""
+    return isinstance(error, (ImportError, RuntimeError)) and any(
+        words in str(error)
+        for words in (
+            "failed to map segment",
+            "can't start new thread",
+            "Exception caught: std::bad_alloc",
+        )
+    )
+
+
 class GraphfuseError(Exception):
     """Base of all errors that graphfuse raises on purpose.
 

@@ -15,7 +15,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from graphfuse.errors import ProviderError
+from graphfuse.errors import ProviderError, lacks_memory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,7 +86,7 @@ def onnxruntime() -> OnnxRuntime:
     try:
         module = importlib.import_module("onnxruntime")
     except ImportError as error:
-        if any(words in str(error) for words in ("bad_alloc", "failed to map segment")):
+        if lacks_memory(error):
             raise MemoryError from error
         raise ProviderError(
             f"onnxruntime cannot be imported ({error})",

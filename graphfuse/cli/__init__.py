@@ -13,7 +13,7 @@ import typer
 from graphfuse.cli import change, look, measure
 from graphfuse.cli.show import send_stages_to
 from graphfuse.cli.streams import ReportError, check_memory, prepare, reporting
-from graphfuse.errors import GraphfuseError, printable
+from graphfuse.errors import GraphfuseError, lacks_memory, printable
 from graphfuse.isolation import begin
 
 app = typer.Typer(
@@ -75,7 +75,7 @@ def main() -> None:
         # Of the report only: what reads and writes models has errors of its own.
         _fail(str(ReportError(error, ())), 1)
     except Exception as error:
-        if _lacks_memory(error):
+        if lacks_memory(error):
             _fail(OUT_OF_MEMORY, 1)
         # typer's own errors (wrong options, missing arguments), whichever click it brings.
         message = getattr(error, "format_message", None)
@@ -96,14 +96,6 @@ def _fail(message: str, code: int) -> NoReturn:
     with contextlib.suppress(OSError):
         print(f"graphfuse: error: {line}", file=sys.stderr, flush=True)
     raise SystemExit(code)
-
-
-def _lacks_memory(error: Exception) -> bool:
-    """Whether an error of Python or of a library that is loaded is for want of memory."""
-    text = str(error)
-    return isinstance(error, (ImportError, RuntimeError)) and any(
-        words in text for words in ("failed to map segment", "start new thread", "bad_alloc")
-    )
 
 
 def _handle_signals() -> None:

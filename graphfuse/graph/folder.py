@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import re
 import stat
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,6 +39,26 @@ def identity(status: os.stat_result) -> Identity:
         status.st_mtime_ns,
         status.st_ctime_ns,
     )
+
+
+TICK = 20_000_000
+"""Nanoseconds after which every system's clock for files has moved on: before, two changes may
+have one time."""
+
+
+def settled(look: Callable[[], os.stat_result]) -> os.stat_result:
+    """What a file is, looked at so late after its last change that another one would show.
+
+    It waits, if at all, for files that were written a moment ago.
+    """
+    status = look()
+    for _ in range(5):
+        age = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns)
+        if not 0 <= age < TICK:
+            break
+        time.sleep((TICK - age) / 1e9)
+        status = look()
+    return status
 
 
 class RefusedError(Exception):
@@ -77,8 +99,10 @@ class Folder:
     def status(self, location: str) -> os.stat_result:
         """What a location is: a regular file in this folder. Raises RefusedError otherwise."""
         if location not in self._known:
-            self._known[location] = self._look(location)
-            self._first.setdefault(location, identity(self._known[location]))
+            first = location not in self._first
+            status = settled(lambda: self._look(location)) if first else self._look(location)
+            self._first.setdefault(location, identity(status))
+            self._known[location] = status
         return self._known[location]
 
     def check_same(self) -> None:

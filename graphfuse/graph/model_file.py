@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError, EncodeError
 
 from graphfuse.errors import ChangedError, ModelError, in_one_line
 from graphfuse.graph import wire
-from graphfuse.graph.folder import Folder, Identity, RefusedError, identity
+from graphfuse.graph.folder import Folder, Identity, RefusedError, identity, settled
 from graphfuse.graph.gate import BITS, check, tensor_bytes
 from graphfuse.graph.tensors import external_entries, is_external, model_tensors
 from graphfuse.graph.wire import FileSource, Shrinker, Span, is_inline
@@ -178,8 +178,9 @@ def load(path: str | os.PathLike[str], limits: Limits | None = None) -> Model:
     """
     file = Path(path)
     limits = limits or Limits()
-    with _readable(file) as (descriptor, size):
-        first = identity(os.fstat(descriptor))
+    with _readable(file) as descriptor:
+        status = settled(lambda: os.fstat(descriptor))
+        size, first = status.st_size, identity(status)
         data, inline = _graph_bytes(file, descriptor, size, limits)
     if len(data) > limits.proto_bytes:
         raise ModelError(
@@ -219,8 +220,8 @@ def wrap(proto: onnx.ModelProto, folder: Path, limits: Limits | None = None) -> 
 
 
 @contextlib.contextmanager
-def _readable(file: Path) -> Generator[tuple[int, int], None, None]:
-    """A descriptor of a regular file that holds something, and its size."""
+def _readable(file: Path) -> Generator[int, None, None]:
+    """A descriptor of a regular file that holds something."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
     try:
         if file.is_dir():
@@ -239,7 +240,7 @@ def _readable(file: Path) -> Generator[tuple[int, int], None, None]:
             raise ModelError(f"{file} is not a regular file", "name an .onnx file")
         if status.st_size == 0:
             raise ModelError(f"{file} is empty", AGAIN)
-        yield descriptor, status.st_size
+        yield descriptor
     except OSError as error:
         raise ModelError(f"{file} cannot be read ({error.strerror})", "check its disk") from error
     finally:
