@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,8 @@ from graphfuse import pipeline
 from graphfuse.errors import ChangedError
 from graphfuse.graph import copying, model_file
 from graphfuse.graph.folder import TICK
-from tests.conftest import MODELS, files_of
+from tests.conftest import MODELS, Shell, files_of
+from tests.test_cli import one_line
 from tests.test_files import external
 
 BERT = MODELS / "bert.onnx"
@@ -133,6 +135,37 @@ def test_data_that_changes_before_it_is_validated(
     monkeypatch.setattr(pipeline.Fusing, "validated", late)
     with pytest.raises(ChangedError, match=r"model\.onnx_data changed while"):
         graphfuse.optimize(source, tmp_path / "out" / "fused.onnx", validation=level)
+    assert files_of(tmp_path / "out") == []
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGBUS"), reason="no such signal here")
+def test_weights_cut_short_under_onnxruntime(shell: Shell, tmp_path: Path) -> None:
+    """It has them mapped, and the process ends: isolated, with one line and nothing written."""
+    (tmp_path / "out").mkdir()
+    path = external(tmp_path / "in", width=1024)
+    script = f"""
+import os
+import numpy as np
+from graphfuse.validation import whole_model
+
+run = whole_model.run
+
+def late(*arguments, **options):
+    os.truncate({str(path.with_name("model.onnx_data"))!r}, 4096)
+    return run(*arguments, **options)
+
+whole_model.run = late
+
+def load_data():
+    yield {{name: np.ones((1, 2, 1024), np.float32) for name in "ab"}}
+"""
+    (tmp_path / "feeds.py").write_text(script)
+    run = shell(
+        "fuse", path, "-o", "out/fused.onnx", "--isolate", "--data-loader-script",
+        "feeds.py:load_data",
+    )  # fmt: skip
+    assert run.returncode == 1, run.stderr
+    assert "a weight file became shorter" in one_line(run)
     assert files_of(tmp_path / "out") == []
 
 
