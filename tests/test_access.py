@@ -157,6 +157,18 @@ def test_no_moment_in_which_anybody_may_read(
     assert mode_of(tmp_path / "out" / "model.onnx_data") == 0o600
 
 
+@pytest.mark.parametrize(("mode", "expected"), [(0o440, 0o640), (0o444, 0o644), (0o400, 0o600)])
+def test_what_is_made_of_read_only_files_is_its_users_to_write(
+    mode: int, expected: int, tmp_path: Path
+) -> None:
+    path = external(tmp_path / "in")
+    for file in (tmp_path / "in").iterdir():
+        file.chmod(mode)
+    (tmp_path / "out").mkdir()
+    fused(path, tmp_path / "out" / "fused.onnx")
+    assert {mode_of(file) for file in (tmp_path / "out").iterdir()} == {expected}
+
+
 def test_new_files_follow_the_umask(tmp_path: Path) -> None:
     os.umask(0o027)
     fused(BERT, tmp_path / "fused.onnx")

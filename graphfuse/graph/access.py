@@ -81,7 +81,8 @@ def give(descriptor: int, access: Access) -> str:
     """Give a new, empty file its access; says what could not be kept, '' when all is."""
     mode = access.mode
     if not access.exact:
-        mode &= os.fstat(descriptor).st_mode
+        # Its own user always may: the next run takes over what this one leaves.
+        mode = (mode | 0o600) & os.fstat(descriptor).st_mode
         if not access.names_groups:
             return ""
     else:
