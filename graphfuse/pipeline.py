@@ -302,11 +302,13 @@ def optimize(
     if validation not in LEVELS:
         raise UsageError(f"unknown level {validation!r}", f"choose one of {', '.join(LEVELS)}")
     ep = ",".join(targets.resolve(ep))
-    stage("loading")
-    source = as_model(model, limits=limits)
     target = Target(Path(output), weights, force, in_place)
     if not dry_run:
+        # Before anything is looked at: it may take a mark off the model's own weights.
         leftovers.remove(target.path.parent)
+    stage("loading")
+    source = as_model(model, limits=limits)
+    if not dry_run:
         check_output(target, source)
     check_costs(costs)
     shapes = input_shapes or {}

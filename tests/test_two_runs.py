@@ -234,3 +234,22 @@ def test_a_new_name_is_never_a_second_one(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(Path, "unlink", look)
     fused(source, tmp_path / "out" / "a.onnx")
     assert set(seen) == {1}
+
+
+def test_a_run_killed_when_its_model_is_there_leaves_it_whole(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights carry the mark yet; the next run takes it off before it looks at the model."""
+    out = tmp_path / "out"
+    child = os.fork()
+    if not child:
+        monkeypatch.setattr(leftovers, "release", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+        fused(source, out / "a.onnx")
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert leftovers.is_claimed((out / "deep" / "x.data").stat())
+    fused(out / "a.onnx", out / "b.onnx")
+    assert not leftovers.is_claimed((out / "deep" / "x.data").stat())
+    assert files_of(out) == ["a.onnx", "b.onnx", "deep"]
+    onnx.load(out / "a.onnx")
+    onnx.load(out / "b.onnx")
