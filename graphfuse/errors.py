@@ -8,9 +8,32 @@ package is missing; 6 a gate was missed.
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """A text whose control characters are written as escapes, as Python writes them.
+
+    Names come from files that others made: what moves a cursor, turns the direction of writing or
+    ends a line is shown, not done. So are bytes of a file name that are not UTF-8.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def in_one_line(error: BaseException, length: int = 300) -> str:
     """What another package's error says, on one line and not too long."""
     return " ".join(str(error).split())[:length]
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether Python cannot load a library or start a thread for want of memory."""
+    return isinstance(error, (ImportError, RuntimeError)) and any(
+        words in str(error)
+        for words in (
+            "failed to map segment",
+            "can't start new thread",
+            "Exception caught: std::bad_alloc",
+        )
+    )
 
 
 class GraphfuseError(Exception):
@@ -22,9 +45,9 @@ class GraphfuseError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, remedy: str = "") -> None:
-        self.message = message
-        self.remedy = remedy
-        super().__init__(f"{message}; {remedy}" if remedy else message)
+        self.message = printable(message)
+        self.remedy = printable(remedy)
+        super().__init__(f"{self.message}; {self.remedy}" if remedy else self.message)
 
 
 class ValidationError(GraphfuseError):
@@ -61,6 +84,17 @@ class ModelError(GraphfuseError):
     """The model file is missing, unreadable, not ONNX, or points outside its own folder."""
 
     exit_code = 3
+
+
+class ChangedError(ModelError):
+    """A file of the model changed while it was worked on, so what was found holds of none."""
+
+    exit_code = 1
+
+    def __init__(self, path: object, how: str = "changed") -> None:
+        super().__init__(
+            f"{path} {how} while graphfuse worked on it", "run it again when nobody writes to it"
+        )
 
 
 class OriginalModelError(GraphfuseError):

@@ -15,7 +15,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from graphfuse.errors import ProviderError
+from graphfuse.errors import ProviderError, lacks_memory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,7 +34,7 @@ class SessionOptions(Protocol):
     optimized_model_filepath: str
     log_severity_level: int
 
-    def add_session_config_entry(self, key: str, value: str) -> None: ...
+    def add_session_config_entry(self, key: str, value: str | bytes) -> None: ...
     def get_session_config_entry(self, key: str) -> str: ...
     def register_custom_ops_library(self, path: str) -> None: ...
 
@@ -86,6 +86,8 @@ def onnxruntime() -> OnnxRuntime:
     try:
         module = importlib.import_module("onnxruntime")
     except ImportError as error:
+        if lacks_memory(error):
+            raise MemoryError from error
         raise ProviderError(
             f"onnxruntime cannot be imported ({error})",
             "install it with `pip install 'graphfuse[cpu]'`, "
@@ -120,7 +122,10 @@ def version_of(package: str) -> str:
     names = ("onnxruntime", "onnxruntime-gpu") if package == "onnxruntime" else (package,)
     for name in names:
         try:
-            return f"{version(name)} ({name})" if name == "onnxruntime-gpu" else version(name)
+            found = version(name)
         except PackageNotFoundError:
             continue
+        # None where the file that says it cannot be read.
+        if found:
+            return f"{found} ({name})" if name == "onnxruntime-gpu" else found
     return "not installed"

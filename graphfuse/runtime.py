@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
+import os
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ import onnx
 
 from graphfuse import faults, foreign, runtimes
 from graphfuse.errors import ProviderError, UsageError
-from graphfuse.graph.model_file import serialize
+from graphfuse.graph.model_file import is_utf8, serialize
 from graphfuse.graph.weights import as_file, without_links
 from graphfuse.kernels import register, why_not
 
@@ -199,7 +200,10 @@ def session(
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     if isinstance(model, onnx.ModelProto):
         model, folder = without_links(model, folder)
-    options.add_session_config_entry(FOLDER_KEY, str(folder.resolve()))
+    if isinstance(model, Path) and not is_utf8(model):
+        model = model.read_bytes()
+    # As bytes: the folder's name need not be UTF-8 either.
+    options.add_session_config_entry(FOLDER_KEY, os.fsencode(folder.resolve()))
     data: object = serialize(model) if isinstance(model, onnx.ModelProto) else model
     given = [(provider, provider_options(provider, runtime.__version__))]
     with contextlib.ExitStack() as stack:

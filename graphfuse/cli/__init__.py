@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import os
+import contextlib
 import signal
 import sys
 from types import FrameType
@@ -13,7 +12,8 @@ import typer
 
 from graphfuse.cli import change, look, measure
 from graphfuse.cli.show import send_stages_to
-from graphfuse.errors import GraphfuseError
+from graphfuse.cli.streams import ReportError, check_memory, prepare, reporting
+from graphfuse.errors import GraphfuseError, lacks_memory, printable
 from graphfuse.isolation import begin
 
 app = typer.Typer(
@@ -28,11 +28,18 @@ for command in (look.scan, look.explain, change.fuse, change.validate, measure.b
     app.command()(command)
 
 
+OUT_OF_MEMORY = (
+    "out of memory; raise the limit (ulimit -v, --memory-limit), or give smaller feeds with "
+    "--input-shapes"
+)
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         from graphfuse import __version__
 
-        print(f"graphfuse {__version__}")
+        with reporting():
+            print(f"graphfuse {__version__}")
         raise typer.Exit
 
 
@@ -48,28 +55,28 @@ def options(
 
 def main() -> None:
     """The entry point: errors become one line on stderr and their exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A name that the terminal cannot show is no reason to fail.
-            stream.reconfigure(errors="backslashreplace")
+    prepare()
     _handle_signals()
     send_stages_to(begin())
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     try:
+        check_memory(sys.argv[1:])
         code = app(standalone_mode=False)
-        sys.stdout.flush()
+        with reporting():
+            pass
     except GraphfuseError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except MemoryError:
-        _fail("out of memory; give smaller feeds with --input-shapes", 1)
+        _fail(OUT_OF_MEMORY, 1)
     except OSError as error:
-        # The model is written by now, or needed no writing: only the report cannot be shown.
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
-        _fail(f"standard output cannot be written ({error.strerror})", 1)
+        # Of the report only: what reads and writes models has errors of its own.
+        _fail(str(ReportError(error, ())), 1)
     except Exception as error:
+        if lacks_memory(error):
+            _fail(OUT_OF_MEMORY, 1)
         # typer's own errors (wrong options, missing arguments), whichever click it brings.
         message = getattr(error, "format_message", None)
         if type(error).__name__ == "Abort":
@@ -84,8 +91,10 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    line = " ".join(message.split())
-    print(f"graphfuse: error: {line}", file=sys.stderr)
+    line = printable(" ".join(message.split()))
+    # Where nobody reads it, the code says it.
+    with contextlib.suppress(OSError):
+        print(f"graphfuse: error: {line}", file=sys.stderr, flush=True)
     raise SystemExit(code)
 
 

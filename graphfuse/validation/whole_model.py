@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import onnx
 
-from graphfuse.errors import OriginalModelError, UsageError, in_one_line
+from graphfuse.errors import OriginalModelError, UsageError, in_one_line, lacks_memory
 from graphfuse.feeding import Feed, Feeding
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.scopes import function_key
@@ -216,6 +216,8 @@ class WholeModel:
             raise self._does_not_run(error) from error
 
     def _does_not_run(self, error: Exception) -> OriginalModelError:
+        if lacks_memory(error):
+            raise MemoryError from error
         return OriginalModelError(
             f"the original model does not run on {self.provider}: {in_one_line(error)}",
             "run it in onnxruntime alone first; feeds can be given with --load-inputs "
