@@ -15,6 +15,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from graphfuse import machine
 from graphfuse.errors import ProviderError
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def onnxruntime() -> OnnxRuntime:
     try:
         module = importlib.import_module("onnxruntime")
     except ImportError as error:
+        machine.check(error, "importing onnxruntime")
         raise ProviderError(
             f"onnxruntime cannot be imported ({error})",
             "install it with `pip install 'graphfuse[cpu]'`, "

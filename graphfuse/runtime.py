@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from graphfuse import faults, foreign, runtimes
+from graphfuse import faults, foreign, machine, runtimes
 from graphfuse.errors import ProviderError, UsageError
 from graphfuse.graph.model_file import serialize
-from graphfuse.graph.weights import as_file, without_links
+from graphfuse.graph.weights import as_file, has_external, without_links
 from graphfuse.kernels import register, why_not
 
 if TYPE_CHECKING:
@@ -199,7 +199,8 @@ def session(
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     if isinstance(model, onnx.ModelProto):
         model, folder = without_links(model, folder)
-    options.add_session_config_entry(FOLDER_KEY, str(folder.resolve()))
+    if not isinstance(model, onnx.ModelProto) or has_external(model):
+        options.add_session_config_entry(FOLDER_KEY, _as_text(folder.resolve()))
     data: object = serialize(model) if isinstance(model, onnx.ModelProto) else model
     given = [(provider, provider_options(provider, runtime.__version__))]
     with contextlib.ExitStack() as stack:
@@ -214,6 +215,16 @@ def session(
             "check the driver and the provider's libraries; onnxruntime logs what it misses",
         )
     return created
+
+
+def _as_text(path: Path) -> str:
+    """A path as onnxruntime takes it; MachineError where it takes none such."""
+    text = str(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        machine.check(error, f"opening {text!a}")
+    return text
 
 
 def run(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from graphfuse import advice, foreign, runtimes
+from graphfuse import advice, foreign, machine, runtimes
 from graphfuse.bench.footprint import footprints
 from graphfuse.bench.profile import shares, site_nodes
 from graphfuse.bench.records import (
@@ -257,7 +257,11 @@ def _does_not_run(
 ) -> Exception:
     if isinstance(error, (UsageError, OriginalModelError)) or hasattr(error, "exit_code"):
         return error
-    text = in_one_line(error)
+    text, doing = in_one_line(error), f"running the {name} model on {provider}"
+    if name == ORIGINAL:
+        remedy = machine.remedy(error, doing, remedy)
+    else:
+        machine.check(error, doing)
     kind = OriginalModelError if name == ORIGINAL else ValidationError
     return kind(
         f"the {name} model does not run on {provider}: {text}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -11,6 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from graphfuse import machine
 from graphfuse.cli import change, look, measure
 from graphfuse.cli.show import send_stages_to
 from graphfuse.errors import GraphfuseError
@@ -26,6 +28,20 @@ app = typer.Typer(
 )
 for command in (look.scan, look.explain, change.fuse, change.validate, measure.bench, look.env):
     app.command()(command)
+
+
+OUTPUT_FAULTS = frozenset(
+    getattr(errno, name)
+    for name in ("EPIPE", "ENOSPC", "EIO", "EFBIG", "EBADF", "EDQUOT", "EINVAL", "ECONNRESET")
+    if hasattr(errno, name)
+)
+"""How writing to standard output fails: it has no name, and whatever else has."""
+
+
+NO_ROOM = (
+    b"graphfuse: error: there is not enough memory, nor to say where; give it more (`ulimit -v`, "
+    b"a container's limit, --memory-limit)\n"
+)
 
 
 def _show_version(wanted: bool) -> None:
@@ -48,6 +64,14 @@ def options(
 
 def main() -> None:
     """The entry point: errors become one line on stderr and their exit code."""
+    try:
+        _run()
+    except MemoryError:
+        os.write(2, NO_ROOM)
+        raise SystemExit(5) from None
+
+
+def _run() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A name that the terminal cannot show is no reason to fail.
@@ -60,16 +84,18 @@ def main() -> None:
         code = app(standalone_mode=False)
         sys.stdout.flush()
     except GraphfuseError as error:
+        _let_go(error)
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
-    except MemoryError:
-        _fail("out of memory; give smaller feeds with --input-shapes", 1)
     except OSError as error:
+        if error.errno not in OUTPUT_FAULTS or error.filename is not None:
+            _fail_of_machine(error)
         # The model is written by now, or needed no writing: only the report cannot be shown.
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
         _fail(f"standard output cannot be written ({error.strerror})", 1)
     except Exception as error:
+        _fail_of_machine(error)
         # typer's own errors (wrong options, missing arguments), whichever click it brings.
         message = getattr(error, "format_message", None)
         if type(error).__name__ == "Abort":
@@ -81,6 +107,25 @@ def main() -> None:
         # typer turns an interrupt into this code.
         _fail("interrupted", 130)
     raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Drop the frames that an error holds: with them go the arrays and sessions of the run.
+
+    Where memory gave out there is no room for a line else.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
+def _fail_of_machine(error: Exception) -> None:
+    """End with one line when memory, threads or files gave out where no stage was named."""
+    found = machine.lack(error)
+    if found is not None:
+        _let_go(error)
+        named = machine.failure(found, "running graphfuse", error)
+        _fail(str(named), named.exit_code)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graphfuse import machine
 from graphfuse.errors import OriginalModelError, UsageError, in_one_line
 from graphfuse.feeding import Feed, Feeding
 from graphfuse.graph.model_file import Model
@@ -173,10 +174,13 @@ class WholeModel:
             raise self._does_not_run(error) from error
 
     def _does_not_run(self, error: Exception) -> OriginalModelError:
-        return OriginalModelError(
-            f"the original model does not run on {self.provider}: {in_one_line(error)}",
+        remedy = (
             "run it in onnxruntime alone first; feeds can be given with --load-inputs "
-            "or --input-shapes, and `--validate sites` checks the fused nodes alone",
+            "or --input-shapes, and `--validate sites` checks the fused nodes alone"
+        )
+        remedy = machine.remedy(error, f"running the original on {self.provider}", remedy)
+        return OriginalModelError(
+            f"the original model does not run on {self.provider}: {in_one_line(error)}", remedy
         )
 
     def _meaning(self, ran: Ran) -> list[Check]:
@@ -219,6 +223,7 @@ class WholeModel:
                 results = run(made, ran.feed.values)
             except Exception as error:
                 # onnxruntime raises its own classes, one per failure code.
+                machine.check(error, f"running the fused model on {self.provider}")
                 text = f"{where}: {in_one_line(error)}"
                 subject = "the fused model does not run"
                 return [*checks, Check("G2", subject, float("inf"), 0.0, text, False)]
