@@ -8,14 +8,14 @@ operators of that name mean, so that our kernels may run in its place.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
 import onnx
-from onnx import AttributeProto, FunctionProto, TensorProto, numpy_helper
+from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, numpy_helper
 
 from graphfuse import ops
-from graphfuse.graph.tensors import DEFAULT_DOMAINS, is_external
+from graphfuse.graph.tensors import DEFAULT_DOMAINS, is_external, subgraphs
 
 TYPES = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 MOST_AXES = 64
@@ -67,6 +67,51 @@ def impostors(model: onnx.ModelProto) -> list[str]:
         and function.name in ops.OPERATORS
         and not recognised(function)
     ]
+
+
+def meant_by(model: onnx.ModelProto, function: FunctionProto) -> bool:
+    """Whether a function does what graphfuse's operator means at every node that calls it.
+
+    A body of primitives is over the axes that are written into it, whatever a node's axis says.
+    """
+    if not recognised(function):
+        return False
+    fixed = _fixed_axis(function)
+    return fixed is None or all(
+        _axis(node) == fixed
+        for graph in (model.graph, *model.functions)
+        for node in _calls(graph.node, function.name)
+    )
+
+
+def strange(model: onnx.ModelProto) -> list[FunctionProto]:
+    """The functions under our operators' names that do not mean what the operators do."""
+    return [
+        function
+        for function in model.functions
+        if function.domain == ops.DOMAIN
+        and function.name in ops.OPERATORS
+        and not meant_by(model, function)
+    ]
+
+
+def _calls(nodes: Iterable[NodeProto], name: str) -> Iterator[NodeProto]:
+    for node in nodes:
+        if node.domain == ops.DOMAIN and node.op_type == name:
+            yield node
+        for graph in subgraphs(node):
+            yield from _calls(graph.node, name)
+
+
+def _axis(node: NodeProto) -> int:
+    return next((a.i for a in node.attribute if a.name == "axis"), -1)
+
+
+def _fixed_axis(function: FunctionProto) -> int | None:
+    """The axis that a body is for; None where it is the node's."""
+    if not any(node.op_type == "ReduceMean" for node in function.node):
+        return None
+    return _axes(function)[0]
 
 
 def _own_like(function: FunctionProto) -> Iterator[FunctionProto]:

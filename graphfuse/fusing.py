@@ -115,10 +115,11 @@ class Fusing:
             report = validate_models(self.source, fused, eps, feeding, level, (), self.stage)
             if report.passed:
                 return replace(result, validation=report)
+            unknown = {item.subject: item.why for item in report.not_shown}
             blamed = {
-                fusion.site.id: _why(report, fusion.output)
+                fusion.site.id: unknown.get(fusion.output) or _why(report, fusion.output)
                 for fusion in result.fused
-                if fusion.output in report.wrong
+                if fusion.output in report.wrong or fusion.output in unknown
             }
             if strict or not blamed:
                 raise ValidationError(_failure(report), f"nothing was written; {_remedy(report)}")
@@ -182,6 +183,11 @@ def _remedy(report: ValidationReport) -> str:
     """What helps. To be reported is a wrong meaning, a wrong kernel of ours, what does not run."""
     from graphfuse.validation.tolerance import OWN_KERNEL
 
+    if report.verdict == "not shown":
+        return (
+            "give feeds that reach it with --load-inputs, leave it out with --exclude, or without "
+            "--strict it is put back"
+        )
     ours = [
         check.gate == "G0"
         or (check.gate == "G1" and check.bound == OWN_KERNEL)
@@ -202,6 +208,11 @@ def _remedy(report: ValidationReport) -> str:
 
 
 def _failure(report: ValidationReport) -> str:
+    if report.verdict == "not shown":
+        first = report.not_shown[0]
+        more = len(report.not_shown) - 1
+        rest = f" and {more} more" if more else ""
+        return f"nothing shows that {first.subject}{rest} is right ({first.why})"
     first = report.failures[0]
     names = sorted({check.subject for check in report.failures})
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

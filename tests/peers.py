@@ -21,7 +21,7 @@ from models.export import export
 from models.huggingface import build
 from tests.silence import silence
 
-MODELS = {"bert": "bert", "llama": "gpt2"}
+MODELS = {"hf-bert": "bert", "hf-llama": "gpt2"}
 """Architectures, and what onnxruntime's optimizer calls a model of that kind."""
 
 EXPORTS = (("dynamo", 18), ("torchscript", 17))

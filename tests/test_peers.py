@@ -16,7 +16,7 @@ BERT = Path(__file__).parents[1] / "models" / "bert.onnx"
 @pytest.mark.parametrize("tool", TOOLS)
 def test_a_correct_fusion_by_another_tool_passes(tool: str, tmp_path: Path) -> None:
     fused = tmp_path / "fused.onnx"
-    TOOLS[tool](BERT, fused, "bert")
+    TOOLS[tool](BERT, fused, "hf-bert")
     passed, text = verdict(BERT, fused)
     assert passed, text
     assert "4 SkipLayerNormalization" in text
@@ -24,7 +24,7 @@ def test_a_correct_fusion_by_another_tool_passes(tool: str, tmp_path: Path) -> N
 
 def test_a_wrong_epsilon_by_another_tool_is_named(tmp_path: Path) -> None:
     fused = tmp_path / "fused.onnx"
-    TOOLS["onnxruntime.transformers"](BERT, fused, "bert")
+    TOOLS["onnxruntime.transformers"](BERT, fused, "hf-bert")
     model = onnx.load(fused)
     node = [node for node in model.graph.node if node.op_type == "SkipLayerNormalization"][1]
     epsilon = next(each for each in node.attribute if each.name == "epsilon")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from graphfuse.records.results import Cost, FuseResult, Fusion, HashedFile, Plan, Vector
 from graphfuse.records.runs import (
     Activation,
+    Change,
     Check,
+    NotShown,
     Unpaired,
     ValidationReport,
 )
@@ -30,6 +32,7 @@ from graphfuse.records.sites import (
 __all__ = [
     "Activation",
     "BiasAdd",
+    "Change",
     "Check",
     "Cost",
     "Dim",
@@ -43,6 +46,7 @@ __all__ = [
     "MAIN",
     "NearMiss",
     "NodeRef",
+    "NotShown",
     "Parameter",
     "Plan",
     "RMS_NORM",

@@ -59,9 +59,35 @@ class Unpaired:
 
 
 @dataclass(frozen=True, slots=True)
-class ValidationReport:
-    """All checks of one validation. `passed` is true when every one of them holds.
+class Change:
+    """A node that differs outside of the fused ones: its first output, operator, and graph.
 
+    `how` is added, changed, or interface (a body or function with other inputs or outputs).
+    `judged` says by what: `alone`, `whole model`, or nothing.
+    """
+
+    output: str
+    operator: str
+    how: str
+    scope: str = ""
+    judged: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NotShown:
+    """What no run and no comparison has reached, so that nothing is known of it, and why."""
+
+    subject: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationReport:
+    """All checks of one validation. `passed` is true when every one holds, and nothing is unknown.
+
+    `changes` are the nodes that differ outside of the fused ones. `not_shown` is what differs and
+    was reached by no check: a fused node or other node in a branch that no feed took, or a function
+    of a fused operator that graphfuse did not write.
     `wrong` are outputs of fused nodes that are to blame for a failure, in the order of the model.
     `evaluated` tells what evaluated which operators for the float64 twins. `activations` are the
     sums of the original's own run, `unpaired` the fused nodes that only the whole model was judged
@@ -77,6 +103,8 @@ class ValidationReport:
     activations: tuple[Activation, ...] = ()
     unpaired: tuple[Unpaired, ...] = ()
     notes: tuple[str, ...] = ()
+    changes: tuple[Change, ...] = ()
+    not_shown: tuple[NotShown, ...] = ()
 
     @property
     def first_difference(self) -> str:
@@ -85,8 +113,15 @@ class ValidationReport:
 
     @property
     def passed(self) -> bool:
-        """Whether every check holds."""
-        return all(check.passed for check in self.checks)
+        """Whether every check holds, and all that differs was checked."""
+        return self.verdict == "pass"
+
+    @property
+    def verdict(self) -> str:
+        """`pass`, `fail` (a check does not hold), or `not shown` (something was not checked)."""
+        if not all(check.passed for check in self.checks):
+            return "fail"
+        return "not shown" if self.not_shown else "pass"
 
     @property
     def failures(self) -> tuple[Check, ...]:

@@ -180,6 +180,9 @@ def _validation(
     command = shlex.join(["graphfuse", "validate", original, fused or "FUSED", *options])
     return {
         "passed": report.passed,
+        "verdict": report.verdict,
+        "not_shown": [asdict(item) for item in report.not_shown],
+        "changes": [asdict(change) for change in report.changes],
         "level": report.level,
         "providers": list(report.providers),
         "seed": report.seed,

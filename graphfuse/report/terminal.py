@@ -192,6 +192,19 @@ def print_checks(console: Console, report: ValidationReport, command: str) -> No
 
 def print_context(console: Console, report: ValidationReport) -> None:
     """What a verdict rests on, and what it leaves out."""
+    for change in report.changes[:SHOWN]:
+        scope = f" in {change.scope}" if change.scope else ""
+        judged = {"alone": "judged alone", "": "not judged"}.get(change.judged, "judged in runs")
+        console.print(
+            f"differs beside the fused nodes: {change.operator} {change.output}{scope} "
+            f"({change.how}, {judged})"
+        )
+    if len(report.changes) > SHOWN:
+        console.print(f"differs beside the fused nodes: {len(report.changes) - SHOWN} more")
+    for item in report.not_shown[:SHOWN]:
+        console.print(f"NOT SHOWN: {item.subject} ({item.why})")
+    if len(report.not_shown) > SHOWN:
+        console.print(f"NOT SHOWN: {len(report.not_shown) - SHOWN} more")
     for means, operators in report.evaluated.items():
         if means not in ("numpy", "onnxruntime"):
             console.print(f"float64 by {means}: {', '.join(operators)}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import onnx
@@ -12,9 +13,13 @@ from graphfuse.graph.model_file import Model
 from graphfuse.graph.scope_types import infer_scopes
 from graphfuse.graph.scopes import Scope, scopes
 from graphfuse.graph.shapes import UNKNOWN
-from graphfuse.graph.tensors import subgraphs
+from graphfuse.graph.tensors import subgraphs, value_names
 from graphfuse.records import ScopeRef, TensorType
 from graphfuse.validation.fused_nodes import ScopeKey, scope_keys
+from graphfuse.validation.lifting import FUSED_DOMAINS
+
+Place = tuple[ScopeKey, str]
+"""A node: its graph, and the first tensor that it computes."""
 
 MAX_NODES = 200
 """A norm, however it is spelt, is smaller than this."""
@@ -33,7 +38,16 @@ def parts_by_scope(model: Model) -> dict[ScopeKey, Parts]:
     for scope in found:
         outer = parts[scope.parent.ref] if scope.parent is not None else None
         parts[scope.ref] = Parts(model, scope, outer, lambda ref=scope.ref: types()[ref])
+        parts[scope.ref].key = keys[scope.ref]
     return {keys[ref]: part for ref, part in parts.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some nodes of a graph as a model, and the tensors that they read of it."""
+
+    model: Model
+    reads: frozenset[str]
 
 
 class Parts:
@@ -50,6 +64,7 @@ class Parts:
         self._types = types
         self._graph, self._outer = scope.graph, outer
         self._depth = 0 if outer is None else outer._depth + 1
+        self.key: ScopeKey = ()
         self._producers = {
             name: index
             for index, node in enumerate(scope.graph.node)
@@ -97,17 +112,59 @@ class Parts:
         found = self._slice(outputs, shared) or self._slice_before_reshape(outputs, shared)
         return None if found is None else self._part(*found, sorted(shared), outputs)
 
+    def between(self, outputs: Sequence[str], cuts: Container[str]) -> Part | None:
+        """The part that computes tensors of this graph from those of `cuts` that it needs.
+
+        None where it needs a graph's input that is no cut, or is larger than a norm can be.
+        """
+        found = self._slice(list(outputs), cuts)
+        if found is None:
+            return None
+        nodes, read = found
+        reads = frozenset(name for name in read if name in cuts and name not in outputs)
+        return Part(self._part(nodes, read - reads, sorted(reads), list(outputs)), reads)
+
+    def same_interface(self, other: Parts) -> bool:
+        """Whether two graphs are given and yield the same, as far as names and defaults say."""
+        return self._interface() == other._interface()
+
+    def _interface(self) -> object:
+        graph = self._graph
+        names = (value_names(graph.input), value_names(graph.output))
+        if isinstance(graph, onnx.GraphProto):
+            return names
+        opsets = {e.domain: e.version for e in graph.opset_import if e.domain not in FUSED_DOMAINS}
+        defaults = sorted(a.SerializeToString() for a in graph.attribute_proto)
+        return (*names, sorted(graph.attribute), defaults, opsets)
+
+    def places(self, nodes: Iterable[onnx.NodeProto]) -> set[Place]:
+        """Where nodes are that were cut out here: in this graph, or in one around it."""
+        outputs = (next(name for name in node.output if name) for node in nodes)
+        return {(self._home(name).key, name) for name in outputs}
+
+    def nodes(self) -> Sequence[onnx.NodeProto]:
+        """The nodes of the graph, calls of functions as they stand."""
+        return self._graph.node
+
+    def type(self, name: str) -> TensorType:
+        """What inference knows of a tensor of this graph or one around it."""
+        home = self._home(name)
+        return home._types().get(name, UNKNOWN)
+
     def _slice(
-        self, outputs: list[str], cuts: set[str]
+        self, outputs: list[str], cuts: Container[str]
     ) -> tuple[list[onnx.NodeProto], set[str]] | None:
         nodes: dict[tuple[int, int], onnx.NodeProto] = {}
         read: set[str] = set()
         pending = list(outputs)
         while pending:
             name = pending.pop()
-            if name in cuts or name in read:
+            if name in read:
                 continue
             read.add(name)
+            # What is asked for is computed, also where a cut goes through it.
+            if name in cuts and name not in outputs:
+                continue
             if self._initializer(name) is not None:
                 continue
             home = self._home(name)

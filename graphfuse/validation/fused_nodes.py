@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import onnx
 
+from graphfuse.bodies import strange
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.scope_types import infer_scopes
 from graphfuse.graph.scopes import Scope, scopes
 from graphfuse.graph.shapes import UNKNOWN
 from graphfuse.records import Dim, ScopeRef, TensorType
-from graphfuse.validation.lifting import FUSED_DOMAINS, upcast
+from graphfuse.validation.lifting import FUSED_DOMAINS, OWN_DOMAIN, upcast
 from graphfuse.validation.operators import CONTRIB_EPSILON, EPSILON
 
 if TYPE_CHECKING:
@@ -96,23 +97,50 @@ def scope_keys(found: list[Scope]) -> dict[ScopeRef, ScopeKey]:
     return keys
 
 
+def scope_text(key: ScopeKey) -> str:
+    """A graph in words; '' for the main graph."""
+    if key[0] == "function":
+        domain, name, _ = key[1:4]
+        words = [f"function {domain}::{name}"]
+        rest = key[4:]
+    else:
+        words, rest = [], key[1:]
+    for outputs, attribute, number in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
+        names = ", ".join(map(str, cast("tuple[str, ...]", outputs)))
+        words.append(f"{attribute} {number} of {names}" if number else f"{attribute} of {names}")
+    return ", ".join(words)
+
+
+def takes_kernels(proto: onnx.ModelProto) -> bool:
+    """Whether graphfuse's kernels may run a model: they compute what its functions say."""
+    own = any(opset.domain == OWN_DOMAIN for opset in proto.opset_import)
+    return own and not strange(proto)
+
+
+def unlike_functions(one: onnx.ModelProto, other: onnx.ModelProto) -> list[onnx.FunctionProto]:
+    """Functions of fused operators that mean something of their own, and only in one model."""
+    there = {function.SerializeToString(deterministic=True) for function in strange(other)}
+    return [f for f in strange(one) if f.SerializeToString(deterministic=True) not in there]
+
+
 def fused_nodes(
     model: Model, rng: np.random.Generator
 ) -> Iterator[tuple[onnx.NodeProto, ScopeKey, FusedNode | str]]:
     """The fused nodes of a model, the graph of each, and what is known of it, or why nothing is."""
     found = scopes(model.proto)
-    holders = [scope for scope in found if any(map(_is_fused, scope.graph.node))]
+    holders = [scope for scope in found if any(map(is_fused, scope.graph.node))]
     if not holders:
         return
     types = infer_scopes(model.proto, found)
     keys = scope_keys(found)
     for scope in holders:
-        for node in filter(_is_fused, scope.graph.node):
+        for node in filter(is_fused, scope.graph.node):
             reader = _Reader(model, scope, types, rng)
             yield node, keys[scope.ref], reader.fused_node(node, keys[scope.ref])
 
 
-def _is_fused(node: onnx.NodeProto) -> bool:
+def is_fused(node: onnx.NodeProto) -> bool:
+    """Whether a node is one of graphfuse's or onnxruntime's operators of a sum and its norm."""
     return node.domain in FUSED_DOMAINS and (node.domain, node.op_type) in ROLES
 
 

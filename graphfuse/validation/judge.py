@@ -10,11 +10,18 @@ from graphfuse import machine
 from graphfuse.errors import UsageError, in_one_line
 from graphfuse.feeding import Feeding
 from graphfuse.graph.model_file import Model
-from graphfuse.records import Activation, Check, Unpaired, ValidationReport
+from graphfuse.records import Activation, Check, NotShown, Unpaired, ValidationReport
 from graphfuse.runtime import require_provider
 from graphfuse.validation.alone import notes
+from graphfuse.validation.differences import (
+    Difference,
+    Differing,
+    check_differences,
+    differences,
+)
 from graphfuse.validation.exposed import activation, captured, first_beyond
-from graphfuse.validation.fused_nodes import FusedNode
+from graphfuse.validation.extract import Place, parts_by_scope
+from graphfuse.validation.fused_nodes import FusedNode, ScopeKey, unlike_functions
 from graphfuse.validation.reference import evaluated_by
 from graphfuse.validation.sites import SiteResults, check_sites, new_sites
 from graphfuse.validation.whole_model import WholeModel
@@ -41,12 +48,15 @@ class _Findings:
     activations: dict[str, Activation] = field(default_factory=dict[str, Activation])
     notes: list[str] = field(default_factory=list[str])
     evaluated: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    shown: set[Place] = field(default_factory=set[Place])
+    reached: set[ScopeKey] = field(default_factory=set[ScopeKey])
 
     def add(self, found: SiteResults) -> None:
         self.checks += found.checks
         self.wrong += found.wrong
         self.unpaired.update((item.site, item) for item in found.unpaired)
         self.notes += notes(found.lost)
+        self.shown |= found.shown
 
 
 def judge(
@@ -67,7 +77,7 @@ def judge(
         require_provider(provider)
     found = _Findings()
     sites, unknown = new_sites(original, fused, feeding.seed, only)
-    found.unpaired.update((item.site, item) for item in unknown)
+    found.unpaired.update((each.place[1], Unpaired(each.place[1], why)) for each, why in unknown)
     # Nodes that only the original has fused: the arguments swapped, or unfused again.
     others, _ = new_sites(fused, original, feeding.seed, only)
     missing = set(only) - {site.output for site in (*sites, *others)} - found.unpaired.keys()
@@ -75,11 +85,50 @@ def judge(
         raise UsageError(
             f"no fused node computes {min(missing)!r}", "name an output that `--json` shows"
         )
-    done: set[str] = set()
+    done = _runs(original, fused, providers, feeding, level, (sites, others), stage, found)
+    differing = Differing()
+    if not only:
+        stage("looking at what else differs")
+        fused_ones = [each for each, _ in unknown]
+        differing = _differing(original, fused, fused_ones, level, feeding.seed, found)
+    not_shown = _not_shown(original, fused, sites, differing, found)
+    if not found.checks:
+        found.notes.append("no fused node could be checked alone: nothing was judged")
+    order = {site.output: number for number, site in enumerate((*sites, *others))}
+    wrong = sorted(set(found.wrong), key=lambda name: order.get(name, len(order)))
+    return ValidationReport(
+        tuple(found.checks),
+        done,
+        feeding.seed,
+        level,
+        tuple(wrong),
+        found.evaluated,
+        tuple(found.activations.values()),
+        tuple(found.unpaired.values()),
+        tuple(dict.fromkeys(found.notes)),
+        tuple(differing.changes),
+        not_shown,
+    )
+
+
+def _runs(
+    original: Model,
+    fused: Model,
+    providers: Mapping[str, str],
+    feeding: Feeding,
+    level: str,
+    nodes: tuple[Sequence[FusedNode], Sequence[FusedNode]],
+    stage: Stage,
+    found: _Findings,
+) -> tuple[str, ...]:
+    """Run both models and each of the fused nodes of either, on each distinct provider."""
+    sites, others = nodes
+    done: dict[str, None] = {}
+    scopes = parts_by_scope(fused)
     for ep, provider in providers.items():
         if provider in done:
             continue
-        done.add(provider)
+        done[provider] = None
         before = len(found.checks)
         whole = None
         activations: dict[str, tuple[Array, Array]] = {}
@@ -95,24 +144,67 @@ def judge(
         found.add(check_sites(fused, original, others, provider, feeding.seed))
         if whole is not None:
             _blame(whole, sites, found, stage)
+            found.reached |= {scope for scope in scopes if whole.reached(scope)}
         found.checks[before:] = [
             replace(check, repeat=f"--ep {ep} {check.repeat}") for check in found.checks[before:]
         ]
-    if not found.checks:
-        found.notes.append("no fused node could be checked alone: nothing was judged")
-    order = {site.output: number for number, site in enumerate((*sites, *others))}
-    wrong = sorted(set(found.wrong), key=lambda name: order.get(name, len(order)))
-    return ValidationReport(
-        tuple(found.checks),
-        tuple(done),
-        feeding.seed,
-        level,
-        tuple(wrong),
-        found.evaluated,
-        tuple(found.activations.values()),
-        tuple(found.unpaired.values()),
-        tuple(dict.fromkeys(found.notes)),
-    )
+    return tuple(done)
+
+
+def _differing(
+    original: Model,
+    fused: Model,
+    unknown: Sequence[Difference],
+    level: str,
+    seed: int,
+    found: _Findings,
+) -> Differing:
+    """What differs outside of the sites, checked alone where that can be done.
+
+    `unknown` are fused nodes that are no sites, for want of what is known of them.
+    """
+    before, after = parts_by_scope(original), parts_by_scope(fused)
+    listed = (*unknown, *differences(before, after, level != "sites"))
+    result = check_differences(listed, before, after, found.shown, seed)
+    repeat = f"--validate {level} --seed {seed}"
+    found.checks += [replace(check, repeat=repeat) for check in result.checks]
+    found.wrong += result.wrong
+    found.shown |= result.shown
+    for each, _ in result.left:
+        judged = "whole model" if each.scope in found.reached else ""
+        result.changes.append(each.change(judged))
+    return result
+
+
+def _not_shown(
+    original: Model,
+    fused: Model,
+    sites: Sequence[FusedNode],
+    differing: Differing,
+    found: _Findings,
+) -> tuple[NotShown, ...]:
+    """What is in the fused model and not in the original, and no check has reached.
+
+    Fused nodes that a comparison of what reads them has reached are no longer unpaired.
+    """
+    missing: dict[str, NotShown] = {}
+    for _, output in found.shown:
+        found.unpaired.pop(output, None)
+    for site in sites:
+        if site.output in found.unpaired and site.scope not in found.reached:
+            missing[site.output] = NotShown(site.output, found.unpaired[site.output].why)
+    for each, why in differing.left:
+        if each.scope not in found.reached:
+            change = each.change("")
+            subject = f"{change.operator} {change.output!r}"
+            subject += f" in {change.scope}" if change.scope else ""
+            missing.setdefault(subject, NotShown(subject, f"it is {each.how}: {why}"))
+    for one, other in ((fused, original), (original, fused)):
+        for function in unlike_functions(one.proto, other.proto):
+            subject = f"function {function.domain}::{function.name}"
+            why = "it is not the one that graphfuse writes: graphfuse's kernels compute another"
+            missing[subject] = NotShown(subject, why)
+    return tuple(missing.values())
 
 
 def _activations(

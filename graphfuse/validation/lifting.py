@@ -15,6 +15,7 @@ import onnx
 import onnx.inliner
 from onnx import TensorProto, helper, numpy_helper
 
+from graphfuse.bodies import KINDS, strange
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.tensors import (
     DEFAULT_DOMAINS,
@@ -63,7 +64,13 @@ def lifted(source: Model) -> onnx.ModelProto:
     model = source.proto
     proto = onnx.ModelProto(ir_version=max(model.ir_version, 10))
     proto.opset_import.extend(model.opset_import)
-    proto.functions.extend(f for f in model.functions if f.domain not in FUSED_DOMAINS)
+    # What a function of ours means is a formula; any other, whatever its name, is its nodes.
+    named = {function.name for function in strange(model)}
+    proto.functions.extend(
+        f
+        for f in model.functions
+        if f.domain != OWN_DOMAIN or f.name in named or f.overload or f.name not in KINDS
+    )
     proto.graph.node.extend(_sorted(model.graph))
     for field in ("input", "output"):
         getattr(proto.graph, field).extend(getattr(model.graph, field))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
+from graphfuse.graph.model_file import Model
 from graphfuse.graph.tensors import FLOAT_TYPES, read_names
 from graphfuse.records import Check
 from graphfuse.validation.evaluator import UnsupportedModelError
@@ -106,15 +107,7 @@ class Lockstep:
                 self.original.weight(name), self.fused.weight(name), equal_nan=True
             )
         mine, other = self.original.tensors[name], self.fused.tensors[name]
-        before, after = self.original.model, self.fused.model
-        if mine == other and (before.folder == after.folder or mine.HasField("raw_data")):
-            return True
-        if mine.data_type != other.data_type or list(mine.dims) != list(other.dims):
-            return False
-        if before.same_bytes(mine, after, other):
-            return True
-        is_float = mine.data_type in FLOAT_TYPES
-        return np.array_equal(before.read(mine), after.read(other), equal_nan=is_float)
+        return same_tensor(self.original.model, self.fused.model, mine, other)
 
     def run(self, feeds: Mapping[str, Array]) -> Meaning:
         """Compare on one set of feeds. Raises UnsupportedModelError naming what has no meaning."""
@@ -133,6 +126,20 @@ class Lockstep:
         walk.finish()
         walk.found.values = {name: values.get(name) for name in kept}
         return walk.found
+
+
+def same_tensor(
+    before: Model, after: Model, mine: onnx.TensorProto, other: onnx.TensorProto
+) -> bool:
+    """Whether a weight of each of two models has the same type, extents and values."""
+    if mine == other and (before.folder == after.folder or mine.HasField("raw_data")):
+        return True
+    if mine.data_type != other.data_type or list(mine.dims) != list(other.dims):
+        return False
+    if before.same_bytes(mine, after, other):
+        return True
+    is_float = mine.data_type in FLOAT_TYPES
+    return np.array_equal(before.read(mine), after.read(other), equal_nan=is_float)
 
 
 class _Walk:

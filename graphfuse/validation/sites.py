@@ -15,14 +15,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 
 from graphfuse.graph.model_file import Model
 from graphfuse.records import Check, Unpaired
 from graphfuse.validation.alone import Lost, Part, Trial, on_activations, on_hard_rows
+from graphfuse.validation.differences import Difference, compared
 from graphfuse.validation.evaluator import UnsupportedModelError
-from graphfuse.validation.extract import Parts, parts_by_scope
-from graphfuse.validation.fused_nodes import FusedNode, fused_nodes
+from graphfuse.validation.extract import Parts, Place, parts_by_scope
+from graphfuse.validation.fused_nodes import FusedNode, fused_nodes, unlike_functions
 from graphfuse.validation.hard_inputs import operands
+from graphfuse.validation.lifting import OWN_DOMAIN
 from graphfuse.validation.reference import Twin
 from graphfuse.validation.tolerance import MEANING_BOUND, distance
 
@@ -36,13 +39,15 @@ if TYPE_CHECKING:
 class SiteResults:
     """What checking the fused nodes alone gave; `wrong` are the outputs of those that failed.
 
-    `lost` are rows that onnxruntime gets wrong at a site, fused or not.
+    `lost` are rows that onnxruntime gets wrong at a site, fused or not, and `shown` the nodes of
+    the fused model that took part in a comparison that passed.
     """
 
     checks: list[Check] = field(default_factory=list[Check])
     wrong: list[str] = field(default_factory=list[str])
     unpaired: list[Unpaired] = field(default_factory=list[Unpaired])
     lost: list[Lost] = field(default_factory=list[Lost])
+    shown: set[Place] = field(default_factory=set[Place])
 
     def add(self, trial: Trial | Check | None) -> None:
         """Run a trial and keep what it shows."""
@@ -55,20 +60,24 @@ class SiteResults:
 
 def new_sites(
     original: Model, fused: Model, seed: int, only: Sequence[str] = ()
-) -> tuple[list[FusedNode], list[Unpaired]]:
+) -> tuple[list[FusedNode], list[tuple[Difference, str]]]:
     """The fused nodes that only the second model has, or those of them with a given output.
 
-    Also gives those of which too little is known to check them alone.
+    Also gives those of which too little is known to run them alone, and what that is.
     """
     before = parts_by_scope(original)
+    # A node means what its function says, where that is not ours.
+    pairs = ((original.proto, fused.proto), (fused.proto, original.proto))
+    other = {function.name for pair in pairs for function in unlike_functions(*pair)}
     found: list[FusedNode] = []
-    unknown: list[Unpaired] = []
+    unknown: list[tuple[Difference, str]] = []
     for node, scope, site in fused_nodes(fused, np.random.default_rng(seed)):
         there, output = before.get(scope), node.output[0]
         new = there is None or there.node(output) != node
+        new = new or (node.domain == OWN_DOMAIN and node.op_type in other)
         if new and (not only or output in only):
             if isinstance(site, str):
-                unknown.append(Unpaired(output, site))
+                unknown.append((Difference(scope, node, "fused"), site))
             else:
                 found.append(site)
     return found, unknown
@@ -92,14 +101,16 @@ def check_sites(
     parts: dict[str, Part] = {}
     for site in sites:
         there = before.get(site.scope)
-        found = "the original has no such graph"
+        found: str | tuple[Check, list[onnx.NodeProto]] = "the original has no such graph"
         if there is not None:
             found = _check_meaning(there, after[site.scope], site, seed)
-        if isinstance(found, str):
-            results.unpaired.append(Unpaired(site.output, found))
+        if isinstance(found, str) or there is None:
+            results.unpaired.append(Unpaired(site.output, str(found)))
             continue
-        results.checks.append(found)
-        if there is not None and found.passed:
+        check, nodes = found
+        results.checks.append(check)
+        if check.passed:
+            results.shown |= after[site.scope].places(nodes)
             # Only where both mean the same can the one be measured by the other's bound.
             parts[site.output] = partial(_replaced, there, after[site.scope], site)
     alike: dict[object, list[FusedNode]] = {}
@@ -171,17 +182,27 @@ def _likeness(site: FusedNode) -> object:
     )
 
 
-def _check_meaning(before: Parts, after: Parts, site: FusedNode, seed: int) -> Check | str:
+def _check_meaning(
+    before: Parts, after: Parts, site: FusedNode, seed: int
+) -> tuple[Check, list[onnx.NodeProto]] | str:
     """The node against what it replaced, in float64; a sentence when they cannot be paired.
 
-    What cannot be paired, or does not run on rows of another number, is left to the whole model.
+    Also gives the nodes of the fused model that were evaluated. What cannot be paired, or does not
+    run on rows of another number, is left to the whole model.
     """
     if before.node(site.output) is None:
         return f"the original computes no {site.output!r}"
     part = _replaced(before, after, site)
     replacement = after.behind(site.node, _shared(before, after, site))
-    if part is None or replacement is None:
-        return "what it replaced reads more than the fused node does"
+    if part is not None and replacement is not None:
+        found = _figure(part, replacement, site, seed)
+        if not isinstance(found, str):
+            return found, list(replacement.proto.graph.node)
+    # What it replaced reads more, or something else: cut where both have tensors.
+    return compared(before, after, site.node, "fused", seed)
+
+
+def _figure(part: Model, replacement: Model, site: FusedNode, seed: int) -> Check | str:
     rng = np.random.default_rng(seed)
     a, b = operands(site, _rows_around_epsilon(site, rng), rng, as_declared=True)
     values = {**site.vectors, "A": a, "B": b}

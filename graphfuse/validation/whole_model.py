@@ -10,19 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import onnx
 
 from graphfuse import machine
 from graphfuse.errors import OriginalModelError, UsageError, in_one_line
 from graphfuse.feeding import Feed, Feeding
 from graphfuse.graph.model_file import Model
+from graphfuse.graph.scopes import function_key
 from graphfuse.graph.shapes import type_of
+from graphfuse.graph.tensors import subgraphs
 from graphfuse.profiling import profile, require_fused_on
 from graphfuse.records import Check
 from graphfuse.runtime import CPU, has_kernels, plain_options, run, session
-from graphfuse.validation.lifting import OWN_DOMAIN
+from graphfuse.validation.evaluator import UnsupportedModelError
+from graphfuse.validation.fused_nodes import ScopeKey, takes_kernels
 from graphfuse.validation.lockstep import Lockstep, Meaning
 from graphfuse.validation.outputs import OutputJudge
 from graphfuse.validation.reference import RoundedSamples, Twin
@@ -35,18 +39,29 @@ if TYPE_CHECKING:
 
 Stage = Callable[[str], object]
 
+BRANCHES = ("then_branch", "else_branch")
+
+Way = tuple[bool, bool]
+"""How a model is run: with optimizations, and with graphfuse's kernels."""
+
 FEEDS = {"fast": 1, "full": 3}
 """How many feeds are drawn at each level, unless the user says."""
 
 
 @dataclass
 class Ran:
-    """One feed that the original ran on: its outputs by level of optimization, and float64's."""
+    """One feed that the original ran on: its outputs by way of running it, and float64's."""
 
     feed: Feed
-    before: dict[bool, Outputs]
+    before: dict[Way, Outputs]
     meaning: Meaning = field(default_factory=Meaning)
     samples: RoundedSamples | None = None
+
+    def like(self, kernels: bool) -> Mapping[bool, Outputs]:
+        """The original's outputs by optimization: run alike, or as it could be run."""
+        flags = {flag for _, flag in self.before}
+        wanted = kernels if kernels in flags else next(iter(flags))
+        return {level: found for (level, flag), found in self.before.items() if flag == wanted}
 
 
 @dataclass
@@ -68,10 +83,6 @@ class WholeModel:
         """The float64 twins of both models."""
         return Lockstep(Twin(self.original), Twin(self.fused))
 
-    @property
-    def _levels(self) -> tuple[bool, ...]:
-        return (True,) if self.level == "fast" else (False, True)
-
     def run(self) -> list[Check]:
         """Run everything. Raises OriginalModelError when the original runs on no feed."""
         self.stage(f"running the original on {self.provider}")
@@ -79,7 +90,13 @@ class WholeModel:
         checks: list[Check] = []
         for ran in self.ran:
             self.stage(f"evaluating in float64 ({ran.feed.label})")
-            checks += self._meaning(ran)
+            try:
+                checks += self._meaning(ran)
+            except UnsupportedModelError:
+                failure = self._fails_to_run(ran)
+                if failure is None:
+                    raise
+                return [*checks, failure]
         half = [outputs for outputs, taken in self.twins.original.taken.items() if len(taken) == 1]
         if half:
             self.notes.append(
@@ -100,13 +117,27 @@ class WholeModel:
         spent = profile(make, plain_options(), self.ran[0].feed.values, 1)
         require_fused_on(spent, self.provider)
 
-    def ways(self) -> list[tuple[bool, bool]]:
-        """How the fused model is run: optimizations, graphfuse's kernels.
+    def reached(self, scope: ScopeKey) -> bool:
+        """Whether the walk of the twins has evaluated a graph of the fused model.
+
+        A branch inside a function is taken for one that it has not.
+        """
+        if scope[0] == "function":
+            return len(scope) == 4 and scope[1:] in _called(self.fused.proto.graph)
+        taken, path = self.twins.fused.taken, scope[1:]
+        steps = zip(path[::3], path[1::3], strict=False)
+        return all(
+            attribute in taken.get(cast("tuple[str, ...]", outputs), ())
+            for outputs, attribute in steps
+            if attribute in BRANCHES
+        )
+
+    def ways(self) -> list[Way]:
+        """How the fused model is run.
 
         Whoever has no kernels runs the functions' bodies, so those are run as well.
         """
-        own = any(opset.domain == OWN_DOMAIN for opset in self.fused.proto.opset_import)
-        kernels = own and has_kernels([self.provider])
+        kernels = has_kernels([self.provider]) and takes_kernels(self.fused.proto)
         if self.level == "fast":
             return [(True, kernels)]
         if kernels:
@@ -115,19 +146,31 @@ class WholeModel:
 
     def _run_originals(self) -> None:
         choices = self.feeding.feeds(self.original.proto, FEEDS[self.level])
-        first, *more = self._levels
-        made = self._original_session(first)
+        first, *more = self._original_ways()
+        made = self._original_session(*first)
         for number, alternatives in enumerate(choices):
             # What the user gives must run; sizes that are made up need not, but for the first.
             required = number == 0 or self.feeding.inputs is not None
             found = self._first_that_runs(made, alternatives, required)
             if found is not None:
                 self.ran.append(Ran(found[0], {first: found[1]}))
-        for flag in more:
+        for way in more:
             del made
-            made = self._original_session(flag)
-            for ran in self.ran:
-                ran.before[flag] = self._run_original(made, ran.feed)
+            made = self._original_session(*way)
+            try:
+                for ran in self.ran:
+                    ran.before[way] = self._run_original(made, ran.feed)
+            except OriginalModelError as error:
+                if first[1] == way[1]:
+                    raise
+                self.notes.append(f"without graphfuse's kernels {error.message}")
+                return
+
+    def _original_ways(self) -> list[Way]:
+        """An original with fused nodes of ours is run with our kernels and without them."""
+        levels = (True,) if self.level == "fast" else (False, True)
+        own = has_kernels([self.provider]) and takes_kernels(self.original.proto)
+        return [(level, flag) for flag in ((True, False) if own else (False,)) for level in levels]
 
     def _first_that_runs(
         self, made: Any, alternatives: Sequence[Feed], required: bool
@@ -154,10 +197,10 @@ class WholeModel:
             self.notes.append(f"the original does not run on other sizes ({alternatives[0].label})")
         return None
 
-    def _original_session(self, optimize: bool) -> Any:
+    def _original_session(self, optimize: bool, kernels: bool) -> Any:
         try:
             proto, folder = self.original.proto, self.original.folder
-            return session(proto, folder, self.provider, optimize)
+            return session(proto, folder, self.provider, optimize, kernels)
         except Exception as error:
             # onnxruntime raises its own classes, one per failure code.
             raise self._does_not_run(error) from error
@@ -209,6 +252,24 @@ class WholeModel:
         checks = ran.meaning.checks(self.twins.original.outputs, f"float64, {ran.feed.label}")
         return [replace(check, repeat=self._repeat(ran.feed)) for check in checks]
 
+    def _fails_to_run(self, ran: Ran) -> Check | None:
+        """The failed check where the fused model does not run on what the original ran on.
+
+        The twin of such a model does not run either, and not for want of a meaning in float64.
+        """
+        optimize, kernels = self.ways()[0]
+        proto, folder = self.fused.proto, self.fused.folder
+        try:
+            run(session(proto, folder, self.provider, optimize, kernels), ran.feed.values)
+        except Exception as error:
+            # onnxruntime raises its own classes, one per failure code.
+            return self._does_not_run_fused(ran, f"{self.provider}: {in_one_line(error)}")
+        return None
+
+    def _does_not_run_fused(self, ran: Ran, where: str) -> Check:
+        subject = f"the fused model does not run on {ran.feed.label}, the original does"
+        return Check("G2", subject, float("inf"), 0.0, where, False, self._repeat(ran.feed))
+
     def _end_to_end(self, optimize: bool, kernels: bool) -> list[Check]:
         checks: list[Check] = []
         made = None
@@ -225,29 +286,35 @@ class WholeModel:
                 # onnxruntime raises its own classes, one per failure code.
                 machine.check(error, f"running the fused model on {self.provider}")
                 text = f"{where}: {in_one_line(error)}"
-                subject = "the fused model does not run"
-                return [*checks, Check("G2", subject, float("inf"), 0.0, text, False)]
+                return [*checks, self._does_not_run_fused(ran, text)]
             for name in dict.fromkeys(self.twins.original.outputs):
-                judge, base = self._judge(ran, name), ran.before[optimize][name]
+                alike = ran.like(kernels)
+                judge, base = self._judge(ran, name, kernels), alike[optimize][name]
                 found = judge.checks(results[name], base, where)
                 checks += [replace(check, repeat=self._repeat(ran.feed)) for check in found]
         return checks
 
-    def _judge(self, ran: Ran, name: str) -> OutputJudge:
+    def _judge(self, ran: Ran, name: str, kernels: bool) -> OutputJudge:
         value = next(value for value in self.original.proto.graph.output if value.name == name)
         ran.samples = samples = ran.samples or RoundedSamples(self.twins.original, ran.feed.values)
         return OutputJudge(
             name,
             type_of(value.type).elem_type,
             ran.meaning.values[name],
-            [outputs[name] for outputs in ran.before.values()],
+            [outputs[name] for outputs in ran.like(kernels).values()],
             lambda: (outputs[name] for outputs in samples),
             samples.decides,
-            peers=lambda: (self._judge(each, name) for each in self.ran),
+            peers=lambda: (self._judge(each, name, kernels) for each in self.ran),
         )
 
     def _repeat(self, feed: Feed) -> str:
         return f"--validate {self.level} {feed.repeat}".strip()
+
+
+def _called(graph: onnx.GraphProto) -> set[ScopeKey]:
+    """The functions that a graph calls, itself or in a body."""
+    found: set[ScopeKey] = {function_key(node) for node in graph.node}
+    return found.union(*(_called(body) for node in graph.node for body in subgraphs(node)))
 
 
 def _is_numeric(array: Any) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.mutants.kinds import KINDS
-from tests.mutants.trial import TARGETS, Verdict, verdicts
+from tests.mutants.trial import LEVELS, TARGETS, Verdict, verdicts
 
 MODELS = ("bert", "gpt2", "llama", "gemma", "t5")
 TYPES = ("float32", "float16")
@@ -25,7 +25,9 @@ def main() -> int:
     parser.add_argument("--kinds", default=",".join(KINDS))
     options = parser.parse_args()
     found: list[Verdict] = []
-    print(f"{'model':16} {'operators':12} {'mutant':34} {'fast':18} {'full':18} allclose")
+    print(
+        f"{'model':16} {'operators':12} {'mutant':34} {'fast':12} {'full':12} {'sites':12} {'turned':12} allclose"
+    )
     with tempfile.TemporaryDirectory() as folder:
         for label, path in _models(options.models.split(","), options.types.split(","), folder):
             for family in options.families.split(","):
@@ -33,11 +35,11 @@ def main() -> int:
                     found.append(verdict)
                     _show(verdict)
     print()
-    for level in ("fast", "full", "allclose"):
+    for level in (*LEVELS, "turned", "allclose"):
         missed = Counter(v.kind for v in found if getattr(v, level) == "passed")
         caught = len(found) - sum(missed.values())
         print(f"{level}: {caught} of {len(found)} caught; missed: {dict(missed) or 'none'}")
-    return 0 if all(verdict.full != "passed" for verdict in found) else 1
+    return 1 if any(verdict.missed for verdict in found) else 0
 
 
 def _models(names: list[str], types: list[str], folder: str) -> Iterator[tuple[str, Path]]:
@@ -58,7 +60,9 @@ def _models(names: list[str], types: list[str], folder: str) -> Iterator[tuple[s
 
 def _show(v: Verdict) -> None:
     print(
-        f"{v.model:16} {v.family:12} {v.kind:34} {v.fast:18} {v.full:18} {v.allclose}", flush=True
+        f"{v.model:16} {v.family:12} {v.kind:34} {v.fast:12} {v.full:12} {v.sites:12} "
+        f"{v.turned:12} {v.allclose}",
+        flush=True,
     )
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from graphfuse import ops
+
 
 class NothingToDamageError(Exception):
     """The model has nothing that this kind of mutant changes."""
@@ -206,6 +208,124 @@ def body_with_another_epsilon(proto: onnx.ModelProto) -> None:
         attribute.CopyFrom(helper.make_attribute(attribute.name, double))
 
 
+def _bodies(proto: onnx.ModelProto) -> list[onnx.FunctionProto]:
+    mine = {node.op_type for node in fused_nodes(proto) if node.domain == "graphfuse"}
+    found = [f for f in proto.functions if f.domain == "graphfuse" and f.name in mine]
+    if not found:
+        raise NothingToDamageError("onnxruntime's operator has no function")
+    return found
+
+
+def _behind_body(function: onnx.FunctionProto, nodes: list[onnx.NodeProto]) -> None:
+    """Nodes that make Y of what the body has computed, `before`."""
+    for node in function.node:
+        for position, name in enumerate(node.output):
+            if name == "Y":
+                node.output[position] = "before"
+    function.node.extend(nodes)
+
+
+def body_output_scaled(proto: onnx.ModelProto) -> None:
+    """By one half more; below opset 12 nothing makes such a number shorter than this."""
+    for function in _bodies(proto):
+        half = helper.make_tensor("", onnx.TensorProto.FLOAT, [], [1.5])
+        _behind_body(
+            function,
+            [
+                helper.make_node("Constant", [], ["factor32"], value=half),
+                helper.make_node("CastLike", ["factor32", "A"], ["factor"]),
+                helper.make_node("Mul", ["before", "factor"], ["Y"]),
+            ],
+        )
+
+
+def body_wrong_for_large_batches(proto: onnx.ModelProto) -> None:
+    """Of more than three rows of the first axis the result is zero, of fewer it is right."""
+    for function in _bodies(proto):
+        three = helper.make_tensor("", onnx.TensorProto.INT64, [], [3])
+        first = helper.make_tensor("", onnx.TensorProto.INT64, [], [0])
+        _behind_body(
+            function,
+            [
+                helper.make_node("Constant", [], ["three"], value=three),
+                helper.make_node("Constant", [], ["first"], value=first),
+                helper.make_node("Shape", ["A"], ["extents"]),
+                helper.make_node("Gather", ["extents", "first"], ["batch"]),
+                helper.make_node("Greater", ["batch", "three"], ["large"]),
+                helper.make_node("Not", ["large"], ["small"]),
+                helper.make_node("CastLike", ["small", "A"], ["factor"]),
+                helper.make_node("Mul", ["before", "factor"], ["Y"]),
+            ],
+        )
+
+
+def body_over_other_axes(proto: onnx.ModelProto) -> None:
+    """A body as graphfuse writes it for other nodes: over the last two axes."""
+    for function in _bodies(proto):
+        kind = "LayerNorm" if "LayerNorm" in function.name else "RMSNorm"
+        opset = next(entry.version for entry in function.opset_import if not entry.domain)
+        elem_type = onnx.TensorProto.FLOAT
+        variant = ops.Variant(elem_type, elem_type, axis=-2, form=ops.APART)
+        biased = "AddBias" in function.input
+        function.CopyFrom(ops.function(kind, opset, variant, biased))
+
+
+def overload_of_another_meaning(proto: onnx.ModelProto) -> None:
+    """The node calls a function of the same name under another overload."""
+    (function, *_) = _bodies(proto)
+    other = onnx.FunctionProto()
+    other.CopyFrom(function)
+    other.overload = "other"
+    _scale_last(other)
+    proto.functions.append(other)
+    next(n for n in fused_nodes(proto) if n.op_type == function.name).overload = "other"
+    proto.ir_version = max(proto.ir_version, 10)
+
+
+def _scale_last(function: onnx.FunctionProto) -> None:
+    _behind_body(function, [helper.make_node("Add", ["before", "before"], ["Y"])])
+
+
+def plain_epsilon(proto: onnx.ModelProto) -> None:
+    """Ten times the epsilon of a norm that was not fused."""
+    small = {
+        tensor.name: tensor
+        for tensor in proto.graph.initializer
+        if np.prod(tensor.dims) == 1 and 0 < float(numpy_helper.to_array(tensor).ravel()[0]) < 1e-4
+    }
+    for node in proto.graph.node:
+        if node.domain not in ("", "ai.onnx"):
+            continue
+        for attribute in node.attribute:
+            if attribute.name == "epsilon" and node.op_type.endswith("Normalization"):
+                attribute.f *= 10
+                return
+        for name in node.input if node.op_type == "Add" else ():
+            if name in small:
+                array = numpy_helper.to_array(small[name])
+                small[name].CopyFrom(numpy_helper.from_array(array * array.dtype.type(10), name))
+                return
+    raise NothingToDamageError("every norm is fused")
+
+
+def node_added_behind_a_norm(proto: onnx.ModelProto) -> None:
+    """The readers of a norm read a thousandth more."""
+    node = _middle(proto)
+    name = node.output[0]
+    readers = [n for n in proto.graph.node if name in n.input]
+    if not readers or any(value.name == name for value in proto.graph.output):
+        raise NothingToDamageError("the norm is an output")
+    elem_type = _weight(proto, node.input[2]).data_type
+    dtype = helper.tensor_dtype_to_np_dtype(elem_type)
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(1.001, dtype), "more"))
+    for reader in readers:
+        for position, read in enumerate(reader.input):
+            if read == name:
+                reader.input[position] = "added"
+    at = list(proto.graph.node).index(node)
+    proto.graph.node.insert(at + 1, helper.make_node("Mul", [name, "more"], ["added"]))
+
+
 KINDS: Mapping[str, Callable[[onnx.ModelProto], None]] = {
     function.__name__: function
     for function in (
@@ -224,5 +344,11 @@ KINDS: Mapping[str, Callable[[onnx.ModelProto], None]] = {
         output_of_another,
         statistics_in_float16,
         body_with_another_epsilon,
+        body_output_scaled,
+        body_wrong_for_large_batches,
+        body_over_other_axes,
+        overload_of_another_meaning,
+        plain_epsilon,
+        node_added_behind_a_norm,
     )
 }
