@@ -328,7 +328,7 @@ def write(result: FuseResult, source: Model, target: Target, stage: Stage) -> Fu
     proto = result.proto if result.changed else None
     with drafted(proto, source, target, *([portion] if portion else [])) as (draft, notes):
         written = draft.commit()
-    return replace(result, written=written, notes=tuple(notes))
+    return replace(result, written=written, notes=(*result.notes, *notes))
 
 
 def _read(source: Model) -> tuple[HashedFile, ...]:

@@ -263,6 +263,7 @@ class WholeModel:
             run(session(proto, folder, self.provider, optimize, kernels), ran.feed.values)
         except Exception as error:
             # onnxruntime raises its own classes, one per failure code.
+            machine.check(error, f"running the fused model on {self.provider}")
             return self._does_not_run_fused(ran, f"{self.provider}: {in_one_line(error)}")
         return None
 
