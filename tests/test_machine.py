@@ -295,7 +295,7 @@ def test_little_memory_is_never_a_verdict(limit: int, tmp_path: Path) -> None:
         assert sum(node.domain == "graphfuse" for node in onnx.load(out).graph.node) == 5
     else:
         assert not out.exists()
-    assert run.returncode in (0, 5, 127) or run.returncode < 0, run.stderr
+    assert run.returncode in (0, 4, 5, 127) or run.returncode < 0, run.stderr
 
 
 def test_no_room_for_the_error_itself(
