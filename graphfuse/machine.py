@@ -17,7 +17,7 @@ The line is drawn by the kind of exception:
   why: FAIL is a shape that does not fit as well as an allocation that failed. So for these, for
   Python's RuntimeError (threads; C++ exceptions without a class) and for ImportError (a library
   that finds no room) the words decide: those of allocators, of the system and of threads, as below.
-  Names of a model stand in quotes there, and are not looked at.
+  Names of a model stand in quotes or behind `Node` there, and are not looked at.
 - An error of graphfuse's own was judged where it was raised.
 
 All else (InvalidArgument, NotImplemented, InvalidGraph, Fail with other words) is the model's.
@@ -85,7 +85,7 @@ WORDS = (
 LONGEST = 120
 """Characters of what was said that are shown."""
 
-QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+QUOTED = re.compile(r"(?<!\w)'[^']*'|\"[^\"]*\"|Node \([^)]*\)")
 
 
 def lack(error: BaseException | None) -> Lack | None:

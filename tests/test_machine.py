@@ -61,6 +61,7 @@ FAULTS: dict[str, tuple[Exception, machine.Lack]] = {
 
 ITS_OWN = [
     Ort.Fail("Add node. Name:'std::bad_alloc' Status Message: axis == 1 was false. 3 by 4"),
+    Ort.Fail("Node (out of memory) Op (Add) [TypeInferenceError] B has inconsistent type"),
     Ort.NotImplemented("9 : NOT_IMPLEMENTED : Could not find an implementation for Add(14)"),
     Ort.InvalidGraph("10 : INVALID_GRAPH : B has inconsistent type tensor(float16)"),
     Ort.InvalidArgument("2 : INVALID_ARGUMENT : Got invalid dimensions"),
