@@ -92,6 +92,19 @@ def of_bodies(model: onnx.ModelProto, runtime: Runtime) -> list[str]:
     ]
 
 
+def of_strange(names: Iterable[str]) -> list[str]:
+    """What is to be said of a model with functions of its own under our operators' names."""
+    found = list(names)
+    if not found:
+        return []
+    shown = " and ".join(found)
+    return [
+        f"{shown} of this model is not what graphfuse writes under that name, and counts as any "
+        "other function; graphfuse's kernels would run in its place, so do not register them for "
+        "this model (`graphfuse.session_options(kernels=False)`), or rename the function"
+    ]
+
+
 def form_of(function: onnx.FunctionProto) -> str | None:
     """The form of one of graphfuse's functions; None for any other, or one for several targets."""
     if function.domain != ops.DOMAIN or function.name not in KINDS:

@@ -2,7 +2,7 @@
 
 Exit codes of the command line: 0 ok; 1 a check failed and nothing was written; 2 usage; 3 the model
 is unreadable or unsafe; 4 the original model itself does not run; 5 an execution provider or a
-package is missing; 6 a gate was missed.
+package is missing, or the machine gave out; 6 a gate was missed.
 """
 
 from __future__ import annotations
@@ -22,18 +22,6 @@ def printable(text: str) -> str:
 def in_one_line(error: BaseException, length: int = 300) -> str:
     """What another package's error says, on one line and not too long."""
     return " ".join(str(error).split())[:length]
-
-
-def lacks_memory(error: Exception) -> bool:
-    """Whether Python cannot load a library or start a thread for want of memory."""
-    return isinstance(error, (ImportError, RuntimeError)) and any(
-        words in str(error)
-        for words in (
-            "failed to map segment",
-            "can't start new thread",
-            "Exception caught: std::bad_alloc",
-        )
-    )
 
 
 class GraphfuseError(Exception):
@@ -105,6 +93,12 @@ class OriginalModelError(GraphfuseError):
 
 class ProviderError(GraphfuseError):
     """An execution provider, or a package that provides it, is not installed."""
+
+    exit_code = 5
+
+
+class MachineError(GraphfuseError):
+    """Memory, threads or files gave out: it says nothing of any model, and nothing was written."""
 
     exit_code = 5
 

@@ -15,7 +15,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from graphfuse.errors import ProviderError, lacks_memory
+from graphfuse import machine
+from graphfuse.errors import ProviderError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,8 +87,7 @@ def onnxruntime() -> OnnxRuntime:
     try:
         module = importlib.import_module("onnxruntime")
     except ImportError as error:
-        if lacks_memory(error):
-            raise MemoryError from error
+        machine.check(error, "importing onnxruntime")
         raise ProviderError(
             f"onnxruntime cannot be imported ({error})",
             "install it with `pip install 'graphfuse[cpu]'`, "

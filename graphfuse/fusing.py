@@ -10,6 +10,7 @@ from functools import cached_property, partial
 import onnx
 
 from graphfuse import advice, foreign, runtimes, targets
+from graphfuse.bodies import strange_names
 from graphfuse.errors import UsageError, ValidationError
 from graphfuse.feeding import Feeding
 from graphfuse.graph.model_file import Model, materialized
@@ -97,6 +98,7 @@ class Fusing:
             costs=planned.costs,
             runtime=planned.runtime,
             made_for=planned.made_for,
+            notes=tuple(advice.of_strange(self.scan.strange)),
             complete=partial(materialized, self.source),
         )
 
@@ -144,6 +146,8 @@ def validate_models(
     check_signature(original.proto.graph, fused.proto.graph)
     report = judge(original, fused, providers, feeding, level, sites, stage)
     said = advice.of_bodies(fused.proto, runtimes.runtime())
+    names = (*strange_names(original.proto), *strange_names(fused.proto))
+    said += advice.of_strange(dict.fromkeys(names))
     return replace(report, notes=tuple(dict.fromkeys((*report.notes, *said))))
 
 

@@ -344,7 +344,7 @@ def write(result: FuseResult, source: Model, target: Target, stage: Stage) -> Fu
         drafted(proto, source, target, *told) as (draft, notes),
     ):
         written = draft.commit(source.check_same)
-    return replace(result, written=written, notes=tuple(notes))
+    return replace(result, written=written, notes=(*result.notes, *notes))
 
 
 def _read(source: Model) -> tuple[HashedFile, ...]:

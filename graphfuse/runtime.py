@@ -16,9 +16,10 @@ import numpy as np
 import onnx
 
 from graphfuse import faults, foreign, runtimes
+from graphfuse.bodies import strange
 from graphfuse.errors import ProviderError, UsageError
 from graphfuse.graph.model_file import is_utf8, serialize
-from graphfuse.graph.weights import as_file, without_links
+from graphfuse.graph.weights import as_file, has_external, without_links
 from graphfuse.kernels import register, why_not
 
 if TYPE_CHECKING:
@@ -118,6 +119,11 @@ def has_kernels(providers: Providers) -> bool:
     return _first(providers) == CPU and not why_not()
 
 
+def takes_kernels(model: onnx.ModelProto | bytes | Path, provider: str) -> bool:
+    """Whether a session of a model is to have graphfuse's kernels, on what is known of it."""
+    return has_kernels(provider) and not (isinstance(model, onnx.ModelProto) and strange(model))
+
+
 def _first(providers: Providers) -> str:
     if not providers:
         raise UsageError(
@@ -181,9 +187,11 @@ def session(
 ) -> foreign.Session:
     """A session on one execution provider; external data is looked for in `folder`.
 
-    `kernels` is that of `session_options`; all else is onnxruntime's default, so that both models
-    of a validation are optimised alike. `options` stand in their place. Without `fallback` no node
-    may be given to the CPU in place of the provider. Raises ProviderError when
+    `kernels` is that of `session_options`, but that None registers none for a model with a function
+    of its own under the name of one of them: they would run in its place. All else is onnxruntime's
+    default, so that both models of a validation are optimised alike. `options` stand in their
+    place. Without `fallback` no node may be given to the CPU in place of the provider. Raises
+    ProviderError when
     onnxruntime lists the provider and cannot start it: it would go on with the CPU.
     """
     runtime = foreign.onnxruntime()
@@ -191,7 +199,7 @@ def session(
         foreign.load_cuda_libraries()
     if options is None:
         options = plain_options()
-        if has_kernels(provider) if kernels is None else kernels:
+        if takes_kernels(model, provider) if kernels is None else kernels:
             register(options)
     options.log_severity_level = 4
     if not fallback and provider != CPU:
@@ -202,8 +210,9 @@ def session(
         model, folder = without_links(model, folder)
     if isinstance(model, Path) and not is_utf8(model):
         model = model.read_bytes()
-    # As bytes: the folder's name need not be UTF-8 either.
-    options.add_session_config_entry(FOLDER_KEY, os.fsencode(folder.resolve()))
+    if not isinstance(model, onnx.ModelProto) or has_external(model):
+        # As bytes: the folder's name need not be UTF-8.
+        options.add_session_config_entry(FOLDER_KEY, os.fsencode(folder.resolve()))
     data: object = serialize(model) if isinstance(model, onnx.ModelProto) else model
     given = [(provider, provider_options(provider, runtime.__version__))]
     with contextlib.ExitStack() as stack:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import signal
 import sys
 from types import FrameType
@@ -10,10 +12,11 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from graphfuse import machine
 from graphfuse.cli import change, look, measure
 from graphfuse.cli.show import send_stages_to
 from graphfuse.cli.streams import ReportError, check_memory, prepare, reporting
-from graphfuse.errors import GraphfuseError, lacks_memory, printable
+from graphfuse.errors import GraphfuseError, printable
 from graphfuse.isolation import begin
 
 app = typer.Typer(
@@ -28,9 +31,17 @@ for command in (look.scan, look.explain, change.fuse, change.validate, measure.b
     app.command()(command)
 
 
-OUT_OF_MEMORY = (
-    "out of memory; raise the limit (ulimit -v, --memory-limit), or give smaller feeds with "
-    "--input-shapes"
+OUTPUT_FAULTS = frozenset(
+    getattr(errno, name)
+    for name in ("EPIPE", "ENOSPC", "EIO", "EFBIG", "EBADF", "EDQUOT", "EINVAL", "ECONNRESET")
+    if hasattr(errno, name)
+)
+"""How writing to standard output fails: it has no name, and whatever else has."""
+
+
+NO_ROOM = (
+    b"graphfuse: error: there is not enough memory, nor to say where; give it more (`ulimit -v`, "
+    b"a container's limit, --memory-limit)\n"
 )
 
 
@@ -55,6 +66,14 @@ def options(
 
 def main() -> None:
     """The entry point: errors become one line on stderr and their exit code."""
+    try:
+        _run()
+    except MemoryError:
+        os.write(2, NO_ROOM)
+        raise SystemExit(5) from None
+
+
+def _run() -> None:
     prepare()
     _handle_signals()
     send_stages_to(begin())
@@ -66,17 +85,17 @@ def main() -> None:
         with reporting():
             pass
     except GraphfuseError as error:
+        _let_go(error)
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
-    except MemoryError:
-        _fail(OUT_OF_MEMORY, 1)
     except OSError as error:
+        if error.errno not in OUTPUT_FAULTS or error.filename is not None:
+            _fail_of_machine(error)
         # Of the report only: what reads and writes models has errors of its own.
         _fail(str(ReportError(error, ())), 1)
     except Exception as error:
-        if lacks_memory(error):
-            _fail(OUT_OF_MEMORY, 1)
+        _fail_of_machine(error)
         # typer's own errors (wrong options, missing arguments), whichever click it brings.
         message = getattr(error, "format_message", None)
         if type(error).__name__ == "Abort":
@@ -88,6 +107,25 @@ def main() -> None:
         # typer turns an interrupt into this code.
         _fail("interrupted", 130)
     raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Drop the frames that an error holds: with them go the arrays and sessions of the run.
+
+    Where memory gave out there is no room for a line else.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
+def _fail_of_machine(error: Exception) -> None:
+    """End with one line when memory, threads or files gave out where no stage was named."""
+    found = machine.lack(error)
+    if found is not None:
+        _let_go(error)
+        named = machine.failure(found, "running graphfuse", error)
+        _fail(str(named), named.exit_code)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -22,6 +22,7 @@ from graphfuse.cli.options import (
 )
 from graphfuse.cli.show import console, print_json, progress
 from graphfuse.cli.streams import reporting
+from graphfuse.errors import GateError
 from graphfuse.limits import Limits
 
 
@@ -79,6 +80,13 @@ def fuse(
             from graphfuse.report.terminal import print_summary
 
             print_summary(console(), model, result)
+    if result.put_back and not result.changed:
+        raise GateError(
+            f"all {len(result.put_back)} sites that were fused failed validation and were put "
+            "back: the output, if one was asked for, is the original",
+            "the report says what each of them failed: real feeds (--load-inputs) may help, and "
+            "whatever is wrong with a node of graphfuse's please report",
+        )
 
 
 @can_isolate

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from graphfuse import machine
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,11 +37,21 @@ def console(stderr: bool = False) -> Console:
     return made
 
 
-def progress() -> Any:
-    """The stages of a run on stderr; a context that yields what to call with each."""
+@contextmanager
+def progress() -> Generator[Any]:
+    """The stages of a run on stderr; a context that yields what to call with each.
+
+    Raises MachineError, naming the stage, when memory, threads or files give out in it.
+    """
     from graphfuse.report.progress import StageProgress
 
-    return StageProgress(console(stderr=True), _stages)
+    made = StageProgress(console(stderr=True), _stages)
+    try:
+        with made:
+            yield made
+    except Exception as error:
+        machine.check(error, made.stage)
+        raise
 
 
 def print_json(document: dict[str, Any]) -> None:

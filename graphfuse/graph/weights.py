@@ -345,6 +345,11 @@ def _unset(tensor: onnx.TensorProto, key: str) -> None:
     tensor.external_data.extend(copies)
 
 
+def has_external(model: onnx.ModelProto) -> bool:
+    """Whether a model needs other files: one that does not has no place, and needs none."""
+    return any(map(is_external, model_tensors(model)))
+
+
 def without_links(model: onnx.ModelProto, folder: Path) -> tuple[onnx.ModelProto, Path]:
     """A model whose data files are links (the Hugging Face cache), as one that names the files.
 

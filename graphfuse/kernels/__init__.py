@@ -22,7 +22,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from graphfuse import foreign
+from graphfuse import foreign, machine
 from graphfuse.errors import ProviderError, in_one_line
 
 __all__ = ["library_path", "register", "why_not"]
@@ -60,7 +60,10 @@ def library_path() -> Path:
 
 @cache
 def why_not() -> str:
-    """Why the kernels cannot be used here, in one sentence; '' when they can."""
+    """Why the kernels cannot be used here, in one sentence; '' when they can.
+
+    Raises MachineError where there is no room for them now: that is not for all of the process.
+    """
     try:
         register(foreign.onnxruntime().SessionOptions())
     except ProviderError as error:
@@ -81,6 +84,7 @@ def register(options: foreign.SessionOptions) -> None:
         options.register_custom_ops_library(str(path))
     except Exception as error:
         # onnxruntime raises its own classes, one per failure code.
+        machine.check(error, "loading graphfuse's kernels")
         raise ProviderError(
             f"onnxruntime cannot load graphfuse's kernels from {path}: {in_one_line(error)}",
             "fused models run without them: `graphfuse.session_options(kernels=False)`",

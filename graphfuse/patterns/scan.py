@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import prod
 
+from graphfuse.bodies import strange_names
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.nodes import Node
 from graphfuse.graph.shapes import extent_of
@@ -35,11 +36,15 @@ def scan(model: Model) -> Scan:
     """Find the sites and near misses of a model, graph by graph, in the order of their Adds."""
     kept: list[Site | NearMiss] = []
     fused = nodes = 0
+    unlike = strange_names(model.proto)
     for view in views(model):
         found = [item for candidate in _candidates(view) for item in _judge(view, candidate)]
         kept.extend(_without_overlap(found))
         fused += sum(
-            is_fused_node(node.domain, node.op_type) for node in view.nodes if not node.in_call
+            is_fused_node(node.domain, node.op_type)
+            and f"{node.domain}::{node.op_type}" not in unlike
+            for node in view.nodes
+            if not node.in_call
         )
         nodes += len(view.scope.graph.node)
     sites = [item for item in kept if isinstance(item, Site)]
@@ -49,6 +54,7 @@ def scan(model: Model) -> Scan:
         near_misses=tuple(replace(miss, id=f"m{n}") for n, miss in enumerate(misses, 1)),
         already_fused=fused,
         nodes=nodes,
+        strange=unlike,
     )
 
 

@@ -21,6 +21,7 @@ class StageProgress:
     def __init__(self, console: Console, descriptor: int | None = None) -> None:
         """`descriptor` is where each stage is also written, a line each."""
         self._descriptor = descriptor
+        self.stage = "starting"
         self._progress = Progress(
             SpinnerColumn(),
             BarColumn(),
@@ -36,6 +37,7 @@ class StageProgress:
 
     def __call__(self, stage: str) -> None:
         """Show that a stage begins."""
+        self.stage = stage
         self._progress.update(self._task, description=printable(stage))
         if self._descriptor is not None:
             os.write(self._descriptor, f"{printable(stage)}\n".encode())

@@ -130,12 +130,13 @@ def print_summary(console: Console, model: str, result: FuseResult) -> None:
     print_costs(console, result)
     if result.validation is not None:
         print_checks(console, result.validation, "")
-        for miss in result.left:
-            if miss.reason is Reason.PUT_BACK:
-                console.print(f"put back: {miss.site} {miss.add}: {miss.got}")
+    for miss in result.put_back:
+        console.print(f"put back: {miss.site} {miss.add}: {miss.got}")
+    if result.put_back and not result.changed:
+        console.print("every site that was fused was put back: the model is unchanged")
     elif not result.changed:
         console.print("nothing to fuse: the model is unchanged")
-    else:
+    elif result.validation is None:
         console.print("not validated (--validate none)")
     if result.changed and result.made_for:
         console.print(f"made for {result.made_for}")
