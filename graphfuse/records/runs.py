@@ -58,9 +58,49 @@ class Unpaired:
     why: str
 
 
+IDENTICAL = "identical"
+ROUNDED = "identical but for one rounding"
+DIFFERENT = "different"
+UNCERTIFIED = "not certified"
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What 160 digits say of a fused node and what it replaced, for all `sites` that are alike.
+
+    `site` is the output of the one that was evaluated, `sites` the outputs of all that it stands
+    for. `spelling` are the original's operators, `extents` the shapes of the operands, `rows` how
+    many rows were evaluated, and `difference` is the largest one, relative to each number; None
+    where nothing was evaluated. `verdict` is IDENTICAL (to ninety digits), ROUNDED (so, when the
+    numbers in `detail` are rounded once to the type that the fused node holds them in), DIFFERENT
+    (`detail` has the first digit that differs) or UNCERTIFIED (`detail` says why). `repeat` are the
+    options of `graphfuse validate ORIGINAL FUSED` that make it again.
+    """
+
+    site: str
+    sites: tuple[str, ...]
+    kind: str
+    spelling: str
+    extents: str
+    rows: int
+    seed: int
+    digits: int
+    verdict: str
+    detail: str
+    difference: float | None
+    repeat: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the fused node is what it replaced."""
+        return self.verdict in (IDENTICAL, ROUNDED)
+
+
 @dataclass(frozen=True, slots=True)
 class ValidationReport:
     """All checks of one validation. `passed` is true when every one of them holds.
+
+    `certificates` are there when they were asked for; then each of them has to hold as well.
 
     `wrong` are outputs of fused nodes that are to blame for a failure, in the order of the model.
     `evaluated` tells what evaluated which operators for the float64 twins. `activations` are the
@@ -77,6 +117,7 @@ class ValidationReport:
     activations: tuple[Activation, ...] = ()
     unpaired: tuple[Unpaired, ...] = ()
     notes: tuple[str, ...] = ()
+    certificates: tuple[Certificate, ...] = ()
 
     @property
     def first_difference(self) -> str:
@@ -85,8 +126,13 @@ class ValidationReport:
 
     @property
     def passed(self) -> bool:
-        """Whether every check holds."""
-        return all(check.passed for check in self.checks)
+        """Whether every check and every certificate holds."""
+        return all(each.passed for each in (*self.checks, *self.certificates))
+
+    @property
+    def uncertified(self) -> tuple[Certificate, ...]:
+        """The certificates that do not hold."""
+        return tuple(each for each in self.certificates if not each.passed)
 
     @property
     def failures(self) -> tuple[Check, ...]:

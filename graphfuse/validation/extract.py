@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 import onnx
@@ -72,6 +72,20 @@ class Parts:
     def weight(self, name: str) -> onnx.TensorProto | None:
         """The initializer of that name, of this graph or one around it."""
         return self._initializer(name)
+
+    def knows(self, name: str) -> bool:
+        """Whether there is a tensor of that name, here or in a graph around."""
+        return self._known(name)
+
+    def type(self, name: str) -> TensorType:
+        """What is known of a tensor, here or in a graph around."""
+        found = self._types().get(name, UNKNOWN)
+        return found if found is not UNKNOWN or self._outer is None else self._outer.type(name)
+
+    @property
+    def nodes(self) -> Sequence[onnx.NodeProto]:
+        """The nodes of the graph, as the file has them."""
+        return self._graph.node
 
     def _known(self, name: str) -> bool:
         own = name in self._producers or name in self._inputs or name in self._initializers
