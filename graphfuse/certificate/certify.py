@@ -70,7 +70,9 @@ def _judged(cuts: Sequence[Cut], seed: int, stage: Stage) -> list[Certificate]:
             made.append(_certificate(group, outcome, seed))
             continue
         for single in _alike(group, drawn=False):
-            own = Trial(single[0], seed, drawn=False).outcome()
+            own = outcome
+            if single[0].letters:
+                own = Trial(single[0], seed, drawn=False).outcome()
             made.append(_certificate(single, own, seed))
     return made
 

@@ -43,6 +43,10 @@ class Outcome:
     rows: int = 0
 
 
+class _OtherShapeError(Exception):
+    """An output has another shape in the fused model; the text says which."""
+
+
 @dataclass
 class Run:
     """One pass: the values of the original, of the definition, and of the function's body."""
@@ -66,17 +70,21 @@ class Trial:
     def outcome(self) -> Outcome:
         """Try small extents, then those of the file; a difference must show at the latter too."""
         said: Outcome | None = None
-        for extents in _extents(self.cut):
-            try:
-                found = self._at(extents)
-            except ShapeError as error:
-                said = said or Outcome(UNCERTIFIED, f"the extents {_text(extents)}: {error}")
-                continue
-            except UnknownError as error:
-                return Outcome(UNCERTIFIED, str(error))
-            if found.verdict != DIFFERENT:
-                return found
-            said = found
+        for choices in (_extents(self.cut, False), _extents(self.cut, True)):
+            for extents in choices:
+                try:
+                    found = self._at(extents)
+                except ShapeError as error:
+                    said = said or Outcome(UNCERTIFIED, f"the extents {_text(extents)}: {error}")
+                    continue
+                except UnknownError as error:
+                    return Outcome(UNCERTIFIED, str(error))
+                except _OtherShapeError as error:
+                    found = Outcome(DIFFERENT, str(error), None, _text(extents))
+                if found.verdict != DIFFERENT:
+                    return found
+                said = found
+                break
         return said or Outcome(UNCERTIFIED, "the extents of its operands are not known")
 
     def _at(self, extents: Extents) -> Outcome:
@@ -105,7 +113,7 @@ class Trial:
             for name in self.cut.outputs:
                 one, other = wanted[name].array, (got or {})[name].array
                 if one.shape != other.shape:
-                    raise UnknownError(
+                    raise _OtherShapeError(
                         f"{name} has shape {list(one.shape)} in the original and "
                         f"{list(other.shape)} in the fused model"
                     )
@@ -203,17 +211,16 @@ def _text(extents: Extents) -> str:
     return " + ".join("x".join(map(str, shape)) for shape in (extents.a, extents.b))
 
 
-def _extents(cut: Cut) -> Iterator[Extents]:
-    """Extents to try: small ones, then those that the file has, where they are not too many."""
-    tried: set[tuple[Shape, Shape]] = set()
-    for static in (False, True):
-        for length, batch in ((SEQUENCE, BATCH), (SEQUENCE, 1), (1, 1)):
-            found = _concrete(cut, static, length, batch)
-            if found is None or (found.a, found.b) in tried:
-                continue
-            tried.add((found.a, found.b))
-            if not tried - {(found.a, found.b)} or size(found.total) <= MOST:
-                yield found
+def _extents(cut: Cut, static: bool) -> list[Extents]:
+    """Extents to try: small ones, or those of the file where they are others and not too many."""
+    found: list[Extents] = []
+    for length, batch in ((SEQUENCE, BATCH), (SEQUENCE, 1), (1, 1)):
+        extents = _concrete(cut, static, length, batch)
+        if extents is None or extents in found:
+            continue
+        if not static or (size(extents.total) <= MOST and extents not in _extents(cut, False)):
+            found.append(extents)
+    return found
 
 
 def _concrete(cut: Cut, static: bool, length: int, batch: int) -> Extents | None:
@@ -231,7 +238,7 @@ def _concrete(cut: Cut, static: bool, length: int, batch: int) -> Extents | None
             return 1
         if static and place in known:
             return known[place]
-        return {1: length, 2: batch}.get(place, 1 if place in known and static else 2)
+        return {1: length, 2: batch}.get(place, 1)
 
     made: list[Shape] = []
     for shape in cut.shapes:
