@@ -194,7 +194,7 @@ def validate(
     seeds from `seed` on, `input_shapes` fixing sizes and `val_range` the numbers ('' for all).
     A run of the original may take `run_limit` seconds, 45 where nothing is said.
     `certify` adds a certificate for each distinct fused node: it and what it replaced, evaluated
-    with 160 digits, are the same to 90 (records.Certificate); with it `level` may be none.
+    with 200 digits, are the same to 90 (records.Certificate); with it `level` may be none.
     External data of a ModelProto is looked for beside the original. The report says what passed:
     a failure does not raise. Raises OriginalModelError when the original does not run, and
     ProviderError when a provider, or mpmath for a certificate, is missing.

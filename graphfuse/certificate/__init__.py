@@ -10,7 +10,7 @@ rewrites sites, nor with what evaluates models in float64.
     rows         the operands: rows on which an epsilon, a clamp or a mean shows
     evaluator    the nodes of a cut, one after the other
     elementwise, reductions, shaping, products, norms    the operators, by what they do
-    numbers      numbers of 160 digits, and how a type rounds them
+    numbers      numbers of 200 digits, and how a type rounds them
     implied      the scale, bias and epsilon that the original's numbers imply
     compare      how far two results are apart, and in which digit
 """

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from onnx import NodeProto, TensorProto
@@ -17,7 +17,7 @@ from onnx import NodeProto, TensorProto
 from graphfuse.certificate.calls import Calls
 from graphfuse.certificate.values import Attributes, UnknownError, Value, stored
 from graphfuse.graph.model_file import Model
-from graphfuse.graph.tensors import FLOAT_TYPES, value_names
+from graphfuse.graph.tensors import FLOAT_TYPES, read_names, value_names
 from graphfuse.records import Dim
 from graphfuse.validation.extract import Parts
 from graphfuse.validation.fused_nodes import FusedNode
@@ -55,7 +55,8 @@ class Cut:
     """A site: `a` and `b` are the operands' names, with `shapes`; `outputs` what is compared.
 
     `letters` are the vectors that both models hold alike, with their types and shapes: what holds
-    for any numbers in them holds for all sites that are alike otherwise.
+    for any numbers in them holds for all sites that are alike otherwise. `targets` are shapes that
+    are computed elsewhere in both models, with what is known of the tensors that get them.
     """
 
     site: FusedNode
@@ -66,6 +67,7 @@ class Cut:
     shapes: tuple[Dims, Dims]
     outputs: tuple[str, ...]
     letters: Mapping[str, tuple[int, tuple[int, ...]]]
+    targets: Mapping[str, Dims]
 
     @property
     def spelling(self) -> str:
@@ -83,13 +85,10 @@ class Cut:
         if drawn:
             names |= {name: f"letter {at}" for at, name in enumerate(self.letters)}
         parts = [_canonical(side, names) for side in (self.before, self.after)]
-        site = self.site
-        rest = (
-            _extents(self.shapes),
-            site.elem_type,
-            site.extents,
-            [names[each] for each in self.outputs],
-        )
+        site, outputs = self.site, [names[each] for each in self.outputs]
+        shapes = _extents((*self.shapes, *self.targets.values()))
+        given = [names.get(each, "") for each in self.targets]
+        rest = (shapes, given, site.elem_type, site.extents, outputs)
         vectors = list(self.letters.values()) if drawn else []
         return hashlib.sha256(repr((parts, rest, vectors)).encode()).hexdigest()
 
@@ -113,7 +112,12 @@ def cut(pair: Pair, site: FusedNode) -> Cut:
     shared = {
         name for name in vectors if pair.before.computes(name) and pair.after.computes(name)
     } - _constants(pair, vectors)
-    sides = _sides(pair, site, outputs, names) or _sides(pair, site, outputs, names | shared)
+    targets = _targets(pair, outputs, names)
+    sides = (
+        _sides(pair, site, outputs, names)
+        or _sides(pair, site, outputs, names | targets.keys())
+        or _sides(pair, site, outputs, names | targets.keys() | shared)
+    )
     if sides is None:
         raise UnpairedError(
             f"the original's {outputs[0]!r} is computed from more than the fused node reads"
@@ -134,7 +138,32 @@ def cut(pair: Pair, site: FusedNode) -> Cut:
         for part, side, found in zip(parts, sides, (first, second), strict=True)
     ]
     shapes = (_shape(pair, a, site.a_shape), _shape(pair, b, site.b_shape))
-    return Cut(site, done[0], done[1], a, b, shapes, outputs, letters)
+    given = set(value_names(parts[0].proto.graph.input))
+    kept = {name: dims for name, dims in targets.items() if name in given}
+    return Cut(site, done[0], done[1], a, b, shapes, outputs, letters, kept)
+
+
+def _targets(pair: Pair, outputs: tuple[str, ...], cuts: set[str]) -> dict[str, Dims]:
+    """The shapes, computed elsewhere, that Reshape and Expand of a site give; and what they are.
+
+    Both models have them, so only that they are the same counts: numbers that fit are put there.
+    """
+    found: dict[str, Dims] = {}
+    for parts in (pair.before, pair.after):
+        pending, seen = list(outputs), set(cuts)
+        while pending and len(seen) < FARTHEST:
+            name = pending.pop()
+            node = parts.node(name)
+            if name in seen or node is None:
+                continue
+            seen.add(name)
+            moves = node.op_type in ("Reshape", "Expand") and len(node.input) > 1
+            pending += [n for n in (node.input[:1] if moves else node.input) if n]
+            target = node.input[1] if moves else ""
+            dims = parts.type(name).shape
+            if dims is not None and pair.before.computes(target) and pair.after.computes(target):
+                found.setdefault(target, dims)
+    return found
 
 
 def _constants(pair: Pair, names: set[str]) -> set[str]:
@@ -167,23 +196,25 @@ def _check_weight(pair: Pair, name: str) -> None:
 def _outputs(pair: Pair, node: NodeProto) -> tuple[str, ...]:
     """The tensors of both models that the outputs are, or that are computed from them first."""
     found: list[str] = []
-    pending = [name for name in node.output if name]
-    unread = set(pending)
-    seen: set[str] = set()
-    while pending and len(seen) < FARTHEST:
-        name = pending.pop(0)
-        if name in seen:
-            continue
-        seen.add(name)
-        if pair.before.node(name) is not None:
-            found.append(name)
-            continue
-        readers = [each for each in pair.after.nodes if name in each.input]
-        if not readers and name not in unread:
-            raise UnpairedError(f"nothing in the original is {name!r}")
-        pending += [each for reader in readers for each in reader.output if each]
-    if not found:
-        raise UnpairedError(f"the original computes no {node.output[0]!r}")
+    for position, output in enumerate(node.output):
+        pending = [output] if output else []
+        seen: set[str] = set()
+        leads = False
+        while pending and len(seen) < FARTHEST:
+            name = pending.pop(0)
+            if name in seen:
+                continue
+            seen.add(name)
+            if pair.before.node(name) is not None:
+                found += [] if name in found else [name]
+                leads = True
+                continue
+            readers = [each for each in pair.after.nodes if name in read_names(each)]
+            pending += [each for reader in readers for each in reader.output if each]
+        if position == 0 and not leads:
+            raise UnpairedError(f"the original computes no {output!r}, nor what is made of it")
+        if output and not leads and len(seen) > 1:
+            raise UnpairedError(f"the original computes nothing that is made of {output!r}")
     return tuple(found)
 
 
@@ -294,7 +325,7 @@ def _shape(pair: Pair, name: str, declared: Dims) -> Dims:
     return max(known, key=lambda shape: sum(isinstance(d, int) for d in shape), default=declared)
 
 
-def _extents(shapes: tuple[Dims, Dims]) -> object:
+def _extents(shapes: Sequence[Dims]) -> object:
     """The operands' extents; of a symbol only where it is the same counts."""
     symbols = list(dict.fromkeys(dim for shape in shapes for dim in shape if isinstance(dim, str)))
     return [

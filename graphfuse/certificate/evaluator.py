@@ -1,4 +1,4 @@
-"""The nodes of a cut, evaluated one after the other with 160 digits.
+"""The nodes of a cut, evaluated one after the other with 200 digits.
 
 What an operator computes is looked up in tables; one that is in none is said, never skipped. Calls
 of the model's functions are evaluated by their bodies. A fused operator is evaluated by its

@@ -1,4 +1,4 @@
-"""Numbers of 160 digits in numpy's object arrays, and how a type rounds them.
+"""Numbers of 200 digits in numpy's object arrays, and how a type rounds them.
 
 A float that a file holds is the rational number that its bits say: nothing is lost on the way in.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DIGITS = 100
 """What a result is good for."""
-GUARD = 60
+GUARD = 100
 """Digits that cancellation may take: a mean of squares less a squared mean takes up to twenty."""
 
 FORMATS = {
@@ -60,7 +60,14 @@ def exact(array: Array) -> Array:
 
 def each(function: Callable[..., Any], operands: int = 1) -> Callable[..., Any]:
     """A function of numbers as one of arrays, which broadcast."""
-    return np.frompyfunc(function, operands, 1)
+    made = np.frompyfunc(function, operands, 1)
+
+    def quiet(*arrays: Any) -> Any:
+        # The processor's flags, which numpy looks at afterwards, say nothing of these numbers.
+        with np.errstate(all="ignore"):
+            return made(*arrays)
+
+    return quiet
 
 
 def quotient(one: Any, other: Any) -> Any:

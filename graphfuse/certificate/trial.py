@@ -17,7 +17,7 @@ from graphfuse.certificate.implied import Parameters, Seen, roundings
 from graphfuse.certificate.norms import is_centred
 from graphfuse.certificate.numbers import finite, number, objects
 from graphfuse.certificate.rows import KINDS, Extents, Shape, kinds_of, operands, vector
-from graphfuse.certificate.values import ShapeError, UnknownError, Value, size
+from graphfuse.certificate.values import ShapeError, UnknownError, Value, integers, size
 from graphfuse.records import DIFFERENT, IDENTICAL, ROUNDED, UNCERTIFIED
 
 if TYPE_CHECKING:
@@ -134,12 +134,11 @@ class Trial:
         before = Evaluator(cut.before.part, bound=cut.before.bound)
         after = Evaluator(cut.after.part, bound=cut.after.bound)
         body = Evaluator(cut.after.part, bodies=True, bound=cut.after.bound)
-        nothing = {"A": _zeros(extents.a), "B": _zeros(extents.b)}
-        added = self._added(after, nothing, letters)
+        added = self._added(after, extents, letters)
         kinds, first = kinds_of(extents), 0
         while first < len(kinds):
             drawn = operands(rng, extents, number(cut.site.epsilon), first, added, cut.a == cut.b)
-            fed = self._fed(drawn)
+            fed = {**self._fed(drawn), **self._targets(extents)}
             yield Run(
                 [(first + row) % len(kinds) for row in range(extents.rows)],
                 drawn,
@@ -155,6 +154,24 @@ class Trial:
         names = {"A": self.cut.a, "B": self.cut.b}
         return {names[role]: Value(array, self.cut.site.elem_type) for role, array in drawn.items()}
 
+    def _targets(self, extents: Extents) -> Values:
+        """Shapes that are computed elsewhere, as they are for these extents."""
+        symbols: dict[object, int] = {}
+        for dims, shape in zip(self.cut.shapes, (extents.a, extents.b), strict=True):
+            symbols.update((dim, n) for dim, n in zip(dims, shape, strict=False) if dim)
+        found: Values = {}
+        for name, dims in self.cut.targets.items():
+            if len(dims) == len(extents.total) and _may_be(dims, extents.total):
+                found[name] = integers(extents.total)
+                continue
+            # Rows may be laid out in any way: one axis has them all where nothing is known.
+            known = [dim if isinstance(dim, int) else symbols.get(dim, -1) for dim in dims]
+            free = [at for at, extent in enumerate(known) if extent == -1]
+            for at in free[:-1]:
+                known[at] = symbols[dims[at]] = 1
+            found[name] = integers(known)
+        return found
+
     def _letters(self, rng: random.Random) -> Values:
         """The vectors that both models hold alike, drawn; those of a function always are."""
         weights = {tensor.name for tensor in self.cut.after.part.proto.graph.initializer}
@@ -164,12 +181,16 @@ class Trial:
             if self.drawn or name not in weights
         }
 
-    def _added(self, after: Evaluator, nothing: Mapping[str, Array], letters: Values) -> Any:
+    def _added(self, after: Evaluator, extents: Extents, letters: Values) -> Any:
         """What the fused node adds beside its operands; 0 where it adds nothing more."""
         name = self.cut.site.roles.get("AddBias")
         if name is None:
             return number(0)
-        return after.run({**self.cut.after.given, **letters, **self._fed(nothing)})[name].array
+        nothing = {"A": _zeros(extents.a), "B": _zeros(extents.b)}
+        more = self._targets(extents)
+        return after.run({**self.cut.after.given, **letters, **self._fed(nothing), **more})[
+            name
+        ].array
 
     def _rounded(self, runs: Sequence[Run]) -> tuple[str, ...] | None:
         """The parameters that are rounded once, where the sums are the same and that explains Y."""
@@ -205,6 +226,11 @@ class Trial:
 
 def _zeros(shape: Shape) -> Array:
     return np.full(shape, number(0), dtype=object)
+
+
+def _may_be(dims: Dims, shape: Shape) -> bool:
+    """Whether what is known of a tensor allows a shape, whose outer extents are of our choosing."""
+    return isinstance(dims[-1], str | None) or dims[-1] == shape[-1]
 
 
 def _text(extents: Extents) -> str:

@@ -33,7 +33,7 @@ class ShapeError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A tensor: numbers of 160 digits for a float type, else integers or booleans of numpy's.
+    """A tensor: numbers of 200 digits for a float type, else integers or booleans of numpy's.
 
     `elem_type` is what the model says of it, an onnx.TensorProto number. `fixed` says that it
     follows from stored numbers alone, so a cast of it rounds in every run alike.
@@ -45,7 +45,7 @@ class Value:
 
     @property
     def is_float(self) -> bool:
-        """Whether its numbers have 160 digits."""
+        """Whether its numbers have 200 digits."""
         return self.elem_type in FLOAT_TYPES
 
     def like(self, array: Any) -> Value:

@@ -66,7 +66,7 @@ UNCERTIFIED = "not certified"
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What 160 digits say of a fused node and what it replaced, for all `sites` that are alike.
+    """What 200 digits say of a fused node and what it replaced, for all `sites` that are alike.
 
     `site` is the output of the one that was evaluated, `sites` the outputs of all that it stands
     for. `spelling` are the original's operators, `extents` the shapes of the operands, `rows` how
