@@ -221,7 +221,7 @@ def print_certificates(console: Console, report: ValidationReport, command: str)
     first = report.certificates[0]
     console.print(
         f"certified: {held} of {sites} sites equal to 1e-90, evaluated with {first.digits} digits "
-        f"and guard digits, seed {first.seed}"
+        f"(and as many guard digits), seed {first.seed}"
     )
 
 
