@@ -204,6 +204,18 @@ def test_an_operator_outside_the_tables_is_said() -> None:
         evaluated(proto, [X])
 
 
+def test_what_would_take_all_memory_is_not_evaluated() -> None:
+    for op_type, arrays in (
+        ("ConstantOfShape", [integers(2**20, 2**20)]),
+        ("Expand", [ROW, integers(2**30, 5)]),
+        ("Tile", [ROW, integers(2**30)]),
+        ("Add", [np.zeros((2**12, 1)), np.zeros((1, 2**12))]),
+        ("Range", [np.array(0), np.array(2**40), np.array(1)]),
+    ):
+        with pytest.raises(UnknownError, match="a tensor of"):
+            evaluated(one_node(op_type, 18, arrays, {}), arrays)
+
+
 def test_operands_add_up_to_rows_of_each_kind() -> None:
     import random
 

@@ -19,7 +19,7 @@ from models.committed import COMMITTED
 from tests.certificates import mutants, spellings
 from tests.certificates.tally import Tally, certificates, of_file
 from tests.conftest import MODELS, Shell
-from tests.graphs import DECOMPOSED_LAYER_NORM, DECOMPOSED_RMS_NORM, residual
+from tests.graphs import DECOMPOSED_LAYER_NORM, DECOMPOSED_RMS_NORM, model, residual
 
 BERT = MODELS / "bert.onnx"
 
@@ -33,6 +33,11 @@ def fused(proto: onnx.ModelProto) -> onnx.ModelProto:
     result = graphfuse.fuse(proto, costs="none")
     assert len(result.fused) == 1
     return result.model
+
+
+def epsilon_of(proto: onnx.ModelProto) -> onnx.AttributeProto:
+    (node,) = [n for n in proto.graph.node if n.domain == "graphfuse"]
+    return next(attribute for attribute in node.attribute if attribute.name == "epsilon")
 
 
 def only(before: onnx.ModelProto, after: onnx.ModelProto, seed: int = 0) -> Certificate:
@@ -134,7 +139,7 @@ def test_a_row_of_zero_variance_without_a_finite_norm_is_no_difference() -> None
     sound = fused(residual("y = LayerNormalization(x, ones, zeros)", constants={
         "ones": np.ones(8, np.float32), "zeros": np.zeros(8, np.float32),
     }))  # fmt: skip
-    next(a for a in sound.graph.node[0].attribute if a.name == "epsilon").f = 0.0
+    epsilon_of(sound).f = 0.0
     assert only(proto, sound).verdict == IDENTICAL
 
 
@@ -159,7 +164,7 @@ def test_an_epsilon_that_the_attribute_rounds_is_its_own_verdict() -> None:
     found = only(proto, after)
     assert (found.verdict, found.detail) == (ROUNDED, "epsilon to float32")
     assert found.passed
-    epsilon = next(a for n in after.graph.node for a in n.attribute if a.name == "epsilon")
+    epsilon = epsilon_of(after)
     epsilon.f = float(np.nextafter(np.float32(epsilon.f), np.float32(0)))
     assert only(proto, after).verdict == DIFFERENT
 
@@ -196,7 +201,7 @@ def test_a_cast_of_a_number_rounds_and_a_cast_of_an_activation_does_not() -> Non
     """
     proto = residual(body, **halves)
     after = fused(proto)
-    epsilon = next(a for n in after.graph.node for a in n.attribute if a.name == "epsilon")
+    epsilon = epsilon_of(after)
     assert epsilon.f == float(np.float16(1e-5))
     assert only(proto, after).verdict == IDENTICAL
     epsilon.f = 1e-5
@@ -223,6 +228,42 @@ def test_static_extents_of_a_file_decide() -> None:
     )
     found = of(proto)
     assert (found.verdict, found.extents, found.rows) == (IDENTICAL, "2x7x8 + 2x7x8", 14)
+
+
+def test_rows_that_move_by_a_shape_from_elsewhere() -> None:
+    """OPT adds up its tokens flat and norms them in the shape that the ids have."""
+    proto = model(
+        """k = Shape(ids) h = Shape(scale) t = Concat<axis=0>(k, h) x = Add(a, b)
+           z = Reshape(x, t) y = LayerNormalization(z, scale, bias)""",
+        inputs="float[N,8] a, float[N,8] b, float[B,S] ids",
+        outputs="float[B,S,8] y, float[N,8] x",
+    )
+    found = of(proto)
+    assert (found.verdict, found.extents) == (IDENTICAL, "3x8 + 3x8")
+    after = fused(proto)
+    epsilon_of(after).f *= 2
+    assert only(proto, after).verdict == DIFFERENT
+
+
+def test_an_output_of_a_fused_node_that_nothing_can_be_compared_with_is_not_passed_over() -> None:
+    """The sum goes on as something that the original never computes."""
+    proto = residual(
+        "y = LayerNormalization(x, scale, bias)", outputs="float[B,S,8] y, float[B,S,8] z"
+    )
+    proto.graph.node.append(onnx.helper.make_node("Relu", ["x"], ["z"]))
+    after = fused(proto)
+    assert only(proto, after).verdict == IDENTICAL
+    node = next(n for n in after.graph.node if n.domain == "graphfuse")
+    node.output[1] = "other"
+    twice = onnx.helper.make_node("Add", ["other", "other"], ["x"])
+    after.graph.node.insert(list(after.graph.node).index(node) + 1, twice)
+    assert only(proto, after).verdict == DIFFERENT
+    twice.output[0] = "elsewhere"
+    after.graph.node[1].CopyFrom(twice)
+    next(n for n in after.graph.node if n.op_type == "Relu").input[0] = "y"
+    found = only(proto, after)
+    assert found.verdict == UNCERTIFIED
+    assert "made of 'other'" in found.detail
 
 
 def test_the_same_seed_gives_the_same_certificate() -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from onnx import NodeProto, TensorProto
 
 from graphfuse.certificate.calls import Calls
-from graphfuse.certificate.values import Attributes, UnknownError, Value, stored
+from graphfuse.certificate.values import LARGEST, Attributes, UnknownError, Value, stored
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.tensors import FLOAT_TYPES, read_names, value_names
 from graphfuse.records import Dim
@@ -24,9 +24,6 @@ from graphfuse.validation.fused_nodes import FusedNode
 
 FARTHEST = 64
 """Nodes between a fused node and the next tensors that both models have."""
-
-LARGEST = 2**22
-"""Elements of the largest weight that may stand in a site."""
 
 Dims = tuple[Dim, ...]
 

@@ -7,6 +7,7 @@ definition, or, when that is asked for, by the body that the file carries for it
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -27,6 +28,7 @@ from graphfuse.certificate.values import (
     UnknownError,
     Value,
     attributes_of,
+    check_size,
     stored,
 )
 from graphfuse.graph.model_file import Model
@@ -36,6 +38,9 @@ from graphfuse.graph.tensors import DEFAULT_DOMAINS
 OPERATORS: Mapping[str, Rule] = {**ELEMENTWISE, **REDUCTIONS, **SHAPING, **PRODUCTS, **NORMS}
 CONTRIB = ("SimplifiedLayerNormalization", "LayerNormalization")
 """Norms that onnxruntime has under its own domain as well."""
+
+LEAST_OPSET = 7
+"""Below it an attribute says along which axis an operand broadcasts."""
 
 DEEPEST = 32
 """Calls inside calls."""
@@ -117,8 +122,11 @@ class Evaluator:
             return self._call(node, function, inputs, bound, depth)
         rule = fused if is_fused else _rule(node)
         opset = max(opsets.get(domain, 0) for domain in DEFAULT_DOMAINS)
+        if opset < LEAST_OPSET:
+            raise UnknownError(f"operator set {opset}, whose operators broadcast otherwise")
+        _check_broadcast(inputs)
         try:
-            found = rule(Node(node, inputs, attributes_of(node, bound), opset))
+            found = rule(Node(node, inputs, attributes_of(node, bound)))
         except (ValueError, IndexError, np.exceptions.AxisError) as error:
             raise ShapeError(f"{node.op_type} that computes {node.output[0]}: {error}") from error
         except (KeyError, TypeError, OverflowError) as error:
@@ -157,6 +165,13 @@ class Evaluator:
         opsets = {entry.domain: entry.version for entry in function.opset_import}
         self._walk(copies, values, attributes, opsets, depth + 1)
         return [values.get(name) for name in function.output]
+
+
+def _check_broadcast(inputs: Sequence[Value | None]) -> None:
+    """Raise UnknownError where operands would broadcast to a tensor that is too large."""
+    shapes = [value.array.shape for value in inputs if value is not None]
+    with contextlib.suppress(ValueError):
+        check_size(np.broadcast_shapes(*shapes))
 
 
 def _rule(node: NodeProto) -> Rule:

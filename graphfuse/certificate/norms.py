@@ -108,8 +108,8 @@ def _channels(array: Array, rank: int) -> Array:
 
 def _batch(node: Node) -> Value:
     """BatchNormalization with the statistics that it is given."""
-    if node.flag("training_mode", 0):
-        raise UnknownError("operator BatchNormalization in training mode")
+    if node.flag("training_mode", 0) or not node.flag("spatial", 1):
+        raise UnknownError("operator BatchNormalization in training mode, or not spatial")
     x = node.floats()
     scale, bias, middle, variance = (_channels(node.floats(at), x.ndim) for at in range(1, 5))
     epsilon = number(node.attributes.get("epsilon", EPSILON))
@@ -133,9 +133,7 @@ def _group(node: Node) -> Value:
     epsilon = number(node.attributes.get("epsilon", EPSILON))
     apart = x.reshape(x.shape[0], groups, -1)
     normal = normalized(apart, (2,), epsilon, True)[0].reshape(x.shape)
-    vectors = [node.floats(at) for at in (1, 2)]
-    if node.opset < 21:
-        vectors = [np.repeat(vector, x.shape[1] // groups) for vector in vectors]
+    vectors = [np.repeat(each, x.shape[1] // each.size) for each in map(node.floats, (1, 2))]
     scale, bias = (_channels(vector, x.ndim) for vector in vectors)
     return node.value().like(normal * scale + bias)
 

@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphfuse.certificate.numbers import number, objects
-from graphfuse.certificate.values import Node, Rule, UnknownError, Value, size
+from graphfuse.certificate.values import LARGEST, Node, Rule, UnknownError, Value, size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
-
-LARGEST = 2**22
-"""Products of more numbers than this take minutes."""
 
 
 def _product(one: Array, other: Array) -> Array:

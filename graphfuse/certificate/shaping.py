@@ -14,6 +14,7 @@ from graphfuse.certificate.values import (
     UnknownError,
     Value,
     axes_of,
+    check_size,
     integers,
     size,
     stored,
@@ -41,6 +42,7 @@ def _constant(node: Node) -> Value:
 
 def _constant_of_shape(node: Node) -> Value:
     shape = [int(extent) for extent in node.value().array]
+    check_size(shape)
     if "value" not in node.attributes:
         return stored(np.zeros(shape, np.float32), TensorProto.FLOAT)
     one = node.attributes["value"]
@@ -72,6 +74,7 @@ def _squeeze(node: Node) -> Value:
 def _expand(node: Node) -> Value:
     value = node.value()
     shape = np.broadcast_shapes(value.array.shape, tuple(node.whole("shape", 1) or ()))
+    check_size(shape)
     return value.like(np.broadcast_to(value.array, shape))
 
 
@@ -116,13 +119,16 @@ def _concat(node: Node) -> Value:
 
 
 def _tile(node: Node) -> Value:
-    return node.value().like(np.tile(node.value().array, node.whole("repeats", 1) or []))
+    repeats = node.whole("repeats", 1) or []
+    check_size([node.value().array.size, *repeats])
+    return node.value().like(np.tile(node.value().array, repeats))
 
 
 def _range(node: Node) -> Value:
     first, limit, step = (int(node.value(position).array) for position in range(3))
     if node.value().is_float:
         raise UnknownError("operator Range of floats")
+    check_size([abs(limit - first)])
     return integers(np.arange(first, limit, step))
 
 

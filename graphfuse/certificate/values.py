@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
+LARGEST = 2**22
+"""Elements of a tensor; more of them take minutes, or all memory."""
+
 INTEGER = TensorProto.INT64
 BOOLEAN = TensorProto.BOOL
 
@@ -74,7 +77,6 @@ class Node:
     proto: onnx.NodeProto
     inputs: Sequence[Value | None]
     attributes: Mapping[str, Any]
-    opset: int
 
     @property
     def op_type(self) -> str:
@@ -142,3 +144,9 @@ def axes_of(axes: Sequence[int], rank: int) -> tuple[int, ...]:
 def size(shape: Sequence[int]) -> int:
     """How many elements a shape has."""
     return math.prod(shape)
+
+
+def check_size(shape: Sequence[int]) -> None:
+    """Raise UnknownError for a tensor that is too large to evaluate."""
+    if size(shape) > LARGEST:
+        raise UnknownError(f"a tensor of {size(shape):,} numbers")
