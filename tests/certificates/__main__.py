@@ -6,10 +6,13 @@ import argparse
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.certificates import __doc__ as description
 from tests.certificates.tally import Tally, of_file
+
+Write = Callable[[Path], None]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,7 +30,10 @@ def main(arguments: list[str] | None = None) -> int:
             sites = of_file(Path(name), tally)
             print(f"{Path(name).name}: {sites} sites", flush=True)
         return _show(tally)
-    return _show(_zoo(options))
+    tally = Tally()
+    for label, make in _zoo(options) if options.command == "zoo" else _matrix(options):
+        _export(label, make, tally)
+    return _show(tally)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -43,6 +49,11 @@ def _parser() -> argparse.ArgumentParser:
     each.add_argument("--names", help="architectures, separated by commas; all without it")
     each.add_argument("--exporter", choices=["dynamo", "torchscript"])
     each.add_argument("--opset", type=int)
+    each = commands.add_parser("matrix")
+    each.add_argument("--names", help="entries of models/zoo.py; all without it")
+    each.add_argument("--exporters", default="dynamo,torchscript")
+    each.add_argument("--opsets", help="such as 13,18; all without it")
+    each.add_argument("--dtype", default="float32")
     each = commands.add_parser("spellings")
     each.add_argument("--count", type=int, default=2000)
     each.add_argument("--seed", type=int, default=1)
@@ -58,36 +69,62 @@ def _show(tally: Tally) -> int:
     return 1 if tally.failed or not tally.records else 0
 
 
-def _zoo(options: argparse.Namespace) -> Tally:
-    """Exports of tests/zoo; what PyTorch cannot export is said and passed over."""
-    import warnings
-
-    from models.export import export, first_line
-    from tests.silence import silence
+def _zoo(options: argparse.Namespace) -> Iterator[tuple[str, Write]]:
+    """Exports of tests/zoo."""
+    from models.export import export
     from tests.zoo.__main__ import EXPORTS
     from tests.zoo.architectures import ZOO, build
 
-    tally = Tally()
     names = options.names.split(",") if options.names else list(ZOO)
     for exporter, opset in EXPORTS:
         if options.exporter not in (None, exporter) or options.opset not in (None, opset):
             continue
         for name in names:
-            label = f"{name} {exporter} {opset}"
-            with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                path = Path(folder, label.replace(" ", "-") + ".onnx")
-                try:
-                    with silence():
-                        export(build(name), path, exporter, opset)
-                except Exception as error:  # the exporters raise anything
-                    print(f"{label}: not exported: {first_line(error)}", flush=True)
-                    continue
-                failed = len(tally.failed)
-                sites = of_file(path, tally)
-                wrong = len(tally.failed) - failed
-                print(f"{label}: {sites} sites{f', {wrong} FAILED' if wrong else ''}", flush=True)
-    return tally
+            yield (
+                f"{name} {exporter} {opset}",
+                lambda path, n=name, e=exporter, o=opset: export(build(n), path, e, o),
+            )
+
+
+def _matrix(options: argparse.Namespace) -> Iterator[tuple[str, Write]]:
+    """Exports of models/zoo.py, as tests/matrix.py makes them."""
+    import torch
+
+    from models.export import export
+    from models.zoo import ZOO, build
+    from tests.matrix import trials
+
+    opsets = [int(text) for text in options.opsets.split(",")] if options.opsets else None
+    names = options.names.split(",") if options.names else list(ZOO)
+    for trial in trials(names, options.exporters.split(","), opsets, "both", options.dtype):
+        yield (
+            str(trial),
+            lambda path, t=trial: export(
+                build(t.name, cache=t.cache), path, t.exporter, t.opset, getattr(torch, t.dtype)
+            ),
+        )
+
+
+def _export(label: str, write: Write, tally: Tally) -> None:
+    """Export and certify; what PyTorch cannot export is said and passed over."""
+    import warnings
+
+    from models.export import first_line
+    from tests.silence import silence
+
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = Path(folder, label.replace(" ", "-") + ".onnx")
+        try:
+            with silence():
+                write(path)
+        except Exception as error:  # the exporters raise anything
+            print(f"{label}: not exported: {first_line(error)}", flush=True)
+            return
+        failed = len(tally.failed)
+        sites = of_file(path, tally)
+        wrong = len(tally.failed) - failed
+        print(f"{label}: {sites} sites{f', {wrong} FAILED' if wrong else ''}", flush=True)
 
 
 def _mutants(files: list[Path], families: list[str]) -> int:
