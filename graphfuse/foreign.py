@@ -1,6 +1,6 @@
-"""The one door to libraries without types: onnxruntime.
+"""The one door to libraries without types: onnxruntime, mpmath.
 
-It is imported when it is first needed, so that `import graphfuse` stays light. What graphfuse
+They are imported when they are first needed, so that `import graphfuse` stays light. What graphfuse
 uses of them is written down here as protocols; nothing else in the package imports them.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from graphfuse import machine
-from graphfuse.errors import ProviderError
+from graphfuse.errors import ProviderError, in_one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -100,6 +100,24 @@ def onnxruntime() -> OnnxRuntime:
             "uninstall onnxruntime and onnxruntime-gpu, then install one of them again",
         )
     return cast(OnnxRuntime, module)
+
+
+class MpMath(Protocol):
+    """The module mpmath."""
+
+    __version__: str
+    MPContext: Any
+
+
+def mpmath() -> MpMath:
+    """The module mpmath; ProviderError naming the extra when it is not installed."""
+    try:
+        return cast(MpMath, importlib.import_module("mpmath"))
+    except ImportError as error:
+        raise ProviderError(
+            f"a certificate needs mpmath, which cannot be imported ({in_one_line(error)})",
+            "install it with `pip install 'graphfuse[certify]'`",
+        ) from error
 
 
 def load_cuda_libraries() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from graphfuse import runtimes, targets
+from graphfuse import foreign, runtimes, targets
 from graphfuse.errors import GateError, UsageError
 from graphfuse.feeding import RUN_LIMIT, Feeding
 from graphfuse.feeds import Ranges
@@ -176,6 +176,7 @@ def validate(
     *,
     level: str = "full",
     sites: Sequence[str] = (),
+    certify: bool = False,
     seed: int = 0,
     iterations: int | None = None,
     inputs: Feeds | Sequence[Feeds] | None = None,
@@ -195,15 +196,17 @@ def validate(
     `inputs` are feeds by name, or several; without them they are drawn, `iterations` times with
     seeds from `seed` on, `input_shapes` fixing sizes and `val_range` the numbers ('' for all).
     A run of the original may take `run_limit` seconds, 45 where nothing is said.
+    `certify` adds a certificate for each distinct fused node: it and what it replaced, evaluated
+    with 200 digits, are the same to 90 (records.Certificate); with it `level` may be none.
     External data of a ModelProto is looked for beside the original. The report says what passed:
     a failure does not raise. Raises OriginalModelError when the original does not run, and
-    ProviderError when a provider is missing.
+    ProviderError when a provider, or mpmath for a certificate, is missing.
     """
     first = as_model(original, limits=limits)
     second = as_model(fused, first.folder, limits)
     feeding = _feeding(seed, iterations, inputs, input_shapes, val_range, run_limit)
     with unchanged(first, second):
-        return validate_models(first, second, eps, feeding, level, sites, stage)
+        return validate_models(first, second, eps, feeding, level, sites, stage, certify)
 
 
 def _feeding(
@@ -272,6 +275,7 @@ def optimize(
     strict_mode: bool = False,
     validation: str = "fast",
     strict: bool = False,
+    certify: bool = False,
     seed: int = 0,
     iterations: int | None = None,
     inputs: Feeds | Sequence[Feeds] | None = None,
@@ -291,7 +295,8 @@ def optimize(
 
     `validation` is a level of `validate`, or none. A site that fails is put back, and named in
     `result.left` with the reason PUT_BACK; with `strict` nothing is written then. With `dry_run`
-    nothing is written. A model without sites is copied byte for byte, or not written with
+    nothing is written. `certify` asks for the certificates of `validate` as well: a site without
+    one is put back. A model without sites is copied byte for byte, or not written with
     `only_if_changed`. `weights` says where they go: auto (they stay in the model's folder, and are
     copied elsewhere), keep, copy, reflink or embed. `in_place` allows `output` to be `model`.
     `runtime` and `strict_mode` are those of `fuse`; the installed onnxruntime validates.
@@ -301,6 +306,8 @@ def optimize(
     """
     if validation not in LEVELS:
         raise UsageError(f"unknown level {validation!r}", f"choose one of {', '.join(LEVELS)}")
+    if certify:
+        foreign.mpmath()
     ep = ",".join(targets.resolve(ep))
     target = Target(Path(output), weights, force, in_place)
     if not dry_run:
@@ -319,9 +326,9 @@ def optimize(
     with unchanged(source):
         result = fusing.result({})
         _check_fused(result, model, min_fused)
-        if validation != "none" and result.changed:
+        if (validation != "none" or certify) and result.changed:
             feeding = _feeding(seed, iterations, inputs, input_shapes, val_range, run_limit)
-            result = fusing.validated(validation, feeding, strict)
+            result = fusing.validated(validation, feeding, strict, certify)
             _check_fused(result, model, min_fused)
         result = replace(result, read=_read(source))
     if dry_run or (only_if_changed and not result.changed):

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from graphfuse.cli.options import (
+    CertifyOption,
     ChoiceOptions,
     FeedOptions,
     JsonOption,
@@ -46,6 +47,7 @@ def fuse(
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail when a site does, instead of putting it back.")
     ] = False,
+    certify: CertifyOption = False,
     min_fused: Annotated[
         int, typer.Option(min=0, help="Exit with 6 and write nothing when fewer sites are fused.")
     ] = 0,
@@ -63,6 +65,7 @@ def fuse(
             ep,
             validation=validation,
             strict=strict,
+            certify=certify,
             min_fused=min_fused,
             dry_run=dry_run,
             limits=limits,
@@ -99,12 +102,16 @@ def validate(
     limits: Limits,
     ep: Annotated[str, typer.Option(help="Execution providers, such as cpu,cuda.")] = "cpu",
     level: Annotated[
-        str, typer.Option("--validate", help="fast, full or sites (each fused node alone).")
+        str,
+        typer.Option(
+            "--validate", help="fast, full, sites (each fused node alone), or none with --certify."
+        ),
     ] = "full",
     site: Annotated[
         list[str] | None,
         typer.Option(help="Only the fused node with this output, alone. May be repeated."),
     ] = None,
+    certify: CertifyOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare two models with each other and with float64. Exits with 1 when a gate fails."""
@@ -117,6 +124,7 @@ def validate(
             ep.split(","),
             level=level,
             sites=site or (),
+            certify=certify,
             limits=limits,
             stage=stage,
             **feeds.arguments,

@@ -16,6 +16,12 @@ from graphfuse.limits import Limits
 from graphfuse.options import parse_ranges, parse_shapes
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX file.")]
+CertifyOption = Annotated[
+    bool,
+    typer.Option(
+        "--certify", help="Show that each fused node is what it replaced, to 90 digits (mpmath)."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
