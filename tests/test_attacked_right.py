@@ -162,3 +162,24 @@ def test_a_loop_of_many_trips_ends() -> None:
     start = time.monotonic()
     assert verdict(proto, proto, "fast") == "pass"
     assert time.monotonic() - start < 12
+
+
+@pytest.mark.parametrize("level", RUNS)
+def test_a_loop_that_yields_a_number_each_time(level: str) -> None:
+    """onnx.reference makes n rows of one number of it, and not n numbers: not its own like passes."""
+    proto = graph(
+        """c = Cast<to = 9>(one) s, y = Loop (n, c, a) <
+            body = l (int64 i, bool go, float[B,S,8] u) => (bool on, float[B,S,8] t, float o) {
+                on = Identity(go) t = Mul(u, c2) o = ReduceSum<keepdims = 0>(t) }>""",
+        A,
+        "float[T] y",
+        n=np.array(3),
+    )
+    assert verdict(proto, proto, level) == "pass"
+
+
+@pytest.mark.parametrize("level", RUNS)
+def test_an_operator_that_onnx_reference_does_not_evaluate_in_float64(level: str) -> None:
+    """MeanVarianceNormalization is a function of ONNX: its own body would do."""
+    original = graph(f"{NORM} y = MeanVarianceNormalization<axes = [0, 1]>(h)")
+    assert verdict(original, graphfuse.fuse(original).model, level) == "pass"

@@ -202,3 +202,87 @@ def test_a_fused_model_that_no_session_loads_at_level_sites() -> None:
     with pytest.raises(Exception, match="Duplicate definition"):
         outputs(fused)
     assert verdict(original, fused, "sites") != "pass"
+
+
+RECURRENT = {
+    "LSTM": (4, ["clip = 0.3", 'activations = ["Sigmoid", "Relu", "Relu"]']),
+    "GRU": (3, ["clip = 0.3", 'activations = ["Sigmoid", "Relu"]']),
+    "RNN": (1, ["clip = 0.3"]),
+}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    ("op", "attribute"), [(op, each) for op, (_, all_) in RECURRENT.items() for each in all_]
+)
+def test_an_attribute_that_onnx_reference_ignores(op: str, attribute: str, level: str) -> None:
+    """The twins agree, and the original is so far from its own that G2 grants anything."""
+    rng = np.random.default_rng(3)
+    shape = (1, 8 * RECURRENT[op][0], 8)
+    weights = {name: rng.normal(size=shape).astype(np.float32) for name in ("p", "r")}
+
+    def made(more: str) -> onnx.ModelProto:
+        body = f"q, _h = {op}<hidden_size = 8{more}>(a, p, r) y = Squeeze(q, k)"
+        return graph(body, A, k=np.array([1]), **weights)
+
+    original, fused = made(f", {attribute}"), made("")
+    assert_differ(original, fused)
+    assert verdict(original, fused, level) != "pass"
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_an_epsilon_that_is_cast_to_float16_under_a_name_of_graphfuse(level: str) -> None:
+    """A name with /graphfuse_ in it makes a cast exact; in a session 1e-9 becomes 0."""
+    norm = """m = ReduceMean<axes = [-1]>(a) d = Sub(a, m) q = Mul(d, d)
+        v = ReduceMean<axes = [-1]>(q) e = Add(v, {}) r = Sqrt(e) y = Div(d, r)"""
+    epsilon = np.array(1e-9, np.float32)
+    original = graph(norm.format("k"), A, k=epsilon)
+    fused = graph("s = Cast<to = 10>(k) t = Cast<to = 1>(s) " + norm.format("t"), A, k=epsilon)
+    for node in fused.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [f"/graphfuse_{name}" if name in ("s", "t") else name for name in names]
+    assert verdict(original, fused, level) != "pass"
+
+
+def test_a_constant_node_with_external_data_of_two_folders(tmp_path: Path) -> None:
+    """The nodes are equal; the files beside the two models are not."""
+    paths: list[Path] = []
+    for number in (1.0, 2.0):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        proto = graph("e = Constant<value_float = 1.0>() y = Add(a, e)", A)
+        tensor = onnx.TensorProto(name="e", data_type=1, dims=[8], data_location=1)
+        tensor.external_data.add(key="location", value="w.bin")
+        del proto.graph.node[0].attribute[:]
+        attribute = proto.graph.node[0].attribute.add(name="value", type=4)
+        attribute.t.CopyFrom(tensor)
+        np.full(8, number, np.float32).tofile(folder / "w.bin")
+        paths.append(folder / "model.onnx")
+        paths[-1].write_bytes(proto.SerializeToString())
+    assert verdict(*paths, "sites") != "pass"
+
+
+@pytest.mark.parametrize("level", RUNS)
+def test_an_entry_of_a_quantized_weight(level: str) -> None:
+    """Each feed reads it, and rounding to 8 bits hides it: other inputs show it."""
+    rng = np.random.default_rng(5)
+    weight = rng.integers(-100, 100, size=(64, 64)).astype(np.int8)
+    other = weight.copy()
+    other[3, 5] += 1
+    one, two = (
+        graph(
+            """q = QuantizeLinear(a, s, z) m = QLinearMatMul(q, s, z, k, l, k0, o, z)
+            y = DequantizeLinear(m, o, z)""",
+            "float[B,S,64] a",
+            "float[B,S,64] y",
+            s=0.03,
+            z=np.array(128, np.uint8),
+            k=each,
+            l=0.002,
+            k0=np.array(0, np.int8),
+            o=0.05,
+        )
+        for each in (weight, other)
+    )
+    is_other = [verdict(one, two, level), verdict(two, one, level)]
+    assert "pass" not in is_other
