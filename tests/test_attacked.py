@@ -319,3 +319,15 @@ def test_a_rounding_to_bfloat16_that_was_added_at_level_sites() -> None:
     original = graph("x = Add(a, b) y = Relu(x)")
     assert_differ(original, fused)
     assert verdict(original, fused, "sites") != "pass"
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_computation_in_float64_that_is_dropped_in_a_branch(level: str) -> None:
+    """1e8 is added and taken away again: in float64 nothing happens, in float32 all digits go."""
+    wide = "h = Cast<to = 11>(a) g = Add(h, k) s = Sub(g, k) z = Cast<to = 1>(s)"
+    original = never(wide, k=1e8)
+    fused = never("g = Add(a, k) z = Sub(g, k)", k=np.array(1e8))
+    tensor = next(t for t in original.graph.initializer if t.name == "k")
+    tensor.CopyFrom(numpy_helper.from_array(np.array(1e8), "k"))
+    assert_differ(original, fused)
+    assert verdict(original, fused, level) != "pass"
