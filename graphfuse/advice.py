@@ -57,7 +57,13 @@ def is_taken(site: Site) -> bool:
     """
     alone = site.kind == LAYER_NORM and not site.total_is_read and not site.path
     known = site.b_shape == site.shape and None not in site.shape and len(site.shape) == 3
-    return alone and known and not site.fused_by and site.axis == -1 and site.elem_type == TensorProto.FLOAT
+    return (
+        alone
+        and known
+        and not site.fused_by
+        and site.axis == -1
+        and site.elem_type == TensorProto.FLOAT
+    )
 
 
 def _times(runtime: Runtime, fusion: str) -> float:
@@ -89,6 +95,19 @@ def of_bodies(model: onnx.ModelProto, runtime: Runtime) -> list[str]:
         f"the function of {' and of '.join(slow)} is made for another onnxruntime: in a session of "
         f"{runtime.name} without graphfuse's kernels such a node costs {max(slow.values()):.1f} "
         f"times what it could; fuse the original again with --runtime {_minor(runtime)}"
+    ]
+
+
+def of_strange(names: Iterable[str]) -> list[str]:
+    """What is to be said of a model with functions of its own under our operators' names."""
+    found = list(names)
+    if not found:
+        return []
+    shown = " and ".join(found)
+    return [
+        f"{shown} of this model is not what graphfuse writes under that name, and counts as any "
+        "other function; graphfuse's kernels would run in its place, so do not register them for "
+        "this model (`graphfuse.session_options(kernels=False)`), or rename the function"
     ]
 
 

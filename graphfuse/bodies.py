@@ -55,20 +55,6 @@ def _recognised(serialized: bytes) -> bool:
     return meant is not None and any(_meaning(own, table) == meant for own in _own_like(function))
 
 
-def impostors(model: onnx.ModelProto) -> list[str]:
-    """The names, with their domain, of functions that only share a name with our operators.
-
-    A session with graphfuse's kernels would run those in place of these functions.
-    """
-    return [
-        f"{function.domain}::{function.name}"
-        for function in model.functions
-        if function.domain == ops.DOMAIN
-        and function.name in ops.OPERATORS
-        and not recognised(function)
-    ]
-
-
 def meant_by(model: onnx.ModelProto, function: FunctionProto) -> bool:
     """Whether a function does what graphfuse's operator means at every node that calls it.
 
@@ -93,6 +79,22 @@ def strange(model: onnx.ModelProto) -> list[FunctionProto]:
         and function.name in ops.OPERATORS
         and not meant_by(model, function)
     ]
+
+
+def strange_names(model: onnx.ModelProto) -> tuple[str, ...]:
+    """The names of these, with their domain.
+
+    onnxruntime runs a registered kernel in place of a function of its name, so no session of such a
+    model may have ours.
+    """
+    return tuple(f"{function.domain}::{function.name}" for function in strange(model))
+
+
+def alike(one: FunctionProto, other: FunctionProto) -> bool:
+    """Whether two functions have the same inputs, outputs and nodes, whatever their names."""
+    table: dict[object, int] = {}
+    meant = _meaning(one, table)
+    return meant is not None and meant == _meaning(other, table)
 
 
 def _calls(nodes: Iterable[NodeProto], name: str) -> Iterator[NodeProto]:

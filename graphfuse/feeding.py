@@ -153,6 +153,8 @@ def load_inputs(path: str) -> Mapping[str, Array]:
     try:
         with np.load(Path(path), allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
+    except MemoryError:
+        raise
     except Exception as error:
         # numpy, zipfile and zlib each raise their own classes on damaged archives.
         raise UsageError(
@@ -177,6 +179,8 @@ def load_script(text: str, iterations: int | None = None) -> list[Mapping[str, A
         spec.loader.exec_module(module)
         found: Any = getattr(module, name)()
         feeds = [_as_feeds(item) for item in itertools.islice(found, iterations)]
+    except MemoryError:
+        raise
     except Exception as error:
         # It is the user's code: whatever it raises is about that code.
         problem = f"{type(error).__name__}: {in_one_line(error)}"

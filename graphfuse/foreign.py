@@ -1,6 +1,6 @@
-"""The one door to libraries without types: onnxruntime.
+"""The one door to libraries without types: onnxruntime, mpmath.
 
-It is imported when it is first needed, so that `import graphfuse` stays light. What graphfuse
+They are imported when they are first needed, so that `import graphfuse` stays light. What graphfuse
 uses of them is written down here as protocols; nothing else in the package imports them.
 """
 
@@ -15,7 +15,8 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from graphfuse.errors import ProviderError
+from graphfuse import machine
+from graphfuse.errors import ProviderError, in_one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,7 +35,7 @@ class SessionOptions(Protocol):
     optimized_model_filepath: str
     log_severity_level: int
 
-    def add_session_config_entry(self, key: str, value: str) -> None: ...
+    def add_session_config_entry(self, key: str, value: str | bytes) -> None: ...
     def get_session_config_entry(self, key: str) -> str: ...
     def register_custom_ops_library(self, path: str) -> None: ...
 
@@ -86,6 +87,7 @@ def onnxruntime() -> OnnxRuntime:
     try:
         module = importlib.import_module("onnxruntime")
     except ImportError as error:
+        machine.check(error, "importing onnxruntime")
         raise ProviderError(
             f"onnxruntime cannot be imported ({error})",
             "install it with `pip install 'graphfuse[cpu]'`, "
@@ -98,6 +100,24 @@ def onnxruntime() -> OnnxRuntime:
             "uninstall onnxruntime and onnxruntime-gpu, then install one of them again",
         )
     return cast(OnnxRuntime, module)
+
+
+class MpMath(Protocol):
+    """The module mpmath."""
+
+    __version__: str
+    MPContext: Any
+
+
+def mpmath() -> MpMath:
+    """The module mpmath; ProviderError naming the extra when it is not installed."""
+    try:
+        return cast(MpMath, importlib.import_module("mpmath"))
+    except ImportError as error:
+        raise ProviderError(
+            f"a certificate needs mpmath, which cannot be imported ({in_one_line(error)})",
+            "install it with `pip install 'graphfuse[certify]'`",
+        ) from error
 
 
 def load_cuda_libraries() -> None:
@@ -120,7 +140,10 @@ def version_of(package: str) -> str:
     names = ("onnxruntime", "onnxruntime-gpu") if package == "onnxruntime" else (package,)
     for name in names:
         try:
-            return f"{version(name)} ({name})" if name == "onnxruntime-gpu" else version(name)
+            found = version(name)
         except PackageNotFoundError:
             continue
+        # None where the file that says it cannot be read.
+        if found:
+            return f"{found} ({name})" if name == "onnxruntime-gpu" else found
     return "not installed"

@@ -10,13 +10,23 @@ from functools import cached_property, partial
 import onnx
 
 from graphfuse import advice, foreign, ops, runtimes, targets
+from graphfuse.bodies import strange_names
 from graphfuse.errors import UsageError, ValidationError
 from graphfuse.feeding import Feeding
 from graphfuse.graph.model_file import Model, materialized
 from graphfuse.graph.shapes import type_of
 from graphfuse.graph.tensors import count_nodes, type_name
 from graphfuse.plan import plan as make_plan
-from graphfuse.records import Cost, FuseResult, Fusion, Plan, Scan, Site, ValidationReport
+from graphfuse.records import (
+    DIFFERENT,
+    Cost,
+    FuseResult,
+    Fusion,
+    Plan,
+    Scan,
+    Site,
+    ValidationReport,
+)
 from graphfuse.rewrite import rewrite
 from graphfuse.runtimes import Runtime
 from graphfuse.scanning import Looked, look
@@ -119,6 +129,7 @@ class Fusing:
             costs=planned.costs,
             runtime=planned.runtime,
             made_for=planned.made_for,
+            notes=tuple(advice.of_strange(self.scan.strange)),
             complete=partial(materialized, self.source),
         )
 
@@ -149,10 +160,13 @@ class Fusing:
         # What was left, and why, was said of all of them.
         return again, replace(planned, left=first.left)
 
-    def validated(self, level: str, feeding: Feeding, strict: bool) -> FuseResult:
+    def validated(
+        self, level: str, feeding: Feeding, strict: bool, certify: bool = False
+    ) -> FuseResult:
         """The rewritten model without the sites that fail validation, and the report of the rest.
 
-        Raises ValidationError when `strict`, or when no site can be blamed.
+        `certify`: sites whose certificate does not hold fail as well. Raises ValidationError when
+        `strict`, or when no site can be blamed.
         """
         put_back: dict[str, str] = {}
         while True:
@@ -161,7 +175,9 @@ class Fusing:
                 return result
             fused = self.source.edited(result.proto)
             eps = self.ep.split(",")
-            report = validate_models(self.source, fused, eps, feeding, level, (), self.stage)
+            report = validate_models(
+                self.source, fused, eps, feeding, level, (), self.stage, certify
+            )
             if report.passed:
                 return replace(result, validation=report)
             unknown = {item.subject: item.why for item in report.not_shown}
@@ -194,17 +210,50 @@ def validate_models(
     level: str,
     sites: Sequence[str],
     stage: Stage,
+    certify: bool = False,
 ) -> ValidationReport:
-    """`validate`, of two models that were loaded."""
+    """`validate`, of two models that were loaded; at level none there are certificates alone."""
     from graphfuse.validation.judge import LEVELS, judge
 
-    if level not in LEVELS:
-        raise UsageError(f"unknown level {level!r}", f"choose one of {', '.join(LEVELS)}")
+    allowed = (*LEVELS, "none") if certify else LEVELS
+    if level not in allowed:
+        raise UsageError(f"unknown level {level!r}", f"choose one of {', '.join(allowed)}")
+    if certify:
+        foreign.mpmath()
+    if level == "none":
+        check_signature(original.proto.graph, fused.proto.graph)
+        alone = ValidationReport((), (), feeding.seed, level)
+        return _certified(alone, original, fused, sites, stage)
     providers = {ep: targets.target(ep).provider for ep in targets.resolve(eps)}
     check_signature(original.proto.graph, fused.proto.graph)
     report = judge(original, fused, providers, feeding, level, sites, stage)
     said = advice.of_bodies(fused.proto, runtimes.runtime())
-    return replace(report, notes=tuple(dict.fromkeys((*report.notes, *said))))
+    names = (*strange_names(original.proto), *strange_names(fused.proto))
+    said += advice.of_strange(dict.fromkeys(names))
+    report = replace(report, notes=tuple(dict.fromkeys((*report.notes, *said))))
+    return _certified(report, original, fused, sites, stage) if certify else report
+
+
+def _certified(
+    report: ValidationReport, original: Model, fused: Model, sites: Sequence[str], stage: Stage
+) -> ValidationReport:
+    """The report with a certificate for each distinct site; those that fail are to blame as well.
+
+    Raises UsageError when none of the sites that were asked for is there.
+    """
+    from graphfuse.certificate.certify import certify
+
+    found = certify(original, fused, report.seed, sites, stage)
+    certified = {name for each in found for name in each.sites}
+    missing = sorted(set(sites) - certified)
+    if missing and report.level == "none":
+        raise UsageError(
+            f"no fused node computes {missing[0]!r}", "name an output that `--json` shows"
+        )
+    failed = [name for each in found if not each.passed for name in each.sites]
+    notes = report.notes if found else (*report.notes, "no fused node is new: nothing to certify")
+    wrong = tuple(dict.fromkeys((*report.wrong, *failed)))
+    return replace(report, certificates=found, wrong=wrong, notes=notes)
 
 
 def check_signature(original: onnx.GraphProto, fused: onnx.GraphProto) -> None:
@@ -235,6 +284,9 @@ def check_costs(costs: str) -> None:
 def _why(report: ValidationReport, output: str) -> str:
     """How a fused node failed: its own check, or the first of the whole model's."""
     own = [check for check in report.failures if check.subject == output]
+    certificate = next((c for c in report.uncertified if output in c.sites), None)
+    if certificate is not None and not own:
+        return f"certificate: {certificate.verdict}, {certificate.detail}"
     check = (own or list(report.failures))[0]
     return f"{check.gate} is {check.value:.3g}, bound {check.bound:.3g} ({check.where})"
 
@@ -254,13 +306,15 @@ def _remedy(report: ValidationReport) -> str:
         or (check.gate == "G2" and math.isinf(check.value))
         for check in report.failures
     ]
-    if any(ours):
+    if any(ours) or any(each.verdict == DIFFERENT for each in report.uncertified):
         return "please report it with the model's graph"
     if any(check.gate == "G1" for check in report.failures):
         return (
             f"onnxruntime {foreign.onnxruntime().__version__} runs the node worse than those that "
             "it replaces: leave it out with --exclude, or without --strict it is put back"
         )
+    if not report.failures:
+        return "leave it out with --exclude, or without --strict it is put back"
     return (
         "each fused node passed alone, so it is rounding that this model makes large: give real "
         "feeds with --load-inputs, others with --seed, or check the nodes with --validate sites"
@@ -269,6 +323,11 @@ def _remedy(report: ValidationReport) -> str:
 
 def failure(report: ValidationReport) -> str:
     """Why a validation did not pass, in one line."""
+    if report.uncertified and not report.failures:
+        certificate = report.uncertified[0]
+        return f"the certificate of {certificate.site} fails: it is {certificate.verdict} " + (
+            f"({certificate.detail})"
+        )
     if report.verdict == "not shown":
         first = report.not_shown[0]
         more = len(report.not_shown) - 1

@@ -65,6 +65,14 @@ def is_fused_node(domain: str, op_type: str) -> bool:
     return domain == CONTRIB_DOMAIN and op_type in CONTRIB_OPERATOR.values()
 
 
+def is_operator(function: FunctionProto) -> bool:
+    """Whether a function has the name of one of graphfuse's operators: it is not looked into.
+
+    Others of that domain are functions like any.
+    """
+    return function.domain == DOMAIN and function.name in OPERATORS
+
+
 def stash_type(elem_type: int) -> int:
     """The type in which statistics are computed: float64 for float64, else float32."""
     return TensorProto.DOUBLE if elem_type == TensorProto.DOUBLE else TensorProto.FLOAT

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import onnx
 
-from graphfuse import runtimes, targets
+from graphfuse import foreign, runtimes, targets
 from graphfuse.errors import GateError, UsageError
 from graphfuse.feeding import RUN_LIMIT, Feeding
 from graphfuse.feeds import Ranges
@@ -24,7 +24,7 @@ from graphfuse.fusing import (
     validate_models,
 )
 from graphfuse.graph import leftovers
-from graphfuse.graph.model_file import Model, load, wrap
+from graphfuse.graph.model_file import Model, load, unchanged, wrap
 from graphfuse.graph.weights import Target, check_output, drafted
 from graphfuse.limits import Limits
 from graphfuse.records import (
@@ -67,7 +67,9 @@ def scan(model: ModelLike, *, limits: Limits | None = None) -> Scan:
     gate (graph/gate.py). Returns the sites that can be fused and the near misses, each with its
     reason. Raises ModelError for a file that is unreadable, unsafe, or over a budget.
     """
-    return look(as_model(model, limits=limits)).shown
+    loaded = as_model(model, limits=limits)
+    with unchanged(loaded):
+        return look(loaded).shown
 
 
 def activations(
@@ -94,13 +96,13 @@ def activations(
     from graphfuse.readings import read
 
     loaded = as_model(model, limits=limits)
-    stage("scanning")
-    looked = look(loaded)
-    sums = stream(views(looked.model)[0], looked.scan)
-    stage("running the model")
-    return tuple(
-        read(loaded, sums, feeding_of(seed, iterations, inputs, input_shapes, val_range, run_limit))
-    )
+    feeding = feeding_of(seed, iterations, inputs, input_shapes, val_range, run_limit)
+    with unchanged(loaded):
+        stage("scanning")
+        looked = look(loaded)
+        sums = stream(views(looked.model)[0], looked.scan)
+        stage("running the model")
+        return tuple(read(loaded, sums, feeding))
 
 
 def explain(model: ModelLike, site: str, *, limits: Limits | None = None) -> Explanation:
@@ -141,18 +143,19 @@ def fuse(
     UsageError, or InternalError when the rewrite cannot be proven.
     """
     source = as_model(model, limits=limits)
-    result = fuse_model(
-        source,
-        ep,
-        include=include,
-        exclude=exclude,
-        fold_bias=fold_bias,
-        costs=costs,
-        runtime=runtime,
-        strict_mode=strict_mode,
-        stage=stage,
-    )
-    return replace(result, read=files_read(source))
+    with unchanged(source):
+        result = fuse_model(
+            source,
+            ep,
+            include=include,
+            exclude=exclude,
+            fold_bias=fold_bias,
+            costs=costs,
+            runtime=runtime,
+            strict_mode=strict_mode,
+            stage=stage,
+        )
+        return replace(result, read=files_read(source))
 
 
 def fuse_model(
@@ -182,6 +185,7 @@ def validate(
     *,
     level: str = "full",
     sites: Sequence[str] = (),
+    certify: bool = False,
     seed: int = 0,
     iterations: int | None = None,
     inputs: Feeds | Sequence[Feeds] | None = None,
@@ -201,14 +205,17 @@ def validate(
     `inputs` are feeds by name, or several; without them they are drawn, `iterations` times with
     seeds from `seed` on, `input_shapes` fixing sizes and `val_range` the numbers ('' for all).
     A run of the original may take `run_limit` seconds, 45 where nothing is said.
+    `certify` adds a certificate for each distinct fused node: it and what it replaced, evaluated
+    with 200 digits, are the same to 90 (records.Certificate); with it `level` may be none.
     External data of a ModelProto is looked for beside the original. The report says what passed:
     a failure does not raise. Raises OriginalModelError when the original does not run, and
-    ProviderError when a provider is missing.
+    ProviderError when a provider, or mpmath for a certificate, is missing.
     """
     first = as_model(original, limits=limits)
     second = as_model(fused, first.folder, limits)
     feeding = feeding_of(seed, iterations, inputs, input_shapes, val_range, run_limit)
-    return validate_models(first, second, eps, feeding, level, sites, stage)
+    with unchanged(first, second):
+        return validate_models(first, second, eps, feeding, level, sites, stage, certify)
 
 
 def feeding_of(
@@ -255,12 +262,14 @@ def bench(
     providers = {row.name: row.provider for row in rows}
     first = as_model(original)
     if fused is None:
-        looked = look(first)
-        return time_sites(looked.model, looked.scan, providers, options, input_shapes or {}, stage)
+        with unchanged(first):
+            looked, shapes = look(first), input_shapes or {}
+            return time_sites(looked.model, looked.scan, providers, options, shapes, stage)
     second = as_model(fused, first.folder)
     check_signature(first.proto.graph, second.proto.graph)
     feeding = feeding_of(seed, iterations, inputs, input_shapes, val_range, run_limit)
-    return compare(first, second, providers, feeding, options, stage)
+    with unchanged(first, second):
+        return compare(first, second, providers, feeding, options, stage)
 
 
 def optimize(
@@ -276,6 +285,7 @@ def optimize(
     strict_mode: bool = False,
     validation: str = "fast",
     strict: bool = False,
+    certify: bool = False,
     seed: int = 0,
     iterations: int | None = None,
     inputs: Feeds | Sequence[Feeds] | None = None,
@@ -295,7 +305,8 @@ def optimize(
 
     `validation` is a level of `validate`, or none. A site that fails is put back, and named in
     `result.left` with the reason PUT_BACK; with `strict` nothing is written then. With `dry_run`
-    nothing is written. A model without sites is copied byte for byte, or not written with
+    nothing is written. `certify` asks for the certificates of `validate` as well: a site without
+    one is put back. A model without sites is copied byte for byte, or not written with
     `only_if_changed`. `weights` says where they go: auto (they stay in the model's folder, and are
     copied elsewhere), keep, copy, reflink or embed. `in_place` allows `output` to be `model`.
     `runtime` and `strict_mode` are those of `fuse`; the installed onnxruntime validates.
@@ -305,12 +316,16 @@ def optimize(
     """
     if validation not in LEVELS:
         raise UsageError(f"unknown level {validation!r}", f"choose one of {', '.join(LEVELS)}")
+    if certify:
+        foreign.mpmath()
     ep = ",".join(targets.resolve(ep))
-    stage("loading")
-    source = as_model(model, limits=limits)
     target = Target(Path(output), weights, force, in_place)
     if not dry_run:
+        # Before anything is looked at: it may take a mark off the model's own weights.
         leftovers.remove(target.path.parent)
+    stage("loading")
+    source = as_model(model, limits=limits)
+    if not dry_run:
         check_output(target, source)
     check_costs(costs)
     shapes = input_shapes or {}
@@ -318,27 +333,35 @@ def optimize(
     fusing = Fusing(
         source, ep, include, exclude, fold_bias, costs, shapes, stage, known, strict_mode
     )
-    result = fusing.result({})
-    _check_fused(result, model, min_fused)
-    if validation != "none" and result.changed:
-        feeding = feeding_of(seed, iterations, inputs, input_shapes, val_range, run_limit)
-        result = fusing.validated(validation, feeding, strict)
+    with unchanged(source):
+        result = fusing.result({})
         _check_fused(result, model, min_fused)
-    result = replace(result, read=files_read(source))
+        if (validation != "none" or certify) and result.changed:
+            feeding = feeding_of(seed, iterations, inputs, input_shapes, val_range, run_limit)
+            result = fusing.validated(validation, feeding, strict, certify)
+            _check_fused(result, model, min_fused)
+        result = replace(result, read=files_read(source))
     if dry_run or (only_if_changed and not result.changed):
         return result
     return write(result, source, target, stage)
 
 
 def write(result: Result, source: Model, target: Target, stage: Stage) -> Result:
-    """Write a result atomically; byte for byte what was read when nothing changed."""
+    """Write a result atomically; byte for byte what was read when nothing changed.
+
+    Raises ChangedError, and writes nothing, when a file of the original is not as it was.
+    """
     stage("writing")
     check_output(target, source)
     portion = getattr(stage, "portion", None)
     proto = result.proto if result.changed else None
-    with drafted(proto, source, target, *([portion] if portion else [])) as (draft, notes):
-        written = draft.commit()
-    return replace(result, written=written, notes=tuple(notes))
+    told = [portion] if portion else []
+    with (
+        unchanged(source, at_end=False),
+        drafted(proto, source, target, *told) as (draft, notes),
+    ):
+        written = draft.commit(source.check_same)
+    return replace(result, written=written, notes=(*result.notes, *notes))
 
 
 def files_read(source: Model) -> tuple[HashedFile, ...]:

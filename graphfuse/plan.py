@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from graphfuse import ops, runtimes, targets
+from graphfuse.bodies import alike, strange_names
 from graphfuse.costs import predict
 from graphfuse.errors import UsageError
 from graphfuse.faults import STRICT_MODE
@@ -239,6 +240,7 @@ class _Bodies:
         folded = [site for site in sites if _is_folded(scopes.find(model, site.scope), site)]
         self._folded = {site.kind for site in folded}
         self.choices: set[Choice] = set()
+        self._strange = strange_names(model)
         self._there = {name: ops.find_function(model, name) for name in ops.OPERATORS}
         self._chosen: dict[str, onnx.FunctionProto] = {}
         self._variants: dict[tuple[str, ops.Variant], onnx.FunctionProto] = {}
@@ -246,14 +248,17 @@ class _Bodies:
     def refusal(self, site: Site, operator: str) -> Refusal | None:
         """Why the function that is there, or was chosen before, cannot serve a site."""
         written_out = site.kind == LAYER_NORM and site.kind not in self._folded
+        if self._strange:
+            # Registered for our node, the kernels would run in place of that function as well.
+            return Refusal(Reason.NAME_TAKEN, self._strange[0])
         choice = Choice(site.kind, site.elem_type, self._opset, written_out, site.axis != -1)
         wanted = self._body(site, operator, self._runtime.form(choice))
         there = self._there[operator]
         if there is not None and there != wanted:
             # A body for another onnxruntime means the same: the nodes that are there have it.
             wanted = there
-            if all(there != self._body(site, operator, form) for form in ops.FORMS):
-                return Refusal(Reason.NAME_TAKEN, there.name)
+            if not any(alike(there, self._body(site, operator, form)) for form in ops.FORMS):
+                return Refusal(Reason.MIXED_TYPES, f"the model's own {there.name}")
         elif not self._contrib:
             self.choices.add(choice)
         if self._chosen.setdefault(operator, wanted) != wanted:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from graphfuse import machine
 from graphfuse.errors import OriginalModelError, UsageError, in_one_line
 from graphfuse.feeding import Feed, Feeding
 from graphfuse.graph.model_file import Model
@@ -78,7 +79,7 @@ def read(model: Model, sums: Sequence[StreamSum], feeding: Feeding) -> list[Read
         if feeds is None:
             feeds = _runnable(made, feeding, model)
         for feed in feeds:
-            values = run(made, feed.values)
+            values = _values(made, feed)
             for each, pool in zip(chunk, pools, strict=True):
                 pool.add(np.asarray(values[each.tensor]))
         measured |= any(pool.count or pool.largest for pool in pools)
@@ -89,6 +90,14 @@ def read(model: Model, sums: Sequence[StreamSum], feeding: Feeding) -> list[Read
             "give larger feeds with --load-inputs or --input-shapes",
         )
     return readings
+
+
+def _values(made: Any, feed: Feed) -> dict[str, Array]:
+    try:
+        return run(made, feed.values)
+    except Exception as error:
+        # It ran with the sums before it as outputs: memory may be short, or a thread.
+        raise _does_not_run(error) from error
 
 
 def _runnable(made: Any, feeding: Feeding, model: Model) -> list[Feed]:
@@ -112,9 +121,8 @@ def _runnable(made: Any, feeding: Feeding, model: Model) -> list[Feed]:
 
 
 def _does_not_run(error: Exception) -> OriginalModelError:
-    text = in_one_line(error)
-    return OriginalModelError(
-        f"the model does not run on {CPU}: {text}",
-        "run it in onnxruntime alone first; feeds can be given with --load-inputs "
-        "or --input-shapes",
+    usual = (
+        "run it in onnxruntime alone first; feeds can be given with --load-inputs or --input-shapes"
     )
+    remedy = machine.remedy(error, f"running the model on {CPU}", usual)
+    return OriginalModelError(f"the model does not run on {CPU}: {in_one_line(error)}", remedy)

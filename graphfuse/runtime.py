@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
+import os
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
@@ -15,9 +16,10 @@ import numpy as np
 import onnx
 
 from graphfuse import faults, foreign, runtimes
+from graphfuse.bodies import strange
 from graphfuse.errors import ProviderError, UsageError
-from graphfuse.graph.model_file import serialize
-from graphfuse.graph.weights import as_file, without_links
+from graphfuse.graph.model_file import is_utf8, serialize
+from graphfuse.graph.weights import as_file, has_external, without_links
 from graphfuse.kernels import register, why_not
 
 if TYPE_CHECKING:
@@ -117,6 +119,11 @@ def has_kernels(providers: Providers) -> bool:
     return _first(providers) == CPU and not why_not()
 
 
+def takes_kernels(model: onnx.ModelProto | bytes | Path, provider: str) -> bool:
+    """Whether a session of a model is to have graphfuse's kernels, on what is known of it."""
+    return has_kernels(provider) and not (isinstance(model, onnx.ModelProto) and strange(model))
+
+
 def _first(providers: Providers) -> str:
     if not providers:
         raise UsageError(
@@ -180,9 +187,11 @@ def session(
 ) -> foreign.Session:
     """A session on one execution provider; external data is looked for in `folder`.
 
-    `kernels` is that of `session_options`; all else is onnxruntime's default, so that both models
-    of a validation are optimised alike. `options` stand in their place. Without `fallback` no node
-    may be given to the CPU in place of the provider. Raises ProviderError when
+    `kernels` is that of `session_options`, but that None registers none for a model with a function
+    of its own under the name of one of them: they would run in its place. All else is onnxruntime's
+    default, so that both models of a validation are optimised alike. `options` stand in their
+    place. Without `fallback` no node may be given to the CPU in place of the provider. Raises
+    ProviderError when
     onnxruntime lists the provider and cannot start it: it would go on with the CPU.
     """
     runtime = foreign.onnxruntime()
@@ -190,7 +199,7 @@ def session(
         foreign.load_cuda_libraries()
     if options is None:
         options = plain_options()
-        if has_kernels(provider) if kernels is None else kernels:
+        if takes_kernels(model, provider) if kernels is None else kernels:
             register(options)
     options.log_severity_level = 4
     if not fallback and provider != CPU:
@@ -199,7 +208,11 @@ def session(
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     if isinstance(model, onnx.ModelProto):
         model, folder = without_links(model, folder)
-    options.add_session_config_entry(FOLDER_KEY, str(folder.resolve()))
+    if isinstance(model, Path) and not is_utf8(model):
+        model = model.read_bytes()
+    if not isinstance(model, onnx.ModelProto) or has_external(model):
+        # As bytes: the folder's name need not be UTF-8.
+        options.add_session_config_entry(FOLDER_KEY, os.fsencode(folder.resolve()))
     data: object = serialize(model) if isinstance(model, onnx.ModelProto) else model
     given = [(provider, provider_options(provider, runtime.__version__))]
     with contextlib.ExitStack() as stack:

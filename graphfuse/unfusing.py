@@ -14,7 +14,7 @@ from graphfuse.errors import GateError, UsageError, ValidationError
 from graphfuse.feeds import Ranges
 from graphfuse.fusing import LEVELS, Stage, failure, silent, validate_models
 from graphfuse.graph import leftovers
-from graphfuse.graph.model_file import Model, materialized
+from graphfuse.graph.model_file import Model, materialized, unchanged
 from graphfuse.graph.tensors import count_nodes
 from graphfuse.graph.weights import Target, check_output
 from graphfuse.limits import Limits
@@ -38,7 +38,8 @@ def unfuse(model: ModelLike, *, limits: Limits | None = None) -> UnfuseResult:
     Raises ModelError for a file that is unreadable or unsafe.
     """
     source = as_model(model, limits=limits)
-    return replace(_result(source, take_apart(source)), read=files_read(source))
+    with unchanged(source):
+        return replace(_result(source, take_apart(source)), read=files_read(source))
 
 
 def _result(source: Model, apart: Apart) -> UnfuseResult:
@@ -81,31 +82,34 @@ def unfuse_file(
     """
     if validation not in LEVELS:
         raise UsageError(f"unknown level {validation!r}", f"choose one of {', '.join(LEVELS)}")
-    stage("loading")
-    source = as_model(model, limits=limits)
     target = Target(Path(output), weights, force, in_place)
     if not dry_run:
+        # Before anything is looked at: it may take a mark off the model's own weights.
         leftovers.remove(target.path.parent)
+    stage("loading")
+    source = as_model(model, limits=limits)
+    if not dry_run:
         check_output(target, source)
-    stage("taking fused nodes apart")
-    result = _result(source, take_apart(source))
-    if strict and result.left:
-        first = result.left[0]
-        raise GateError(
-            f"{len(result.left)} fused nodes have to stay, such as {first.add}: "
-            f"{first.reason.sentence} ({first.got})",
-            "leave out --strict to write the others out",
-        )
-    if validation != "none" and result.changed:
-        feeding = feeding_of(seed, iterations, inputs, input_shapes, val_range, run_limit)
-        plain = source.edited(result.proto)
-        report = validate_models(source, plain, ("cpu",), feeding, validation, (), stage)
-        if not report.passed:
-            raise ValidationError(
-                failure(report), "nothing was written; please report it with the model's graph"
+    with unchanged(source):
+        stage("taking fused nodes apart")
+        result = _result(source, take_apart(source))
+        if strict and result.left:
+            first = result.left[0]
+            raise GateError(
+                f"{len(result.left)} fused nodes have to stay, such as {first.add}: "
+                f"{first.reason.sentence} ({first.got})",
+                "leave out --strict to write the others out",
             )
-        result = replace(result, validation=report)
-    result = replace(result, read=files_read(source))
+        if validation != "none" and result.changed:
+            feeding = feeding_of(seed, iterations, inputs, input_shapes, val_range, run_limit)
+            plain = source.edited(result.proto)
+            report = validate_models(source, plain, ("cpu",), feeding, validation, (), stage)
+            if not report.passed:
+                raise ValidationError(
+                    failure(report), "nothing was written; please report it with the model's graph"
+                )
+            result = replace(result, validation=report)
+        result = replace(result, read=files_read(source))
     if dry_run or (only_if_changed and not result.changed):
         return result
     return write(result, source, target, stage)

@@ -72,6 +72,21 @@ def test_the_reference_shares_no_code_with_the_rewriter() -> None:
                 assert not node.module.startswith(makers), (path, node.module)
 
 
+def test_certificates_share_no_code_with_the_algebra_or_the_rewriter() -> None:
+    """Of what judges in float64 they take the cutting, and nothing that evaluates."""
+    shared = (
+        "graphfuse.certificate", "graphfuse.graph", "graphfuse.records", "graphfuse.errors",
+        "graphfuse.validation.extract", "graphfuse.validation.fused_nodes",
+    )  # fmt: skip
+    for path in (PACKAGE / "certificate").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not node.module:
+                continue
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            if node.module.startswith("graphfuse") and names != ["graphfuse.foreign"]:
+                assert node.module.startswith(shared), (path, node.module)
+
+
 def test_every_reason_has_a_sentence_and_a_remedy() -> None:
     assert len({reason.value for reason in Reason}) == len(Reason)
     for reason in Reason:

@@ -122,12 +122,12 @@ def rows(sample: str) -> list[Row]:
         made.append(Row(name, python, (*wanted, *tools), files))
 
     for python in PYTHON:
-        add(f"lowest-{python}", python, environments.lowest(python, "cpu"))
+        add(f"lowest-{python}", python, environments.lowest(python, "cpu", "certify"))
     for version in ONNXRUNTIME:
-        pinned = [*environments.newest(PYTHON[0]), f"onnxruntime=={version}"]
+        pinned = [*environments.newest(PYTHON[0], "certify"), f"onnxruntime=={version}"]
         add(f"onnxruntime-{version}", PYTHON[0], pinned)
     for python in PYTHON:
-        add(f"newest-{python}", python, environments.newest(python, "cpu"))
+        add(f"newest-{python}", python, environments.newest(python, "cpu", "certify"))
     add("torch-lowest", PYTHON[0], environments.lowest(PYTHON[0], "cpu", "torch"), TORCH)
     return made
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from graphfuse import advice, foreign, runtimes
+from graphfuse import advice, foreign, machine, runtimes
 from graphfuse.bench.footprint import footprints
 from graphfuse.bench.profile import shares, site_nodes
 from graphfuse.bench.records import (
@@ -29,6 +29,7 @@ from graphfuse.bench.records import (
 )
 from graphfuse.bench.sessions import Contender, SessionKind, caller, environment
 from graphfuse.bench.timing import Threads, Timing, paired, pinned
+from graphfuse.bodies import strange, strange_names
 from graphfuse.errors import GateError, OriginalModelError, UsageError, ValidationError, in_one_line
 from graphfuse.feeding import Feed, Feeding
 from graphfuse.feeds import Sizes
@@ -95,17 +96,20 @@ def compare(
                 trial = _Trial(contenders, ep, provider, threads, options, stage)
                 found += trial.comparisons(feeding)
     notes = advice.of_bodies(fused.proto, runtimes.runtime())
+    notes += advice.of_strange(strange_names(fused.proto))
     return BenchReport(environment(), tuple(found), notes=tuple(notes))
 
 
 def _contenders(
     original: Model, fused: Model, provider: str, options: BenchOptions
 ) -> tuple[Contender, ...]:
-    kind = SessionKind.GRAPHFUSE if options.kernels else SessionKind.DEFAULT
+    # A function of the model's own under one of our names is not to be run by our kernels.
+    kernels = options.kernels and not strange(fused.proto)
+    kind = SessionKind.GRAPHFUSE if kernels else SessionKind.DEFAULT
     found = [Contender(ORIGINAL, original, SessionKind.DEFAULT), Contender(FUSED, fused, kind)]
     if provider == CPU and runtimes.runtime().slow_fusions:
         found.append(Contender(BEST, original, SessionKind.BEST))
-    if provider == CPU and options.kernels:
+    if provider == CPU and kernels:
         found.append(Contender(PLAIN, fused, SessionKind.DEFAULT))
     return tuple(found)
 
@@ -257,7 +261,11 @@ def _does_not_run(
 ) -> Exception:
     if isinstance(error, (UsageError, OriginalModelError)) or hasattr(error, "exit_code"):
         return error
-    text = in_one_line(error)
+    text, doing = in_one_line(error), f"running the {name} model on {provider}"
+    if name == ORIGINAL:
+        remedy = machine.remedy(error, doing, remedy)
+    else:
+        machine.check(error, doing)
     kind = OriginalModelError if name == ORIGINAL else ValidationError
     return kind(
         f"the {name} model does not run on {provider}: {text}",

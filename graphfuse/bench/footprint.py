@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
+from graphfuse import machine
 from graphfuse.bench.records import Footprint
 from graphfuse.bench.sessions import Contender, SessionKind
 from graphfuse.bench.timing import Threads
@@ -93,6 +94,9 @@ def _ask(request: Mapping[str, object]) -> Footprint:
         return Footprint(**json.loads(child.stdout.splitlines()[-1]))
     except (subprocess.SubprocessError, ValueError, IndexError) as error:
         told = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
+        found = machine.lack_in(told[-1] if told else "")
+        if found is not None:
+            raise machine.failure(found, "measuring load time and memory", error) from error
         raise OriginalModelError(
             f"a process that only runs {request['model']} failed: {told[-1] if told else error}",
             "leave memory out with --no-memory",

@@ -32,7 +32,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from graphfuse import foreign
+from graphfuse import foreign, machine
 from graphfuse.bench.timing import Threads, Timing, paired, pinned
 from graphfuse.kernels import library_path, register
 from graphfuse.ops import BIAS_OPERATOR, CONTRIB_OPERATOR, DOMAIN, OPERATOR
@@ -156,6 +156,7 @@ def _contenders(
             calls[name] = caller(case, name, threads)
         except Exception as error:
             # onnxruntime raises its own classes: it has no such kernel for this type.
+            machine.check(error, "measuring nodes")
             if name == OWN:
                 raise
             text = " ".join(str(error).split())

@@ -22,7 +22,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from graphfuse import foreign, ops, runtimes
+from graphfuse import foreign, machine, ops, runtimes
 from graphfuse.bench import kernels
 from graphfuse.bench.sessions import environment
 from graphfuse.bench.timing import Threads, paired, pinned
@@ -185,6 +185,7 @@ def _nodes(norm: str, elem_type: int, threads: Threads) -> dict[str, float]:
             calls[name] = kernels.caller(one, contender, threads)
         except Exception as error:
             # onnxruntime raises its own classes: it has no such kernel in this type.
+            machine.check(error, "measuring nodes")
             print(f"{norm} {one.type}: no {name} ({str(error)[:80]})", file=sys.stderr)
     return _microseconds(calls, one.length)
 
@@ -202,6 +203,7 @@ def _bodies(kind: str, elem_type: int, opset: int, threads: Threads) -> dict[str
             calls[form] = _plain(_chain(kind, elem_type, opset, function), threads)
         except Exception as error:
             # onnxruntime raises its own classes, one per failure code.
+            machine.check(error, "measuring bodies")
             print(f"{kind} opset {opset}: {str(error)[-80:]}", file=sys.stderr)
             return {}
     return _microseconds(calls, kernels.LONGEST_CHAIN)
@@ -224,8 +226,9 @@ def _errors(kind: str, elem_type: int) -> dict[str, float | None]:
     for name in (runtimes.PAIR, runtimes.CONTRIB):
         try:
             factors = [_factor(kind, elem_type, name, epsilon) for epsilon in EPSILONS]
-        except Exception:
+        except Exception as error:
             # onnxruntime raises its own classes: it has no such kernel in this type.
+            machine.check(error, "measuring errors")
             continue
         worst = max(factors)
         found[name] = round(worst, 2) if np.isfinite(worst) else None

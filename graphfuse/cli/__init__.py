@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
+import errno
 import os
 import signal
 import sys
@@ -11,9 +12,11 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from graphfuse import machine
 from graphfuse.cli import change, look, measure
 from graphfuse.cli.show import send_stages_to
-from graphfuse.errors import GraphfuseError
+from graphfuse.cli.streams import ReportError, check_memory, prepare, reporting
+from graphfuse.errors import GraphfuseError, printable
 from graphfuse.isolation import begin
 
 app = typer.Typer(
@@ -36,11 +39,26 @@ for command in (
     app.command()(command)
 
 
+OUTPUT_FAULTS = frozenset(
+    getattr(errno, name)
+    for name in ("EPIPE", "ENOSPC", "EIO", "EFBIG", "EBADF", "EDQUOT", "EINVAL", "ECONNRESET")
+    if hasattr(errno, name)
+)
+"""How writing to standard output fails: it has no name, and whatever else has."""
+
+
+NO_ROOM = (
+    b"graphfuse: error: there is not enough memory, nor to say where; give it more (`ulimit -v`, "
+    b"a container's limit, --memory-limit)\n"
+)
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         from graphfuse import __version__
 
-        print(f"graphfuse {__version__}")
+        with reporting():
+            print(f"graphfuse {__version__}")
         raise typer.Exit
 
 
@@ -56,28 +74,36 @@ def options(
 
 def main() -> None:
     """The entry point: errors become one line on stderr and their exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A name that the terminal cannot show is no reason to fail.
-            stream.reconfigure(errors="backslashreplace")
+    try:
+        _run()
+    except MemoryError:
+        os.write(2, NO_ROOM)
+        raise SystemExit(5) from None
+
+
+def _run() -> None:
+    prepare()
     _handle_signals()
     send_stages_to(begin())
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     try:
+        check_memory(sys.argv[1:])
         code = app(standalone_mode=False)
-        sys.stdout.flush()
+        with reporting():
+            pass
     except GraphfuseError as error:
+        _let_go(error)
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
-    except MemoryError:
-        _fail("out of memory; give smaller feeds with --input-shapes", 1)
     except OSError as error:
-        # The model is written by now, or needed no writing: only the report cannot be shown.
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
-        _fail(f"standard output cannot be written ({error.strerror})", 1)
+        if error.errno not in OUTPUT_FAULTS or error.filename is not None:
+            _fail_of_machine(error)
+        # Of the report only: what reads and writes models has errors of its own.
+        _fail(str(ReportError(error, ())), 1)
     except Exception as error:
+        _fail_of_machine(error)
         # typer's own errors (wrong options, missing arguments), whichever click it brings.
         message = getattr(error, "format_message", None)
         if type(error).__name__ == "Abort":
@@ -91,9 +117,30 @@ def main() -> None:
     raise SystemExit(code if isinstance(code, int) else 0)
 
 
+def _let_go(error: BaseException | None) -> None:
+    """Drop the frames that an error holds: with them go the arrays and sessions of the run.
+
+    Where memory gave out there is no room for a line else.
+    """
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
+
+
+def _fail_of_machine(error: Exception) -> None:
+    """End with one line when memory, threads or files gave out where no stage was named."""
+    found = machine.lack(error)
+    if found is not None:
+        _let_go(error)
+        named = machine.failure(found, "running graphfuse", error)
+        _fail(str(named), named.exit_code)
+
+
 def _fail(message: str, code: int) -> NoReturn:
-    line = " ".join(message.split())
-    print(f"graphfuse: error: {line}", file=sys.stderr)
+    line = printable(" ".join(message.split()))
+    # Where nobody reads it, the code says it.
+    with contextlib.suppress(OSError):
+        print(f"graphfuse: error: {line}", file=sys.stderr, flush=True)
     raise SystemExit(code)
 
 

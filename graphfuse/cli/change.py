@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from graphfuse.cli.options import (
+    CertifyOption,
     ChoiceOptions,
     FeedOptions,
     JsonOption,
@@ -21,6 +22,8 @@ from graphfuse.cli.options import (
     writes,
 )
 from graphfuse.cli.show import console, print_json, progress
+from graphfuse.cli.streams import reporting
+from graphfuse.errors import GateError
 from graphfuse.limits import Limits
 
 
@@ -44,6 +47,7 @@ def fuse(
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail when a site does, instead of putting it back.")
     ] = False,
+    certify: CertifyOption = False,
     min_fused: Annotated[
         int, typer.Option(min=0, help="Exit with 6 and write nothing when fewer sites are fused.")
     ] = 0,
@@ -61,6 +65,7 @@ def fuse(
             ep,
             validation=validation,
             strict=strict,
+            certify=certify,
             min_fused=min_fused,
             dry_run=dry_run,
             limits=limits,
@@ -69,14 +74,22 @@ def fuse(
             **output.arguments,
             **feeds.arguments,
         )
-    if as_json:
-        from graphfuse.report.document import fuse_document
+    with reporting(result.written):
+        if as_json:
+            from graphfuse.report.document import fuse_document
 
-        print_json(fuse_document(model, result, data_options()))
-    else:
-        from graphfuse.report.terminal import print_summary
+            print_json(fuse_document(model, result, data_options()))
+        else:
+            from graphfuse.report.terminal import print_summary
 
-        print_summary(console(), model, result)
+            print_summary(console(), model, result)
+    if result.put_back and not result.changed:
+        raise GateError(
+            f"all {len(result.put_back)} sites that were fused failed validation and were put "
+            "back: the output, if one was asked for, is the original",
+            "the report says what each of them failed: real feeds (--load-inputs) may help, and "
+            "whatever is wrong with a node of graphfuse's please report",
+        )
 
 
 @can_isolate
@@ -113,14 +126,15 @@ def unfuse(
             **output.arguments,
             **feeds.arguments,
         )
-    if as_json:
-        from graphfuse.report.document import unfuse_document
+    with reporting(result.written):
+        if as_json:
+            from graphfuse.report.document import unfuse_document
 
-        print_json(unfuse_document(model, result, data_options()))
-    else:
-        from graphfuse.report.terminal import print_unfused
+            print_json(unfuse_document(model, result, data_options()))
+        else:
+            from graphfuse.report.terminal import print_unfused
 
-        print_unfused(console(), model, result)
+            print_unfused(console(), model, result)
 
 
 @can_isolate
@@ -133,12 +147,16 @@ def validate(
     limits: Limits,
     ep: Annotated[str, typer.Option(help="Execution providers, such as cpu,cuda.")] = "cpu",
     level: Annotated[
-        str, typer.Option("--validate", help="fast, full or sites (each fused node alone).")
+        str,
+        typer.Option(
+            "--validate", help="fast, full, sites (each fused node alone), or none with --certify."
+        ),
     ] = "full",
     site: Annotated[
         list[str] | None,
         typer.Option(help="Only the fused node with this output, alone. May be repeated."),
     ] = None,
+    certify: CertifyOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare two models with each other and with float64. Exits with 1 when a gate fails."""
@@ -151,18 +169,20 @@ def validate(
             ep.split(","),
             level=level,
             sites=site or (),
+            certify=certify,
             limits=limits,
             stage=stage,
             **feeds.arguments,
         )
-    if as_json:
-        from graphfuse.report.document import validation_document
+    with reporting():
+        if as_json:
+            from graphfuse.report.document import validation_document
 
-        print_json(validation_document(original, fused, report, data_options()))
-    else:
-        from graphfuse.report.terminal import print_checks
+            print_json(validation_document(original, fused, report, data_options()))
+        else:
+            from graphfuse.report.terminal import print_checks
 
-        repeat = shlex.join(["graphfuse", "validate", original, fused, *data_options()])
-        print_checks(console(), report, repeat)
+            repeat = shlex.join(["graphfuse", "validate", original, fused, *data_options()])
+            print_checks(console(), report, repeat)
     if not report.passed:
         raise typer.Exit(1)

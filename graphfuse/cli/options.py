@@ -16,6 +16,12 @@ from graphfuse.limits import Limits
 from graphfuse.options import parse_ranges, parse_shapes
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX file.")]
+CertifyOption = Annotated[
+    bool,
+    typer.Option(
+        "--certify", help="Show that each fused node is what it replaced, to 90 digits (mpmath)."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
@@ -143,6 +149,11 @@ class OutputOptions:
             raise UsageError("--in-place has no other output", "pass either it or -o FILE")
         if self.output is None and not dry_run and not self.in_place:
             raise UsageError("no output is named", "pass -o FILE, --in-place or --dry-run")
+        if self.output == "-":
+            raise UsageError(
+                "a model is not written to standard output: what is cut short would look whole",
+                "name a file, or ./- for one of that name",
+            )
         return self.output or model
 
 

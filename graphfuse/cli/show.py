@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from graphfuse import machine
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,11 +24,11 @@ def send_stages_to(descriptor: int | None) -> None:
 
 def console(stderr: bool = False) -> Console:
     """A console; piped output is not folded."""
-    from rich.console import Console
+    from graphfuse.report.console import SafeConsole
 
     # Before rich 14 an empty FORCE_COLOR was as good as any other.
     terminal = False if os.environ.get("FORCE_COLOR") == "" else None
-    made = Console(
+    made = SafeConsole(
         stderr=stderr, highlight=False, soft_wrap=False, markup=False, force_terminal=terminal
     )
     if not made.is_terminal and "COLUMNS" not in made._environ:  # pyright: ignore[reportPrivateUsage]
@@ -33,13 +37,24 @@ def console(stderr: bool = False) -> Console:
     return made
 
 
-def progress() -> Any:
-    """The stages of a run on stderr; a context that yields what to call with each."""
+@contextmanager
+def progress() -> Generator[Any]:
+    """The stages of a run on stderr; a context that yields what to call with each.
+
+    Raises MachineError, naming the stage, when memory, threads or files give out in it.
+    """
     from graphfuse.report.progress import StageProgress
 
-    return StageProgress(console(stderr=True), _stages)
+    made = StageProgress(console(stderr=True), _stages)
+    try:
+        with made:
+            yield made
+    except Exception as error:
+        machine.check(error, made.stage)
+        raise
 
 
 def print_json(document: dict[str, Any]) -> None:
-    """One JSON document on stdout."""
-    print(json.dumps(document, indent=2, allow_nan=False))
+    """One JSON document on stdout: ASCII, control characters escaped."""
+    # JSON itself lets DEL stand.
+    print(json.dumps(document, indent=2, allow_nan=False).replace("\x7f", "\\u007f"))

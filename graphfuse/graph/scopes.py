@@ -14,13 +14,13 @@ import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, helper
 
 from graphfuse.graph.tensors import DEFAULT_DOMAINS, AnyGraph, subgraphs, value_names
+from graphfuse.ops import is_operator
 from graphfuse.records import MAIN, ScopeRef
 
 MAX_CALL = 256
 """Nodes of a function body, the functions that it calls included, that a call is seen through."""
 MAX_EXPANDED = 100_000
 """Nodes that the calls of one graph expand to at most; further calls stay opaque."""
-OWN_DOMAIN = "graphfuse"
 
 Place = tuple[int, str, int]
 """A node's position among a scope's nodes, the attribute that holds a graph, and which of it."""
@@ -82,7 +82,7 @@ def scopes(model: onnx.ModelProto) -> list[Scope]:
     found = list(_scope(model.graph, MAIN, None, expander).tree())
     for index in expander.callers_first():
         function = model.functions[index]
-        if function.domain != OWN_DOMAIN:
+        if not is_operator(function):
             ref = ScopeRef(index, (), f"function {function.domain}::{function.name}")
             found.extend(_scope(function, ref, None, expander).tree())
     return found
@@ -219,9 +219,8 @@ class _Expander:
         for index in self._order:
             function = self.functions[index]
             outputs = list(function.output)
-            if function.domain in (*DEFAULT_DOMAINS, OWN_DOMAIN) or len(set(outputs)) < len(
-                outputs
-            ):
+            standard = function.domain in DEFAULT_DOMAINS
+            if standard or is_operator(function) or len(set(outputs)) < len(outputs):
                 # A function under the name of a standard operator: which one runs is not certain.
                 continue
             inner = [self._index.get(function_key(node)) for node in function.node]

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
+from graphfuse.ops import is_operator
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -153,7 +155,7 @@ def all_names(graph: onnx.GraphProto) -> set[str]:
 
 def count_nodes(model: onnx.ModelProto) -> int:
     """How many nodes a model has, in every graph and function; graphfuse's own are not counted."""
-    functions = [function for function in model.functions if function.domain != "graphfuse"]
+    functions = [function for function in model.functions if not is_operator(function)]
     return sum(map(_count, [model.graph, *functions]))
 
 

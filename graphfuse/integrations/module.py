@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
+from graphfuse import machine
 from graphfuse.errors import OriginalModelError, ProviderError, UsageError, in_one_line
 from graphfuse.validation.tolerance import FLOAT, distance
 
@@ -97,6 +98,7 @@ class Call:
                 )
         except Exception as error:
             # The exporter raises anything, wrapped in advice.
+            machine.check(error, "exporting the module")
             cause: BaseException = error
             while cause.__cause__ is not None:
                 cause = cause.__cause__
@@ -133,9 +135,10 @@ class Call:
                 given = torch.func.functional_call(self.module, buffers, args, kwargs)
         except Exception as error:
             # A module may raise anything, such as for an index that only real numbers show.
+            usual = "call it with the same arguments in PyTorch first"
             raise OriginalModelError(
                 f"the module does not run ({type(error).__name__}: {in_one_line(error)})",
-                "call it with the same arguments in PyTorch first",
+                machine.remedy(error, "running the module", usual),
             ) from error
         return [_array(each) for each in self.tensors(given)]
 
@@ -168,6 +171,7 @@ class Call:
                 results = self.tensors(twin(*args, **kwargs))
         except Exception as error:
             # A module may do anything that is not possible in another type.
+            machine.check(error, "running the module in float64")
             return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
         narrow = [r for r in results if r.is_floating_point() and r.dtype != torch.float64]
         return f"an output stays {narrow[0].dtype}" if narrow else [_array(r) for r in results]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from graphfuse import targets
+from graphfuse import machine, targets
 from graphfuse.errors import (
     GraphfuseError,
     OriginalModelError,
@@ -193,6 +193,7 @@ def _results(
         raise
     except Exception as error:
         # onnxruntime raises its own classes.
+        machine.check(error, f"running the fused model on {provider}")
         text = f"does not run on {provider}: {in_one_line(error)}"
         if result.changed:
             raise ValidationError(f"the fused model {text}", "nothing was written") from error

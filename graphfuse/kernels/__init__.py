@@ -22,16 +22,13 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from graphfuse import foreign
+from graphfuse import foreign, machine
 from graphfuse.errors import ProviderError, in_one_line
 
 __all__ = ["library_path", "register", "why_not"]
 
 _SUFFIXES = {"win32": "graphfuse_kernels.dll", "darwin": "libgraphfuse_kernels.dylib"}
 _FILE = _SUFFIXES.get(sys.platform, "libgraphfuse_kernels.so")
-
-_MARK = "graphfuse.kernels"
-"""onnxruntime keeps entries that it does not know; options cannot be asked for their libraries."""
 
 MISSING = (
     "this installation of graphfuse has no CPU kernels: no C++17 compiler was there to build it"
@@ -63,7 +60,10 @@ def library_path() -> Path:
 
 @cache
 def why_not() -> str:
-    """Why the kernels cannot be used here, in one sentence; '' when they can."""
+    """Why the kernels cannot be used here, in one sentence; '' when they can.
+
+    Raises MachineError where there is no room for them now: that is not for all of the process.
+    """
     try:
         register(foreign.onnxruntime().SessionOptions())
     except ProviderError as error:
@@ -74,28 +74,18 @@ def why_not() -> str:
 def register(options: foreign.SessionOptions) -> None:
     """Register the kernels with an onnxruntime.SessionOptions, of a session on the CPU.
 
-    Options that have them already stay as they are: onnxruntime refuses a domain that comes twice.
+    Options that have them already stay as they are, whoever registered them.
 
     Raises ProviderError when the library was not built, or when onnxruntime cannot load it (it must
     be 1.17 or later).
     """
     path = library_path()
-    if _is_registered(options):
-        return
     try:
         options.register_custom_ops_library(str(path))
     except Exception as error:
         # onnxruntime raises its own classes, one per failure code.
+        machine.check(error, "loading graphfuse's kernels")
         raise ProviderError(
             f"onnxruntime cannot load graphfuse's kernels from {path}: {in_one_line(error)}",
             "fused models run without them: `graphfuse.session_options(kernels=False)`",
         ) from error
-    options.add_session_config_entry(_MARK, "1")
-
-
-def _is_registered(options: foreign.SessionOptions) -> bool:
-    try:
-        return options.get_session_config_entry(_MARK) == "1"
-    except RuntimeError:
-        # So onnxruntime answers for an entry that is not there.
-        return False

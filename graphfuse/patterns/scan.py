@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import prod
 
+from graphfuse.bodies import strange_names
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.nodes import Node
 from graphfuse.graph.shapes import extent_of
@@ -38,34 +37,19 @@ def scan(model: Model, pinned: frozenset[str] = frozenset()) -> Scan:
 
     `pinned` are outputs of norms: what follows one of them is no part of it.
     """
-    with _collector_off():
-        return _scan(model, pinned)
-
-
-@contextmanager
-def _collector_off() -> Generator[None]:
-    """A scan makes millions of small objects and no cycles; looking for some takes a third."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            if not gc.get_freeze_count():
-                # Those that are left count as old, and are not all looked at as soon as it is on.
-                gc.freeze()
-                gc.unfreeze()
-            gc.enable()
-
-
-def _scan(model: Model, pinned: frozenset[str]) -> Scan:
     kept: list[Site | NearMiss] = []
     fused = nodes = 0
+    unlike = strange_names(model.proto)
     for view in views(model):
-        found = [item for candidate in _candidates(view) for item in _judge(view, candidate, pinned)]
+        found = [
+            item for candidate in _candidates(view) for item in _judge(view, candidate, pinned)
+        ]
         kept.extend(_without_overlap(found))
         fused += sum(
-            is_fused_node(node.domain, node.op_type) for node in view.nodes if not node.in_call
+            is_fused_node(node.domain, node.op_type)
+            and f"{node.domain}::{node.op_type}" not in unlike
+            for node in view.nodes
+            if not node.in_call
         )
         nodes += len(view.scope.graph.node)
     sites = [item for item in kept if isinstance(item, Site)]
@@ -75,6 +59,7 @@ def _scan(model: Model, pinned: frozenset[str]) -> Scan:
         near_misses=tuple(replace(miss, id=f"m{n}") for n, miss in enumerate(misses, 1)),
         already_fused=fused,
         nodes=nodes,
+        strange=unlike,
     )
 
 
@@ -142,9 +127,7 @@ def _axes(
     return reduced_axes(view, reader, len(shape))
 
 
-def _judge(
-    view: GraphView, candidate: _Candidate, pinned: frozenset[str]
-) -> list[Site | NearMiss]:
+def _judge(view: GraphView, candidate: _Candidate, pinned: frozenset[str]) -> list[Site | NearMiss]:
     """What becomes of one Add: a site, near misses, or nothing when no norm reads it."""
     source, reader, axes = candidate.source, candidate.reader, candidate.axes
     add, tensor = source.add, source.tensor

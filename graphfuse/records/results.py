@@ -139,6 +139,11 @@ class FuseResult:
         """Whether anything was rewritten."""
         return bool(self.fused)
 
+    @property
+    def put_back(self) -> tuple[NearMiss, ...]:
+        """The sites that were fused, failed validation, and are as they were."""
+        return tuple(miss for miss in self.left if miss.reason is Reason.PUT_BACK)
+
     def reasons(self) -> Counter[Reason]:
         """How often each reason occurs among what is left."""
         return Counter(miss.reason for miss in self.left)

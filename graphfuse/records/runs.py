@@ -58,6 +58,44 @@ class Unpaired:
     why: str
 
 
+IDENTICAL = "identical"
+ROUNDED = "identical but for one rounding"
+DIFFERENT = "different"
+UNCERTIFIED = "not certified"
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What 200 digits say of a fused node and what it replaced, for all `sites` that are alike.
+
+    `site` is the output of the one that was evaluated, `sites` the outputs of all that it stands
+    for. `spelling` are the original's operators, `extents` the shapes of the operands, `rows` how
+    many rows were evaluated, and `difference` is the largest one, relative to each number; None
+    where nothing was evaluated. `verdict` is IDENTICAL (to ninety digits), ROUNDED (so, when the
+    numbers in `detail` are rounded once to the type that the fused node holds them in), DIFFERENT
+    (`detail` has the first digit that differs) or UNCERTIFIED (`detail` says why). `repeat` are the
+    options of `graphfuse validate ORIGINAL FUSED` that make it again.
+    """
+
+    site: str
+    sites: tuple[str, ...]
+    kind: str
+    spelling: str
+    extents: str
+    rows: int
+    seed: int
+    digits: int
+    verdict: str
+    detail: str
+    difference: float | None
+    repeat: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the fused node is what it replaced."""
+        return self.verdict in (IDENTICAL, ROUNDED)
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """A node that differs outside of the fused ones: its first output, operator, and graph.
@@ -87,7 +125,8 @@ class ValidationReport:
 
     `changes` are the nodes that differ outside of the fused ones. `not_shown` is what differs and
     was reached by no check: a fused node or other node in a branch that no feed took, or a function
-    of a fused operator that graphfuse did not write.
+    of a fused operator that graphfuse did not write. `certificates` are there when they were asked
+    for; then each of them has to hold as well.
     `wrong` are outputs of fused nodes that are to blame for a failure, in the order of the model.
     `evaluated` tells what evaluated which operators for the float64 twins. `activations` are the
     sums of the original's own run, `unpaired` the fused nodes that only the whole model was judged
@@ -105,6 +144,7 @@ class ValidationReport:
     notes: tuple[str, ...] = ()
     changes: tuple[Change, ...] = ()
     not_shown: tuple[NotShown, ...] = ()
+    certificates: tuple[Certificate, ...] = ()
 
     @property
     def first_difference(self) -> str:
@@ -113,15 +153,20 @@ class ValidationReport:
 
     @property
     def passed(self) -> bool:
-        """Whether every check holds, and all that differs was checked."""
+        """Whether every check and certificate holds, and all that differs was checked."""
         return self.verdict == "pass"
 
     @property
     def verdict(self) -> str:
-        """`pass`, `fail` (a check does not hold), or `not shown` (something was not checked)."""
-        if not all(check.passed for check in self.checks):
+        """`pass`, `fail` (a check or certificate does not hold), or `not shown` (not checked)."""
+        if not all(each.passed for each in (*self.checks, *self.certificates)):
             return "fail"
         return "not shown" if self.not_shown else "pass"
+
+    @property
+    def uncertified(self) -> tuple[Certificate, ...]:
+        """The certificates that do not hold."""
+        return tuple(each for each in self.certificates if not each.passed)
 
     @property
     def failures(self) -> tuple[Check, ...]:

@@ -197,12 +197,16 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What a model holds: sites that can be fused, near misses, and sites fused before."""
+    """What a model holds: sites that can be fused, near misses, and sites fused before.
+
+    `strange` are functions under our operators' names that graphfuse did not write.
+    """
 
     sites: tuple[Site, ...]
     near_misses: tuple[NearMiss, ...]
     already_fused: int
     nodes: int
+    strange: tuple[str, ...] = ()
 
     def count(self, kind: str) -> int:
         """The number of sites of one kind, `LayerNorm` or `RMSNorm`."""

@@ -12,8 +12,10 @@ from graphfuse.stream import DRIFTING, HEALTHY, OVERFLOWS, SQUARES_OVERFLOW, Rea
 WORSE = (DRIFTING, SQUARES_OVERFLOW, OVERFLOWS)
 
 
-def print_readings(console: Console, readings: Sequence[Reading], fused: int) -> None:
-    """A row for each sum of the stream, and where it first leaves a range.
+def print_readings(
+    console: Console, readings: Sequence[Reading], fused: int, notes: Sequence[str] = ()
+) -> None:
+    """A row for each sum of the stream, where it first leaves a range, and what else is to say.
 
     The sums of nodes that were `fused` before are none of the graph's, and not looked at.
     """
@@ -36,6 +38,8 @@ def print_readings(console: Console, readings: Sequence[Reading], fused: int) ->
     console.print(summary(readings))
     if fused:
         console.print(f"{fused} nodes are fused already: scan the original model for their sums")
+    for note in notes:
+        console.print(f"note: {note}", soft_wrap=True)
 
 
 def summary(readings: Sequence[Reading]) -> str:

@@ -12,6 +12,7 @@ from graphfuse import __version__
 from graphfuse.graph.tensors import type_name
 from graphfuse.records import (
     Activation,
+    Certificate,
     Check,
     Explanation,
     Expression,
@@ -212,7 +213,20 @@ def _validation(
         "activations": [_activation(found) for found in report.activations],
         "evaluated_by": {means: list(names) for means, names in report.evaluated.items()},
         "unpaired": [{"site": item.site, "why": item.why} for item in report.unpaired],
+        "certificates": [_certificate(each, command) for each in report.certificates],
         "notes": list(report.notes),
+    }
+
+
+def _certificate(certificate: Certificate, command: str) -> Document:
+    """`difference` is null where nothing was evaluated, or one side is not finite."""
+    found = certificate.difference
+    return {
+        **asdict(certificate),
+        "sites": list(certificate.sites),
+        "difference": None if found is None else _finite(found),
+        "passed": certificate.passed,
+        "repeat": f"{command} {certificate.repeat}",
     }
 
 

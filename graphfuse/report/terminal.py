@@ -131,12 +131,13 @@ def print_summary(console: Console, model: str, result: FuseResult) -> None:
     print_costs(console, result)
     if result.validation is not None:
         print_checks(console, result.validation, "")
-        for miss in result.left:
-            if miss.reason is Reason.PUT_BACK:
-                console.print(f"put back: {miss.site} {miss.add}: {miss.got}")
+    for miss in result.put_back:
+        console.print(f"put back: {miss.site} {miss.add}: {miss.got}")
+    if result.put_back and not result.changed:
+        console.print("every site that was fused was put back: the model is unchanged")
     elif not result.changed:
         console.print("nothing to fuse: the model is unchanged")
-    else:
+    elif result.validation is None:
         console.print("not validated (--validate none)")
     if result.changed and result.made_for:
         console.print(f"made for {result.made_for}")
@@ -190,6 +191,22 @@ def print_costs(console: Console, result: FuseResult) -> None:
 
 def print_checks(console: Console, report: ValidationReport, command: str) -> None:
     """The worst figure of each gate, and every failure; `command` and its options repeat it."""
+    if report.checks:
+        print_gates(console, report)
+    for check in report.failures[:SHOWN]:
+        console.print(describe(check))
+        if command and check.repeat:
+            console.print(f"  again: {command} {check.repeat}", soft_wrap=True)
+    if len(report.failures) > SHOWN:
+        console.print(f"and {len(report.failures) - SHOWN} more failures (--json lists them)")
+    print_certificates(console, report, command)
+    if report.wrong:
+        console.print(f"the first fused node that is wrong: {report.first_difference}")
+    print_context(console, report)
+
+
+def print_gates(console: Console, report: ValidationReport) -> None:
+    """The worst figure of each gate."""
     table = table_of("gate", "worst", "bound", "at", "verdict")
     for gate, meaning in GATES.items():
         worst = report.worst(gate)
@@ -202,15 +219,35 @@ def print_checks(console: Console, report: ValidationReport, command: str) -> No
                 "pass" if worst.passed else "FAIL",
             )
     console.print(table)
-    for check in report.failures[:SHOWN]:
-        console.print(describe(check))
-        if command and check.repeat:
-            console.print(f"  again: {command} {check.repeat}", soft_wrap=True)
-    if len(report.failures) > SHOWN:
-        console.print(f"and {len(report.failures) - SHOWN} more failures (--json lists them)")
-    if report.wrong:
-        console.print(f"the first fused node that is wrong: {report.first_difference}")
-    print_context(console, report)
+
+
+def print_certificates(console: Console, report: ValidationReport, command: str) -> None:
+    """Each certificate in one row, and what is said of those that are not plainly identical."""
+    if not report.certificates:
+        return
+    table = table_of("certificate", "sites", "spelling", "extents", "rows", "difference", "verdict")
+    for each in report.certificates:
+        table.add_row(
+            f"{each.kind} {each.site}",
+            str(len(each.sites)),
+            each.spelling,
+            each.extents,
+            str(each.rows),
+            "-" if each.difference is None else f"{each.difference:.2g}",
+            each.verdict if each.passed else each.verdict.upper(),
+        )
+    console.print(table)
+    for each in [each for each in report.certificates if each.detail][:SHOWN]:
+        console.print(f"{each.verdict}: {each.site}: {each.detail}", soft_wrap=True)
+        if command and not each.passed:
+            console.print(f"  again: {command} {each.repeat}", soft_wrap=True)
+    sites = sum(len(each.sites) for each in report.certificates)
+    held = sum(len(each.sites) for each in report.certificates if each.passed)
+    first = report.certificates[0]
+    console.print(
+        f"certified: {held} of {sites} sites equal to 1e-90, evaluated with {first.digits} digits "
+        f"(and as many guard digits), seed {first.seed}"
+    )
 
 
 def print_context(console: Console, report: ValidationReport) -> None:

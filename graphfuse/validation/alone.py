@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from graphfuse import foreign
+from graphfuse import foreign, machine
 from graphfuse.errors import in_one_line
 from graphfuse.graph.model_file import Model
 from graphfuse.records import Check
@@ -111,7 +111,8 @@ class Trial:
                 made = session(alone, Path(), self.provider, kernels=kernels, fallback=False)
                 outputs = run(made, {"A": a, "B": b})
             except Exception as error:
-                # onnxruntime raises its own classes; whatever it is, this site does not run.
+                # onnxruntime raises its own classes; whatever else it is, this site does not run.
+                machine.check(error, f"running {site.output!r} alone on {self.provider}")
                 text = in_one_line(error)
                 if checks and "NOT_IMPLEMENTED" in text:
                     # Without graphfuse's kernels the provider lacks the type (bfloat16 on the CPU),
@@ -198,8 +199,10 @@ class Trial:
         try:
             made = session(model, part.folder, self.provider, kernels=False, fallback=False)
             outputs = run(made, feeds)
-        except Exception:
-            # Whatever onnxruntime raises: the bound stands, as there is nothing to compare with.
+        except Exception as error:
+            # Whatever else onnxruntime raises: the bound stands, with nothing to compare with.
+            doing = f"running what {self.site.output!r} replaced on {self.provider}"
+            machine.check(error, doing)
             return {}
         return {names[name]: array for name, array in outputs.items()}
 

@@ -90,7 +90,7 @@ def differences(before: Scopes, after: Scopes, all_weights: bool) -> Iterator[Di
         if here is None:
             continue
         alike = _Alike(here, there, all_weights)
-        for node in there.nodes():
+        for node in there.nodes:
             if is_fused(node) or not any(node.output):
                 continue
             twin = next((here.node(name) for name in node.output if name and here.node(name)), None)

@@ -11,7 +11,6 @@ between two nodes everything can be looked at, rounded or dropped.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from graphfuse import foreign
+from graphfuse import foreign, machine
 from graphfuse.errors import ValidationError, in_one_line
 from graphfuse.graph.tensors import DEFAULT_DOMAINS
 from graphfuse.validation.lifting import upcast
@@ -85,6 +84,7 @@ class NodeEvaluator:
                     outputs = kernel(inputs)
             except Exception as error:
                 # onnxruntime and onnx.reference raise classes of their own for what they lack.
+                machine.check(error, f"evaluating {node.op_type} in float64")
                 problems.append(f"{meant}: {in_one_line(error, 160)}")
                 continue
             # A type that an operator fixes, whatever it reads, is as good as float32 at best.
@@ -137,9 +137,11 @@ def _means(
         if session is not None:
             means.append((RUNTIME, session))
     if node.domain in DEFAULT_DOMAINS or key in OWN:
-        # It raises whatever an operator's loader raises where there is no such operator.
-        with contextlib.suppress(Exception):
+        try:
             means.append((NUMPY if key in OWN else REFERENCE, _Reference(node, opsets)))
+        except Exception as error:
+            # Whatever an operator's loader raises where there is no such operator.
+            machine.check(error, f"preparing {node.op_type} in float64")
     if not means:
         narrow: dict[int, int] = {TensorProto.DOUBLE: TensorProto.FLOAT}
         session = _session(node, opsets, types, narrow)
@@ -211,8 +213,9 @@ def _session(
         session: foreign.Session = runtime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-    except Exception:
+    except Exception as error:
         # onnxruntime raises classes of its own where it has no kernel.
+        machine.check(error, f"making a session of one {node.op_type}")
         return None
     return _Runtime(session, node, narrow)
 

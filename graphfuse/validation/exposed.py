@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from graphfuse import machine
 from graphfuse.feeding import Feed
 from graphfuse.graph.inference import infer_types
 from graphfuse.graph.model_file import Model
@@ -76,8 +77,9 @@ def captured(
             kernels = has_kernels(provider) and takes_kernels(wider.proto)
             made = session(wider.proto, wider.folder, provider, False, kernels)
             values = {**feed.values, **run(made, feed.values)}
-        except Exception:
-            # Whatever onnxruntime raises: real activations are a bonus, the hard rows are not.
+        except Exception as error:
+            # Whatever else onnxruntime raises: real activations are a bonus, hard rows are not.
+            machine.check(error, f"looking at activations on {provider}")
             continue
         for site in chunk:
             operands = [_operand(original, values, site.roles[role]) for role in ("A", "B")]

@@ -88,6 +88,20 @@ class Parts:
         """The initializer of that name, of this graph or one around it."""
         return self._initializer(name)
 
+    def knows(self, name: str) -> bool:
+        """Whether there is a tensor of that name, here or in a graph around."""
+        return self._known(name)
+
+    def type(self, name: str) -> TensorType:
+        """What is known of a tensor, here or in a graph around."""
+        found = self._types().get(name, UNKNOWN)
+        return found if found is not UNKNOWN or self._outer is None else self._outer.type(name)
+
+    @property
+    def nodes(self) -> Sequence[onnx.NodeProto]:
+        """The nodes of the graph, as the file has them."""
+        return self._graph.node
+
     def _known(self, name: str) -> bool:
         own = name in self._producers or name in self._inputs or name in self._initializers
         return own or (self._outer is not None and self._outer._known(name))
@@ -141,15 +155,6 @@ class Parts:
         """Where nodes are that were cut out here: in this graph, or in one around it."""
         outputs = (next(name for name in node.output if name) for node in nodes)
         return {(self._home(name).key, name) for name in outputs}
-
-    def nodes(self) -> Sequence[onnx.NodeProto]:
-        """The nodes of the graph, calls of functions as they stand."""
-        return self._graph.node
-
-    def type(self, name: str) -> TensorType:
-        """What inference knows of a tensor of this graph or one around it."""
-        home = self._home(name)
-        return home._types().get(name, UNKNOWN)
 
     def _slice(
         self, outputs: list[str], cuts: Container[str]

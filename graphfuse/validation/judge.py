@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from graphfuse import machine
 from graphfuse.errors import UsageError, in_one_line
 from graphfuse.feeding import Feeding
 from graphfuse.graph.model_file import Model
@@ -235,7 +236,8 @@ def _blame(whole: WholeModel, sites: Sequence[FusedNode], found: _Findings, stag
     try:
         first = first_beyond(whole, [name for name in outputs if name in computed])
     except Exception as error:
-        # Whatever onnxruntime raises on a model with more outputs; the failure itself stands.
+        # Whatever else onnxruntime raises on a model with more outputs; the failure itself stands.
+        machine.check(error, "looking for the fused node that leaves its bound")
         found.notes.append(f"no node could be blamed ({in_one_line(error, 160)})")
         return
     found.wrong += [first] if first else []

@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 OWN_DOMAIN = "graphfuse"
 FUSED_DOMAINS = (OWN_DOMAIN, "com.microsoft")
 
+CONTRIB_OPERATORS = (
+    ("com.microsoft", "SkipLayerNormalization"),
+    ("com.microsoft", "SkipSimplifiedLayerNormalization"),
+)
+
 ADDED = "/graphfuse_"
 """What graphfuse computes a scale from is in the name of its nodes' outputs; it is exact."""
 
@@ -59,6 +64,16 @@ def upcast(array: Array) -> Array:
     return array.astype(np.float64) if is_float else array
 
 
+def is_fused_operator(function: onnx.FunctionProto) -> bool:
+    """Whether a function has the name of an operator that is evaluated by a formula.
+
+    Of onnxruntime's it runs its own, whatever function a model has under the name.
+    """
+    if function.domain == OWN_DOMAIN:
+        return function.name in KINDS
+    return (function.domain, function.name) in CONTRIB_OPERATORS
+
+
 def lifted(source: Model) -> onnx.ModelProto:
     """The graph in float64, without its initializers; functions inlined, fused ones aside."""
     model = source.proto
@@ -67,9 +82,7 @@ def lifted(source: Model) -> onnx.ModelProto:
     # What a function of ours means is a formula; any other, whatever its name, is its nodes.
     named = {function.name for function in strange(model)}
     proto.functions.extend(
-        f
-        for f in model.functions
-        if f.domain != OWN_DOMAIN or f.name in named or f.overload or f.name not in KINDS
+        f for f in model.functions if not is_fused_operator(f) or f.name in named or f.overload
     )
     proto.graph.node.extend(_sorted(model.graph))
     for field in ("input", "output"):

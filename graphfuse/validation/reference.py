@@ -19,6 +19,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from graphfuse import machine
 from graphfuse.errors import in_one_line
 from graphfuse.graph.inference import infer_types
 from graphfuse.graph.model_file import Model
@@ -225,6 +226,7 @@ class Twin:
                 )
         except Exception as error:
             # onnx.reference raises whatever an operator raised.
+            machine.check(error, f"evaluating {node.op_type} in float64")
             problem = f"{type(error).__name__}: {in_one_line(error)}"
             raise unsupported(node, [problem]) from error
         self._evaluator.used.setdefault(REFERENCE, set()).add(node.op_type)

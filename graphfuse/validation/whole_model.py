@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import onnx
 
+from graphfuse import machine
 from graphfuse.errors import OriginalModelError, UsageError, in_one_line
 from graphfuse.feeding import Feed, Feeding
 from graphfuse.graph.model_file import Model
@@ -216,10 +217,13 @@ class WholeModel:
             raise self._does_not_run(error) from error
 
     def _does_not_run(self, error: Exception) -> OriginalModelError:
-        return OriginalModelError(
-            f"the original model does not run on {self.provider}: {in_one_line(error)}",
+        remedy = (
             "run it in onnxruntime alone first; feeds can be given with --load-inputs "
-            "or --input-shapes, and `--validate sites` checks the fused nodes alone",
+            "or --input-shapes, and `--validate sites` checks the fused nodes alone"
+        )
+        remedy = machine.remedy(error, f"running the original on {self.provider}", remedy)
+        return OriginalModelError(
+            f"the original model does not run on {self.provider}: {in_one_line(error)}", remedy
         )
 
     def _meaning(self, ran: Ran) -> list[Check]:
@@ -259,6 +263,7 @@ class WholeModel:
             run(session(proto, folder, self.provider, optimize, kernels), ran.feed.values)
         except Exception as error:
             # onnxruntime raises its own classes, one per failure code.
+            machine.check(error, f"running the fused model on {self.provider}")
             return self._does_not_run_fused(ran, f"{self.provider}: {in_one_line(error)}")
         return None
 
@@ -280,6 +285,7 @@ class WholeModel:
                 results = run(made, ran.feed.values)
             except Exception as error:
                 # onnxruntime raises its own classes, one per failure code.
+                machine.check(error, f"running the fused model on {self.provider}")
                 text = f"{where}: {in_one_line(error)}"
                 return [*checks, self._does_not_run_fused(ran, text)]
             for name in dict.fromkeys(self.twins.original.outputs):

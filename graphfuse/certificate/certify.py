@@ -1,0 +1,116 @@
+"""The certificates of a pair of models: each distinct site once, with the sites it stands for."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from graphfuse import foreign
+from graphfuse.certificate.calls import Calls
+from graphfuse.certificate.cut import Cut, Pair, UnpairedError, cut
+from graphfuse.certificate.norms import is_centred
+from graphfuse.certificate.numbers import DIGITS
+from graphfuse.certificate.trial import Outcome, Trial
+from graphfuse.certificate.values import UnknownError
+from graphfuse.graph.model_file import Model
+from graphfuse.records import (
+    DIFFERENT,
+    LAYER_NORM,
+    RMS_NORM,
+    UNCERTIFIED,
+    Certificate,
+)
+from graphfuse.validation.extract import parts_by_scope
+from graphfuse.validation.fused_nodes import fused_nodes
+
+Stage = Callable[[str], object]
+
+
+def certify(
+    original: Model, fused: Model, seed: int, only: Sequence[str], stage: Stage
+) -> tuple[Certificate, ...]:
+    """A certificate for each distinct site, in the order of the model.
+
+    Sites are the fused nodes that only the second model has; `only` are the outputs of those that
+    are wanted, all where it is empty. The same seed gives the same rows. Raises ProviderError where
+    mpmath is not installed.
+    """
+    foreign.mpmath()
+    stage("certifying each distinct site")
+    before, after = parts_by_scope(original), parts_by_scope(fused)
+    calls = (Calls(original, before), Calls(fused, after))
+    cuts: list[Cut] = []
+    made: list[Certificate] = []
+    for node, scope, site in fused_nodes(fused, np.random.default_rng(seed)):
+        there, output = before.get(scope), node.output[0]
+        if (there is not None and there.node(output) == node) or (only and output not in only):
+            continue
+        kind = LAYER_NORM if is_centred(node.op_type) else RMS_NORM
+        if there is None or isinstance(site, str):
+            why = site if isinstance(site, str) else "the original has no such graph"
+            made.append(_uncertified(output, kind, seed, why))
+            continue
+        try:
+            cuts.append(cut(Pair(there, after[scope], calls), site))
+        except (UnpairedError, UnknownError) as error:
+            made.append(_uncertified(output, kind, seed, str(error)))
+    with np.errstate(all="ignore"):
+        # The processor's flags say nothing of numbers that are no float64.
+        made += _judged(cuts, seed, stage)
+    return tuple(made)
+
+
+def _judged(cuts: Sequence[Cut], seed: int, stage: Stage) -> list[Certificate]:
+    """Alike ones together, with their weights drawn; where that differs, each with its own."""
+    made: list[Certificate] = []
+    for group in _alike(cuts, drawn=True):
+        stage(f"certifying {group[0].site.output}")
+        outcome = Trial(group[0], seed, drawn=True).outcome()
+        if outcome.verdict != DIFFERENT:
+            made.append(_certificate(group, outcome, seed))
+            continue
+        for single in _alike(group, drawn=False):
+            own = outcome
+            if single[0].letters:
+                own = Trial(single[0], seed, drawn=False).outcome()
+            made.append(_certificate(single, own, seed))
+    return made
+
+
+def _alike(cuts: Sequence[Cut], drawn: bool) -> list[list[Cut]]:
+    groups: dict[str, list[Cut]] = {}
+    for each in cuts:
+        groups.setdefault(each.likeness(drawn), []).append(each)
+    return list(groups.values())
+
+
+def _certificate(group: Sequence[Cut], outcome: Outcome, seed: int) -> Certificate:
+    first = group[0]
+    output = first.site.output
+    return Certificate(
+        output,
+        tuple(each.site.output for each in group),
+        LAYER_NORM if first.site.centred else RMS_NORM,
+        first.spelling,
+        outcome.extents,
+        outcome.rows,
+        seed,
+        DIGITS,
+        outcome.verdict,
+        outcome.detail,
+        outcome.difference,
+        _repeat(output, seed),
+    )
+
+
+def _uncertified(output: str, kind: str, seed: int, why: str) -> Certificate:
+    repeat = _repeat(output, seed)
+    return Certificate(
+        output, (output,), kind, "", "", 0, seed, DIGITS, UNCERTIFIED, why, None, repeat
+    )
+
+
+def _repeat(output: str, seed: int) -> str:
+    return f"--validate none --certify --seed {seed} --site {shlex.quote(output)}"
