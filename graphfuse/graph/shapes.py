@@ -134,6 +134,9 @@ class GraphTypes(Mapping[str, TensorType]):
 
     def __init__(self, graph: onnx.GraphProto | onnx.FunctionProto) -> None:
         self._known: dict[str, TensorType] = {}
+        # Most tensors of a model share a few types: one record of each spares memory, and the
+        # garbage collector has not to look at tens of thousands of equal ones.
+        self._one: dict[TensorType, TensorType] = {}
         self._lists: tuple[Sequence[onnx.ValueInfoProto | onnx.TensorProto], ...]
         if isinstance(graph, onnx.FunctionProto):
             self._lists = (graph.value_info,)
@@ -156,9 +159,10 @@ class GraphTypes(Mapping[str, TensorType]):
         if name not in self._known:
             value = self._value(self._places[name])
             if isinstance(value, onnx.TensorProto):
-                self._known[name] = TensorType(value.data_type, tuple(value.dims))
+                found = TensorType(value.data_type, tuple(value.dims))
             else:
-                self._known[name] = type_of(value.type)
+                found = type_of(value.type)
+            self._known[name] = self._one.setdefault(found, found)
         return self._known[name]
 
     def elem_type(self, name: str) -> int:
