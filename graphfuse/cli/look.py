@@ -111,8 +111,8 @@ def _show_environment() -> None:
         out.print(f"{package}: {foreign.version_of(package)}")
     try:
         runtime = foreign.onnxruntime()
-    except GraphfuseError as error:
-        out.print(str(error))
+    except (GraphfuseError, MemoryError) as error:
+        out.print(str(error) or "onnxruntime cannot be imported (out of memory)")
     else:
         out.print(f"execution providers: {', '.join(runtime.get_available_providers())}")
         for note in advice.of_runtime(runtimes.runtime()):
