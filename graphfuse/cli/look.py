@@ -117,5 +117,8 @@ def _show_environment() -> None:
         out.print(f"execution providers: {', '.join(runtime.get_available_providers())}")
         for note in advice.of_runtime(runtimes.runtime()):
             out.print(f"note: {note}", soft_wrap=True)
-    missing = kernels.why_not()
+    try:
+        missing = kernels.why_not()
+    except MemoryError:
+        missing = "not tried (out of memory)"
     out.print(f"kernels: {missing or kernels.library_path()}", soft_wrap=True)
