@@ -112,11 +112,14 @@ def _show_environment() -> None:
         out.print(f"{package}: {foreign.version_of(package)}")
     try:
         runtime = foreign.onnxruntime()
-    except GraphfuseError as error:
-        out.print(str(error))
+    except (GraphfuseError, MemoryError) as error:
+        out.print(str(error) or "onnxruntime cannot be imported (out of memory)")
     else:
         out.print(f"execution providers: {', '.join(runtime.get_available_providers())}")
         for note in advice.of_runtime(runtimes.runtime()):
             out.print(f"note: {note}", soft_wrap=True)
-    missing = kernels.why_not()
+    try:
+        missing = kernels.why_not()
+    except MemoryError:
+        missing = "not tried (out of memory)"
     out.print(f"kernels: {missing or kernels.library_path()}", soft_wrap=True)
