@@ -46,11 +46,11 @@ class Difference:
             return 1
         return max(1, int(context().floor(-context().log10(self.value))) + 1)
 
-    def text(self) -> str:
+    def text(self, names: tuple[str, str] = ("the original", "the fused node")) -> str:
         """Both numbers, up to some digits behind the first that differs."""
         digits = self.digit + SHOWN
         one, other = (context().nstr(each, digits) for each in (self.wanted, self.got))
-        return f"{one} in the original, {other} in the fused node"
+        return f"{one} in {names[0]}, {other} in {names[1]}"
 
 
 def difference(wanted: Array, got: Array) -> Difference:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +65,6 @@ class Trial:
     cut: Cut
     seed: int
     drawn: bool
-    rows: int = field(default=0, init=False)
 
     def outcome(self) -> Outcome:
         """Try small extents, then those of the file; a difference must show at the latter too."""
@@ -96,8 +95,9 @@ class Trial:
         outcome = partial(Outcome, extents=_text(extents), rows=rows)
         largest = float(worst.value)
         if not body.is_none:
-            said = f"its function is not its definition: digit {body.digit} of {place}"
-            return outcome(DIFFERENT, f"{said}: {body.text()}", float(body.value))
+            said = f"the function that the file has for it differs in digit {body.digit} of {place}"
+            both = body.text(("the definition", "the function"))
+            return outcome(DIFFERENT, f"{said}: {both}", float(body.value))
         if worst.is_none:
             return outcome(IDENTICAL, "", largest)
         found = self._rounded(runs)
