@@ -2,10 +2,21 @@
 
 Exit codes of the command line: 0 ok; 1 a check failed and nothing was written; 2 usage; 3 the model
 is unreadable or unsafe; 4 the original model itself does not run; 5 an execution provider or a
-package is missing, or the machine gave out; 6 a gate was missed.
+package is missing; 6 a gate was missed.
 """
 
 from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    """A text whose control characters are written as escapes, as Python writes them.
+
+    Names come from files that others made: what moves a cursor, turns the direction of writing or
+    ends a line is shown, not done. So are bytes of a file name that are not UTF-8.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def in_one_line(error: BaseException, length: int = 300) -> str:
@@ -22,9 +33,9 @@ class GraphfuseError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, remedy: str = "") -> None:
-        self.message = message
-        self.remedy = remedy
-        super().__init__(f"{message}; {remedy}" if remedy else message)
+        self.message = printable(message)
+        self.remedy = printable(remedy)
+        super().__init__(f"{self.message}; {self.remedy}" if remedy else self.message)
 
 
 class ValidationError(GraphfuseError):
@@ -63,6 +74,17 @@ class ModelError(GraphfuseError):
     exit_code = 3
 
 
+class ChangedError(ModelError):
+    """A file of the model changed while it was worked on, so what was found holds of none."""
+
+    exit_code = 1
+
+    def __init__(self, path: object, how: str = "changed") -> None:
+        super().__init__(
+            f"{path} {how} while graphfuse worked on it", "run it again when nobody writes to it"
+        )
+
+
 class OriginalModelError(GraphfuseError):
     """The original model does not run on the feeds, so nothing can be said about the fused one."""
 
@@ -78,7 +100,7 @@ class ProviderError(GraphfuseError):
 class MachineError(GraphfuseError):
     """Memory, threads or files gave out: it says nothing of any model, and nothing was written."""
 
-    exit_code = 5
+    exit_code = 1
 
 
 class GateError(GraphfuseError):

@@ -35,7 +35,7 @@ class SessionOptions(Protocol):
     optimized_model_filepath: str
     log_severity_level: int
 
-    def add_session_config_entry(self, key: str, value: str) -> None: ...
+    def add_session_config_entry(self, key: str, value: str | bytes) -> None: ...
     def get_session_config_entry(self, key: str) -> str: ...
     def register_custom_ops_library(self, path: str) -> None: ...
 
@@ -122,7 +122,10 @@ def version_of(package: str) -> str:
     names = ("onnxruntime", "onnxruntime-gpu") if package == "onnxruntime" else (package,)
     for name in names:
         try:
-            return f"{version(name)} ({name})" if name == "onnxruntime-gpu" else version(name)
+            found = version(name)
         except PackageNotFoundError:
             continue
+        # None where the file that says it cannot be read.
+        if found:
+            return f"{found} ({name})" if name == "onnxruntime-gpu" else found
     return "not installed"

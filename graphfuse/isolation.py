@@ -46,6 +46,13 @@ def run_isolated(arguments: Sequence[str], memory_gib: float, seconds: float) ->
         raise _died(f"took more than {seconds:g} s", stages.last()) from None
     finally:
         _kill(child)
+    if code == -getattr(signal, "SIGBUS", 0):
+        # onnxruntime maps weight files; what was cut off is not there when it is needed.
+        raise ValidationError(
+            f"the isolated process was stopped by SIGBUS while {stages.last() or 'starting'}: a "
+            "weight file became shorter, or its disk failed",
+            "nothing was written; run it again when nobody writes to the model's files",
+        )
     if code < 0:
         raise _died(f"was stopped by {_signal_name(-code)}", stages.last())
     return code

@@ -24,7 +24,7 @@ from graphfuse.fusing import (
     validate_models,
 )
 from graphfuse.graph import leftovers
-from graphfuse.graph.model_file import Model, load, wrap
+from graphfuse.graph.model_file import Model, load, unchanged, wrap
 from graphfuse.graph.weights import Target, check_output, drafted
 from graphfuse.limits import Limits
 from graphfuse.patterns.scan import scan as scan_model
@@ -59,7 +59,9 @@ def scan(model: ModelLike, *, limits: Limits | None = None) -> Scan:
     gate (graph/gate.py). Returns the sites that can be fused and the near misses, each with its
     reason. Raises ModelError for a file that is unreadable, unsafe, or over a budget.
     """
-    return scan_model(as_model(model, limits=limits))
+    loaded = as_model(model, limits=limits)
+    with unchanged(loaded):
+        return scan_model(loaded)
 
 
 def activations(
@@ -86,12 +88,12 @@ def activations(
     from graphfuse.readings import read
 
     loaded = as_model(model, limits=limits)
-    stage("scanning")
-    sums = stream(views(loaded)[0], scan_model(loaded))
-    stage("running the model")
-    return tuple(
-        read(loaded, sums, _feeding(seed, iterations, inputs, input_shapes, val_range, run_limit))
-    )
+    feeding = _feeding(seed, iterations, inputs, input_shapes, val_range, run_limit)
+    with unchanged(loaded):
+        stage("scanning")
+        sums = stream(views(loaded)[0], scan_model(loaded))
+        stage("running the model")
+        return tuple(read(loaded, sums, feeding))
 
 
 def explain(model: ModelLike, site: str, *, limits: Limits | None = None) -> Explanation:
@@ -132,18 +134,19 @@ def fuse(
     UsageError, or InternalError when the rewrite cannot be proven.
     """
     source = as_model(model, limits=limits)
-    result = fuse_model(
-        source,
-        ep,
-        include=include,
-        exclude=exclude,
-        fold_bias=fold_bias,
-        costs=costs,
-        runtime=runtime,
-        strict_mode=strict_mode,
-        stage=stage,
-    )
-    return replace(result, read=_read(source))
+    with unchanged(source):
+        result = fuse_model(
+            source,
+            ep,
+            include=include,
+            exclude=exclude,
+            fold_bias=fold_bias,
+            costs=costs,
+            runtime=runtime,
+            strict_mode=strict_mode,
+            stage=stage,
+        )
+        return replace(result, read=_read(source))
 
 
 def fuse_model(
@@ -199,7 +202,8 @@ def validate(
     first = as_model(original, limits=limits)
     second = as_model(fused, first.folder, limits)
     feeding = _feeding(seed, iterations, inputs, input_shapes, val_range, run_limit)
-    return validate_models(first, second, eps, feeding, level, sites, stage)
+    with unchanged(first, second):
+        return validate_models(first, second, eps, feeding, level, sites, stage)
 
 
 def _feeding(
@@ -245,12 +249,14 @@ def bench(
     providers = {row.name: row.provider for row in rows}
     first = as_model(original)
     if fused is None:
-        scan = scan_model(first)
-        return time_sites(first, scan, providers, options, input_shapes or {}, stage)
+        with unchanged(first):
+            scan = scan_model(first)
+            return time_sites(first, scan, providers, options, input_shapes or {}, stage)
     second = as_model(fused, first.folder)
     check_signature(first.proto.graph, second.proto.graph)
     feeding = _feeding(seed, iterations, inputs, input_shapes, val_range, run_limit)
-    return compare(first, second, providers, feeding, options, stage)
+    with unchanged(first, second):
+        return compare(first, second, providers, feeding, options, stage)
 
 
 def optimize(
@@ -296,11 +302,13 @@ def optimize(
     if validation not in LEVELS:
         raise UsageError(f"unknown level {validation!r}", f"choose one of {', '.join(LEVELS)}")
     ep = ",".join(targets.resolve(ep))
-    stage("loading")
-    source = as_model(model, limits=limits)
     target = Target(Path(output), weights, force, in_place)
     if not dry_run:
+        # Before anything is looked at: it may take a mark off the model's own weights.
         leftovers.remove(target.path.parent)
+    stage("loading")
+    source = as_model(model, limits=limits)
+    if not dry_run:
         check_output(target, source)
     check_costs(costs)
     shapes = input_shapes or {}
@@ -308,26 +316,34 @@ def optimize(
     fusing = Fusing(
         source, ep, include, exclude, fold_bias, costs, shapes, stage, known, strict_mode
     )
-    result = fusing.result({})
-    _check_fused(result, model, min_fused)
-    if validation != "none" and result.changed:
-        feeding = _feeding(seed, iterations, inputs, input_shapes, val_range, run_limit)
-        result = fusing.validated(validation, feeding, strict)
+    with unchanged(source):
+        result = fusing.result({})
         _check_fused(result, model, min_fused)
-    result = replace(result, read=_read(source))
+        if validation != "none" and result.changed:
+            feeding = _feeding(seed, iterations, inputs, input_shapes, val_range, run_limit)
+            result = fusing.validated(validation, feeding, strict)
+            _check_fused(result, model, min_fused)
+        result = replace(result, read=_read(source))
     if dry_run or (only_if_changed and not result.changed):
         return result
     return write(result, source, target, stage)
 
 
 def write(result: FuseResult, source: Model, target: Target, stage: Stage) -> FuseResult:
-    """Write a result atomically; byte for byte what was read when nothing changed."""
+    """Write a result atomically; byte for byte what was read when nothing changed.
+
+    Raises ChangedError, and writes nothing, when a file of the original is not as it was.
+    """
     stage("writing")
     check_output(target, source)
     portion = getattr(stage, "portion", None)
     proto = result.proto if result.changed else None
-    with drafted(proto, source, target, *([portion] if portion else [])) as (draft, notes):
-        written = draft.commit()
+    told = [portion] if portion else []
+    with (
+        unchanged(source, at_end=False),
+        drafted(proto, source, target, *told) as (draft, notes),
+    ):
+        written = draft.commit(source.check_same)
     return replace(result, written=written, notes=(*result.notes, *notes))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import math
+import os
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
@@ -14,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from graphfuse import faults, foreign, machine, runtimes
+from graphfuse import faults, foreign, runtimes
 from graphfuse.bodies import strange
 from graphfuse.errors import ProviderError, UsageError
-from graphfuse.graph.model_file import serialize
+from graphfuse.graph.model_file import is_utf8, serialize
 from graphfuse.graph.weights import as_file, has_external, without_links
 from graphfuse.kernels import register, why_not
 
@@ -207,8 +208,11 @@ def session(
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
     if isinstance(model, onnx.ModelProto):
         model, folder = without_links(model, folder)
+    if isinstance(model, Path) and not is_utf8(model):
+        model = model.read_bytes()
     if not isinstance(model, onnx.ModelProto) or has_external(model):
-        options.add_session_config_entry(FOLDER_KEY, _as_text(folder.resolve()))
+        # As bytes: the folder's name need not be UTF-8 either.
+        options.add_session_config_entry(FOLDER_KEY, os.fsencode(folder.resolve()))
     data: object = serialize(model) if isinstance(model, onnx.ModelProto) else model
     given = [(provider, provider_options(provider, runtime.__version__))]
     with contextlib.ExitStack() as stack:
@@ -223,16 +227,6 @@ def session(
             "check the driver and the provider's libraries; onnxruntime logs what it misses",
         )
     return created
-
-
-def _as_text(path: Path) -> str:
-    """A path as onnxruntime takes it; MachineError where it takes none such."""
-    text = str(path)
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        machine.check(error, f"opening {text!a}")
-    return text
 
 
 def run(

@@ -16,7 +16,9 @@ them for the oldest.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -204,6 +206,9 @@ def installed() -> str | None:
     for name in PACKAGES:
         try:
             found = version(name)
+            if not found:
+                # Python takes a file without rights for one that says nothing.
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except PackageNotFoundError:
             continue
         except OSError as error:

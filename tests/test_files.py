@@ -19,12 +19,23 @@ from tests.graphs import kinds, model, residual
 NORM = "h = MatMul(b, w) x = Add(a, h) y = LayerNormalization(x, scale, bias)"
 
 
-def external(folder: Path, name: str = "model.onnx", data: str = "model.onnx_data") -> Path:
+def external(
+    folder: Path, name: str = "model.onnx", data: str = "model.onnx_data", width: int = 8
+) -> Path:
     """A model of one site whose initializers lie in one external file."""
     folder.mkdir(parents=True, exist_ok=True)
-    proto = model(
-        NORM, constants={"w": np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)}
-    )
+    weight = np.random.default_rng(0).normal(size=(width, width)).astype(np.float32)
+    if width == 8:
+        proto = model(NORM, constants={"w": weight})
+    else:
+        vectors = {each: np.ones(width, np.float32) for each in ("scale", "bias")}
+        shape = f"float[B,S,{width}]"
+        proto = model(
+            NORM,
+            inputs=f"{shape} a, {shape} b",
+            outputs=f"{shape} y",
+            constants={"w": weight, **vectors},
+        )
     blob = b""
     for tensor in proto.graph.initializer:
         raw = numpy_helper.to_array(tensor).tobytes()

@@ -83,6 +83,28 @@ def test_kernels_are_for_sessions_on_the_cpu() -> None:
         graphfuse.session_options(providers=[])
 
 
+@pytest.mark.parametrize("first", ["by path", "by graphfuse"])
+@pytest.mark.parametrize("second", ["by path", "by graphfuse", "another copy"])
+def test_options_may_be_given_the_library_twice(first: str, second: str, tmp_path: Path) -> None:
+    """onnxruntime makes no session of such options: "Domain already set in registry"."""
+    copy = tmp_path / kernels.library_path().name
+    shutil.copy(kernels.library_path(), copy)
+    options = ort.SessionOptions()
+    ways = {
+        "by path": lambda: options.register_custom_ops_library(str(kernels.library_path())),
+        "by graphfuse": lambda: kernels.register(options),
+        "another copy": lambda: options.register_custom_ops_library(str(copy)),
+    }
+    ways[first]()
+    ways[second]()
+    model, _ = fused_model()
+    data = model.SerializeToString()
+    # Each session gets a copy of the options.
+    for _ in range(2):
+        made = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        assert made.run(None, graphfuse_feeds(model))
+
+
 def test_without_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "__path__", [])
     kernels.why_not.cache_clear()

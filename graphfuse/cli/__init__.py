@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import io
 import os
 import signal
 import sys
@@ -15,7 +15,8 @@ import typer
 from graphfuse import machine
 from graphfuse.cli import change, look, measure
 from graphfuse.cli.show import send_stages_to
-from graphfuse.errors import GraphfuseError
+from graphfuse.cli.streams import ReportError, check_memory, prepare, reporting
+from graphfuse.errors import GraphfuseError, printable
 from graphfuse.isolation import begin
 
 app = typer.Typer(
@@ -37,9 +38,8 @@ OUTPUT_FAULTS = frozenset(
 )
 """How writing to standard output fails: it has no name, and whatever else has."""
 
-
 NO_ROOM = (
-    b"graphfuse: error: there is not enough memory, nor to say where; give it more (`ulimit -v`, "
+    b"graphfuse: error: out of memory, also to say where; give it more (`ulimit -v`, "
     b"a container's limit, --memory-limit)\n"
 )
 
@@ -48,7 +48,8 @@ def _show_version(wanted: bool) -> None:
     if wanted:
         from graphfuse import __version__
 
-        print(f"graphfuse {__version__}")
+        with reporting():
+            print(f"graphfuse {__version__}")
         raise typer.Exit
 
 
@@ -68,21 +69,20 @@ def main() -> None:
         _run()
     except MemoryError:
         os.write(2, NO_ROOM)
-        raise SystemExit(5) from None
+        raise SystemExit(1) from None
 
 
 def _run() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A name that the terminal cannot show is no reason to fail.
-            stream.reconfigure(errors="backslashreplace")
+    prepare()
     _handle_signals()
     send_stages_to(begin())
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     try:
+        check_memory(sys.argv[1:])
         code = app(standalone_mode=False)
-        sys.stdout.flush()
+        with reporting():
+            pass
     except GraphfuseError as error:
         _let_go(error)
         _fail(str(error), error.exit_code)
@@ -91,9 +91,8 @@ def _run() -> None:
     except OSError as error:
         if error.errno not in OUTPUT_FAULTS or error.filename is not None:
             _fail_of_machine(error)
-        # The model is written by now, or needed no writing: only the report cannot be shown.
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
-        _fail(f"standard output cannot be written ({error.strerror})", 1)
+        # Of the report only: what reads and writes models has errors of its own.
+        _fail(str(ReportError(error, ())), 1)
     except Exception as error:
         _fail_of_machine(error)
         # typer's own errors (wrong options, missing arguments), whichever click it brings.
@@ -129,8 +128,10 @@ def _fail_of_machine(error: Exception) -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    line = " ".join(message.split())
-    print(f"graphfuse: error: {line}", file=sys.stderr)
+    line = printable(" ".join(message.split()))
+    # Where nobody reads it, the code says it.
+    with contextlib.suppress(OSError):
+        print(f"graphfuse: error: {line}", file=sys.stderr, flush=True)
     raise SystemExit(code)
 
 

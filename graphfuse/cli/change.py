@@ -21,6 +21,7 @@ from graphfuse.cli.options import (
     writes,
 )
 from graphfuse.cli.show import console, print_json, progress
+from graphfuse.cli.streams import reporting
 from graphfuse.errors import GateError
 from graphfuse.limits import Limits
 
@@ -70,14 +71,15 @@ def fuse(
             **output.arguments,
             **feeds.arguments,
         )
-    if as_json:
-        from graphfuse.report.document import fuse_document
+    with reporting(result.written):
+        if as_json:
+            from graphfuse.report.document import fuse_document
 
-        print_json(fuse_document(model, result, data_options()))
-    else:
-        from graphfuse.report.terminal import print_summary
+            print_json(fuse_document(model, result, data_options()))
+        else:
+            from graphfuse.report.terminal import print_summary
 
-        print_summary(console(), model, result)
+            print_summary(console(), model, result)
     if result.put_back and not result.changed:
         raise GateError(
             f"all {len(result.put_back)} sites that were fused failed validation and were put "
@@ -119,14 +121,15 @@ def validate(
             stage=stage,
             **feeds.arguments,
         )
-    if as_json:
-        from graphfuse.report.document import validation_document
+    with reporting():
+        if as_json:
+            from graphfuse.report.document import validation_document
 
-        print_json(validation_document(original, fused, report, data_options()))
-    else:
-        from graphfuse.report.terminal import print_checks
+            print_json(validation_document(original, fused, report, data_options()))
+        else:
+            from graphfuse.report.terminal import print_checks
 
-        repeat = shlex.join(["graphfuse", "validate", original, fused, *data_options()])
-        print_checks(console(), report, repeat)
+            repeat = shlex.join(["graphfuse", "validate", original, fused, *data_options()])
+            print_checks(console(), report, repeat)
     if not report.passed:
         raise typer.Exit(1)

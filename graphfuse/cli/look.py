@@ -15,6 +15,7 @@ from graphfuse.cli.options import (
     takes_feeds,
 )
 from graphfuse.cli.show import console, print_json, progress
+from graphfuse.cli.streams import reporting
 from graphfuse.errors import GraphfuseError, UsageError
 from graphfuse.limits import Limits
 
@@ -45,18 +46,20 @@ def scan(
     if activations:
         with progress() as stage:
             readings = pipeline.activations(model, limits=limits, stage=stage, **feeds.arguments)
-    if as_json:
-        from graphfuse.report.document import scan_document
+    with reporting():
+        if as_json:
+            from graphfuse.report.document import scan_document
 
-        print_json(scan_document(model, found, readings, notes))
-    elif readings is None:
-        from graphfuse.report.terminal import print_scan
+            print_json(scan_document(model, found, readings, notes))
+        elif readings is None:
+            from graphfuse.report.terminal import print_scan
 
-        print_scan(console(), found, notes)
-    else:
-        from graphfuse.report.activations import print_readings
+            print_scan(console(), found, notes)
+        else:
+            from graphfuse.report.activations import print_readings
 
-        print_readings(console(), readings, found.already_fused, advice.of_strange(found.strange))
+            said = advice.of_strange(found.strange)
+            print_readings(console(), readings, found.already_fused, said)
 
 
 @is_gated
@@ -72,14 +75,15 @@ def explain(
     from graphfuse import pipeline
 
     found = pipeline.explain(model, site, limits=limits)
-    if as_json:
-        from graphfuse.report.document import explain_document
+    with reporting():
+        if as_json:
+            from graphfuse.report.document import explain_document
 
-        print_json(explain_document(model, found))
-    else:
-        from graphfuse.report.explain import print_explanation
+            print_json(explain_document(model, found))
+        else:
+            from graphfuse.report.explain import print_explanation
 
-        print_explanation(console(), found)
+            print_explanation(console(), found)
 
 
 def env(
@@ -88,13 +92,20 @@ def env(
     ] = False,
 ) -> None:
     """Show versions, execution providers, and what is missing."""
+    from graphfuse import kernels
+
+    with reporting():
+        if kernels_path:
+            print(kernels.library_path())
+        else:
+            _show_environment()
+
+
+def _show_environment() -> None:
     import platform
 
     from graphfuse import __version__, advice, foreign, kernels, runtimes
 
-    if kernels_path:
-        print(kernels.library_path())
-        return
     out = console()
     out.print(f"graphfuse {__version__}, Python {platform.python_version()}")
     for package in ("onnx", "onnx_graphsurgeon", "numpy", "onnxruntime", "torch"):

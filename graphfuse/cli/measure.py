@@ -10,6 +10,7 @@ import typer
 
 from graphfuse.cli.options import FeedOptions, JsonOption, can_isolate, takes_feeds
 from graphfuse.cli.show import console, print_json, progress
+from graphfuse.cli.streams import reporting
 from graphfuse.errors import UsageError
 
 if TYPE_CHECKING:
@@ -91,10 +92,11 @@ def bench(
 def _show(original: str, fused: str | None, report: BenchReport, as_json: bool) -> None:
     from graphfuse.report.bench import bench_document, print_bench
 
-    if as_json:
-        print_json(bench_document(original, fused, report))
-    else:
-        print_bench(console(), report)
+    with reporting():
+        if as_json:
+            print_json(bench_document(original, fused, report))
+        else:
+            print_bench(console(), report)
 
 
 def _check_alone(feeds: FeedOptions, gated: bool, no_kernels: bool) -> None:

@@ -143,6 +143,11 @@ class OutputOptions:
             raise UsageError("--in-place has no other output", "pass either it or -o FILE")
         if self.output is None and not dry_run and not self.in_place:
             raise UsageError("no output is named", "pass -o FILE, --in-place or --dry-run")
+        if self.output == "-":
+            raise UsageError(
+                "a model is not written to standard output: what is cut short would look whole",
+                "name a file, or ./- for one of that name",
+            )
         return self.output or model
 
 

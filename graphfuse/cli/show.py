@@ -24,11 +24,11 @@ def send_stages_to(descriptor: int | None) -> None:
 
 def console(stderr: bool = False) -> Console:
     """A console; piped output is not folded."""
-    from rich.console import Console
+    from graphfuse.report.console import SafeConsole
 
     # Before rich 14 an empty FORCE_COLOR was as good as any other.
     terminal = False if os.environ.get("FORCE_COLOR") == "" else None
-    made = Console(
+    made = SafeConsole(
         stderr=stderr, highlight=False, soft_wrap=False, markup=False, force_terminal=terminal
     )
     if not made.is_terminal and "COLUMNS" not in made._environ:  # pyright: ignore[reportPrivateUsage]
@@ -55,5 +55,6 @@ def progress() -> Generator[Any]:
 
 
 def print_json(document: dict[str, Any]) -> None:
-    """One JSON document on stdout."""
-    print(json.dumps(document, indent=2, allow_nan=False))
+    """One JSON document on stdout: ASCII, control characters escaped."""
+    # JSON itself lets DEL stand.
+    print(json.dumps(document, indent=2, allow_nan=False).replace("\x7f", "\\u007f"))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from graphfuse.errors import ModelError, WriteError
+from graphfuse.errors import ChangedError, WriteError
 from graphfuse.graph.wire import Piece, Span
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Writer:
         self.digest: _Hash = hashlib.sha256()
 
     def write(self, pieces: Iterable[Piece]) -> None:
-        """Write bytes, and spans of other files; raises ModelError when one is cut short."""
+        """Write bytes, and spans of other files; raises ChangedError when one is cut short."""
         for piece in pieces:
             if isinstance(piece, bytes):
                 self.file.write(piece)
@@ -88,7 +88,7 @@ class Writer:
         while start < end:
             chunk = os.pread(descriptor, min(CHUNK, end - start), start)
             if not chunk:
-                raise ModelError(f"{path} became shorter while it was read", "run it again")
+                raise ChangedError(path, "became shorter")
             self.file.write(chunk)
             self.digest.update(chunk)
             start += len(chunk)

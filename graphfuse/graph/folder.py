@@ -9,8 +9,12 @@ from __future__ import annotations
 import os
 import re
 import stat
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from graphfuse.errors import ChangedError
 
 MEMORY_MARK = "_ORT_MEM_ADDR_"
 """What onnxruntime calls data that is at an address of its process: its offset is a pointer."""
@@ -20,6 +24,41 @@ DRIVE = re.compile(r"[A-Za-z]:|[A-Za-z][A-Za-z0-9+.-]*:/")
 
 NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | NO_FOLLOW
+
+
+Identity = tuple[int, int, int, int, int]
+"""What tells a file from others and from what it was: device, inode, size, and when it changed."""
+
+
+def identity(status: os.stat_result) -> Identity:
+    """Two times: the first can be set to anything, the second by the file system alone."""
+    return (
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )
+
+
+TICK = 20_000_000
+"""Nanoseconds after which every system's clock for files has moved on: before, two changes may
+have one time."""
+
+
+def settled(look: Callable[[], os.stat_result]) -> os.stat_result:
+    """What a file is, looked at so late after its last change that another one would show.
+
+    It waits, if at all, for files that were written a moment ago.
+    """
+    status = look()
+    for _ in range(5):
+        age = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns)
+        if not 0 <= age < TICK:
+            break
+        time.sleep((TICK - age) / 1e9)
+        status = look()
+    return status
 
 
 class RefusedError(Exception):
@@ -55,12 +94,26 @@ class Folder:
     model: Path | None = None
     allow_links: bool = False
     _known: dict[str, os.stat_result] = field(default_factory=dict[str, os.stat_result])
+    _first: dict[str, Identity] = field(default_factory=dict[str, Identity])
 
     def status(self, location: str) -> os.stat_result:
         """What a location is: a regular file in this folder. Raises RefusedError otherwise."""
         if location not in self._known:
-            self._known[location] = self._look(location)
+            first = location not in self._first
+            status = settled(lambda: self._look(location)) if first else self._look(location)
+            self._first.setdefault(location, identity(status))
+            self._known[location] = status
         return self._known[location]
+
+    def check_same(self) -> None:
+        """Raise ChangedError when a file is another one than when it was first looked at."""
+        for location, first in self._first.items():
+            try:
+                now = identity(self._look(location))
+            except RefusedError as error:
+                raise ChangedError(self.path / location) from error
+            if now != first:
+                raise ChangedError(self.path / location)
 
     def real_path(self, location: str) -> Path:
         """Where a location is: links are resolved if they are allowed."""
@@ -77,7 +130,10 @@ class Folder:
         return False
 
     def open(self, location: str) -> int:
-        """A descriptor of a location's file, to be closed by the caller."""
+        """A descriptor of a location's file, to be closed by the caller.
+
+        Raises RefusedError, and ChangedError when it is another file than the gate saw.
+        """
         flags = os.O_RDONLY | NO_FOLLOW | getattr(os, "O_NONBLOCK", 0)
         self._known.pop(location, None)
         self.status(location)
@@ -89,9 +145,13 @@ class Folder:
                 descriptor = os.open(name, flags, dir_fd=holder)
             finally:
                 os.close(holder)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
             raise RefusedError(f"{location} is no regular file any more")
+        if identity(status) != self._first[location]:
+            os.close(descriptor)
+            raise ChangedError(self.path / location)
         return descriptor
 
     def _look(self, location: str) -> os.stat_result:

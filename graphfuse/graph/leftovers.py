@@ -3,6 +3,10 @@
 A run holds a lock on each of its temporary files; the kernel lets go of it when the run ends,
 however it ends. So a temporary file that can be locked is nobody's. New weight files get their
 names before the model gets its own: a journal says which, so that they go if the model never came.
+
+Another run may find such a file and rely on it, before its model is there or after its maker died.
+So it carries a mark, a time of change that no file has by chance, until its model is there: only
+what is marked is ever removed, and who relies on a file takes the mark off, under its lock.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import secrets
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
 from types import FrameType
@@ -24,10 +29,17 @@ from graphfuse.errors import WriteError
 SUFFIX = ".graphfuse-tmp"
 JOURNAL = ".graphfuse-journal"
 
+CLAIM = 315_619_200 * 10**9
+"""When a weight file changed whose model has not come yet: on 2 January 1980, the first whole day
+that every file system has. In nanoseconds."""
+
+PATIENCE = 2.0
+"""Seconds to wait for another run that is between giving its files their names and the end."""
+
 
 def temporary(target: Path, token: str, suffix: str = SUFFIX) -> Path:
     """A hidden name beside a target, of at most 255 bytes."""
-    name = target.name.encode()[:150].decode(errors="ignore")
+    name = os.fsencode(target.name)[:150].decode(errors="ignore")
     return target.with_name(f".{name}.{token}{suffix}")
 
 
@@ -114,14 +126,93 @@ def _undo(journal: Path, text: bytes) -> None:
     model, inode = document["model"]
     committed = not draft.exists() or _inode(holder / model) == inode
     if committed:
+        for name, inode in document["files"]:
+            if ".." not in Path(name).parts and _inode(holder / name) == inode:
+                take_over(holder / name)
         return
     for name, inode in document["files"]:
         # Under that name may be somebody else's by now, or still.
         if ".." not in Path(name).parts and _inode(holder / name) == inode:
-            (holder / name).unlink()
+            with contextlib.suppress(OSError):
+                _discard(holder / name, inode)
     for name in reversed(document["folders"]):
         with contextlib.suppress(OSError):
             (holder / name).rmdir()
+
+
+def claim(descriptor: int) -> None:
+    """Mark an open file as its maker's alone. Where that cannot be, the file is never removed."""
+    with contextlib.suppress(OSError, TypeError, NotImplementedError):
+        os.utime(descriptor, ns=(os.fstat(descriptor).st_atime_ns, CLAIM))
+        os.fsync(descriptor)
+
+
+def release(descriptor: int) -> None:
+    """Take the mark off, for good: nobody removes the file from now on."""
+    if is_claimed(os.fstat(descriptor)):
+        os.utime(descriptor)
+        os.fsync(descriptor)
+
+
+def is_claimed(status: os.stat_result) -> bool:
+    """Whether a file carries the mark."""
+    return status.st_mtime_ns == CLAIM
+
+
+def discard(path: Path, inode: int) -> None:
+    """Remove a file that the caller has locked, if it is still that one and still marked."""
+    status = path.lstat()
+    if status.st_ino == inode and is_claimed(status):
+        path.unlink()
+
+
+def _discard(path: Path, inode: int) -> None:
+    """The same of a dead run's file. Who has it locked is about to rely on it."""
+    descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+    try:
+        if lock(descriptor):
+            discard(path, inode)
+    finally:
+        os.close(descriptor)
+
+
+def take_over(path: Path) -> bool:
+    """Take the mark off a file whose maker is dead; False when he lives, or it is not there."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:
+        return False
+    try:
+        # Until it was locked, a run that cleans up could still remove it.
+        if not lock(descriptor) or not os.path.samestat(os.fstat(descriptor), path.lstat()):
+            return False
+        release(descriptor)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def can_rely_on(path: Path, folder: Path) -> bool:
+    """Whether nobody will remove a weight file that is there; `folder` is the output's.
+
+    Of a run that lives and is not done nobody knows how it ends: it is waited for, not for long.
+    """
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            if not is_claimed(path.stat()):
+                return True
+        except OSError:
+            return False
+        # A journal in this folder may say that its maker is dead, and its model not there.
+        remove(folder)
+        if take_over(path):
+            return True
+        if time.monotonic() > end:
+            return False
+        time.sleep(PATIENCE / 50)
 
 
 def _inode(path: Path) -> int:

@@ -20,9 +20,9 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
 
-from graphfuse.errors import ModelError, in_one_line
+from graphfuse.errors import ChangedError, ModelError, in_one_line
 from graphfuse.graph import wire
-from graphfuse.graph.folder import Folder, RefusedError
+from graphfuse.graph.folder import Folder, Identity, RefusedError, identity, settled
 from graphfuse.graph.gate import BITS, check, tensor_bytes
 from graphfuse.graph.tensors import external_entries, is_external, model_tensors
 from graphfuse.graph.wire import FileSource, Shrinker, Span, is_inline
@@ -45,8 +45,6 @@ PIECE = 2**20
 
 AGAIN = "export or download the model again"
 
-Identity = tuple[int, int, int, int]
-
 
 @dataclass(frozen=True)
 class Model:
@@ -62,7 +60,7 @@ class Model:
     folder: Path = field(default_factory=Path)
     limits: Limits = field(default_factory=Limits)
     inline: Mapping[int, Span] = field(default_factory=dict[int, Span])
-    identity: Identity = (0, 0, 0, 0)
+    identity: Identity = (0, 0, 0, 0, 0)
     digest: str = ""
     is_edited: bool = False
 
@@ -73,7 +71,10 @@ class Model:
 
     def edited(self, proto: onnx.ModelProto) -> Model:
         """A model made of this one: its data lies where this one's does."""
-        return replace(self, proto=proto, is_edited=True)
+        model = replace(self, proto=proto, is_edited=True)
+        # What the gate saw of the data files: both models are of the same ones.
+        model.__dict__["files"] = self.files
+        return model
 
     @cached_property
     def files(self) -> Folder:
@@ -120,6 +121,9 @@ class Model:
         entries = external_entries(tensor)
         if is_inline(tensor):
             descriptor = os.open(self.folder / entries["location"], os.O_RDONLY)
+            if identity(os.fstat(descriptor)) != self.identity:
+                os.close(descriptor)
+                raise ChangedError(self.path)
         else:
             descriptor = self.files.open(entries["location"])
         file = os.fdopen(descriptor, "rb")
@@ -145,10 +149,19 @@ class Model:
         return external_locations(self.proto)
 
     def check_same(self) -> None:
-        """Raise ModelError when the model's file is another one than was loaded."""
-        assert self.path is not None
-        if _identity(self.path.stat()) != self.identity:
-            raise ModelError(f"{self.path} changed while graphfuse worked on it", "run it again")
+        """Raise ChangedError when a file of the model is another one than was loaded.
+
+        No data is read. What a program changes in a file that it has mapped shows when the system
+        writes it back, which may be later.
+        """
+        if self.path is not None:
+            try:
+                now = identity(self.path.stat())
+            except OSError as error:
+                raise ChangedError(self.path, "vanished") from error
+            if now != self.identity:
+                raise ChangedError(self.path)
+        self.files.check_same()
 
 
 def external_locations(proto: onnx.ModelProto) -> tuple[str, ...]:
@@ -165,8 +178,9 @@ def load(path: str | os.PathLike[str], limits: Limits | None = None) -> Model:
     """
     file = Path(path)
     limits = limits or Limits()
-    with _readable(file) as (descriptor, size):
-        identity = _identity(os.fstat(descriptor))
+    with _readable(file) as descriptor:
+        status = settled(lambda: os.fstat(descriptor))
+        size, first = status.st_size, identity(status)
         data, inline = _graph_bytes(file, descriptor, size, limits)
     if len(data) > limits.proto_bytes:
         raise ModelError(
@@ -175,9 +189,26 @@ def load(path: str | os.PathLike[str], limits: Limits | None = None) -> Model:
         )
     digest = "" if inline or len(data) != size else hashlib.sha256(data).hexdigest()
     proto = _parse(data, file)
-    model = Model(proto, file, file.parent, limits, inline, identity, digest)
+    model = Model(proto, file, file.parent, limits, inline, first, digest)
     check(model.proto, model.files, limits)
     return model
+
+
+@contextlib.contextmanager
+def unchanged(*models: Model, at_end: bool = True) -> Generator[None, None, None]:
+    """For what is found of models: raise ChangedError when a file of theirs changes in the block.
+
+    What is found of data that changes is no finding, and its errors are none of the models'. With
+    `at_end` False only errors are looked at.
+    """
+    try:
+        yield
+    except Exception:
+        for model in models:
+            model.check_same()
+        raise
+    for model in models if at_end else ():
+        model.check_same()
 
 
 def wrap(proto: onnx.ModelProto, folder: Path, limits: Limits | None = None) -> Model:
@@ -189,8 +220,8 @@ def wrap(proto: onnx.ModelProto, folder: Path, limits: Limits | None = None) -> 
 
 
 @contextlib.contextmanager
-def _readable(file: Path) -> Generator[tuple[int, int], None, None]:
-    """A descriptor of a regular file that holds something, and its size."""
+def _readable(file: Path) -> Generator[int, None, None]:
+    """A descriptor of a regular file that holds something."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
     try:
         if file.is_dir():
@@ -209,15 +240,11 @@ def _readable(file: Path) -> Generator[tuple[int, int], None, None]:
             raise ModelError(f"{file} is not a regular file", "name an .onnx file")
         if status.st_size == 0:
             raise ModelError(f"{file} is empty", AGAIN)
-        yield descriptor, status.st_size
+        yield descriptor
     except OSError as error:
         raise ModelError(f"{file} cannot be read ({error.strerror})", "check its disk") from error
     finally:
         os.close(descriptor)
-
-
-def _identity(status: os.stat_result) -> Identity:
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def _graph_bytes(
@@ -226,13 +253,26 @@ def _graph_bytes(
     """The bytes to parse, and the tensors that were left out of them."""
     beyond = size > PROTO_LIMIT
     # onnxruntime does not follow a link out of the folder for data, only for the model.
-    if size >= LARGE and (beyond or not file.is_symlink()):
+    if size >= LARGE and (beyond or (is_utf8(Path(file.name)) and not file.is_symlink())):
+        if not is_utf8(Path(file.name)):
+            raise ModelError(
+                f"{file} has more than 2 GiB and a name that is not UTF-8", "rename the file"
+            )
         limit = min(limits.proto_bytes, PROTO_LIMIT)
         shrinker = Shrinker(FileSource(descriptor), file, LEAST_INLINE, beyond, limit)
         data = shrinker.shrunk(size)
         return data, shrinker.tensors
     with os.fdopen(os.dup(descriptor), "rb") as opened:
         return opened.read(), {}
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether a name of the file system is UTF-8: protobuf and onnxruntime take no others."""
+    try:
+        os.fsencode(path).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _parse(data: bytes, file: Path) -> onnx.ModelProto:
@@ -273,4 +313,5 @@ def materialized(model: Model, proto: onnx.ModelProto) -> onnx.ModelProto:
         with piece.path.open("rb") as file:
             file.seek(piece.offset)
             whole += file.read(piece.length)
+    model.check_same()
     return onnx.ModelProto.FromString(bytes(whole))

@@ -7,7 +7,6 @@ memory, and calls an initializer constant that a graph input can override.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -125,7 +124,9 @@ class GraphView:
         inputs = frozenset(self.inputs)
         self.initializers = {t.name: t for t in weights if t.name not in inputs}
         self._producers: dict[str, Node] = {}
-        self._readers: defaultdict[str, list[Node]] = defaultdict(list)
+        # Most tensors have one reader: a list for each would be half of what the garbage collector
+        # has to look at.
+        self._readers: dict[str, Node | list[Node]] = {}
         with_bodies = {position for position, _, _ in scope.children}
         for node in self.nodes:
             self._index(node, node.in_call or node.position in with_bodies)
@@ -134,8 +135,13 @@ class GraphView:
 
     def _index(self, node: Node, has_bodies: bool) -> None:
         for name in read_names(node.source) if has_bodies else {*node.inputs}:
-            if name:
-                self._readers[name].append(node)
+            if not name:
+                continue
+            known = self._readers.setdefault(name, node)
+            if isinstance(known, list):
+                known.append(node)
+            elif known is not node:
+                self._readers[name] = [known, node]
         for name in node.outputs:
             if not name:
                 continue
@@ -193,7 +199,8 @@ class GraphView:
 
     def readers(self, name: str) -> list[Node]:
         """The nodes that read a tensor, those whose subgraphs capture it included."""
-        return self._readers.get(name, [])
+        found = self._readers.get(name, [])
+        return found if isinstance(found, list) else [found]
 
     def is_read(self, name: str) -> bool:
         """Whether a node reads a tensor or the graph yields it."""

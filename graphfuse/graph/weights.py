@@ -12,11 +12,13 @@ import os
 from collections.abc import Generator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import onnx
 
 from graphfuse.errors import ModelError, UsageError, WriteError
+from graphfuse.graph.access import Access, access_of, common
 from graphfuse.graph.copying import check_space, same_content, stored_bytes
 from graphfuse.graph.folder import RefusedError
 from graphfuse.graph.gate import tensor_bytes
@@ -122,7 +124,7 @@ def drafted(
         with ExitStack() as stack, Draft(target.path, force, tell) as draft:
             layout = _Layout(model, target, draft, stack)
             layout.write(proto)
-            yield draft, layout.notes
+            yield draft, draft.notes
     except (OSError, RefusedError) as error:
         text = (error.strerror if isinstance(error, OSError) else "") or str(error)
         raise WriteError(
@@ -139,7 +141,6 @@ class _Layout:
     target: Target
     draft: Draft
     stack: ExitStack
-    notes: list[str] = field(default_factory=list[str])
     bodies: dict[int, tuple[Piece, ...]] = field(default_factory=dict[int, tuple[Piece, ...]])
 
     def write(self, proto: onnx.ModelProto | None) -> None:
@@ -153,7 +154,7 @@ class _Layout:
         renamed = any(place != name for place, name in moved.items())
         if proto is None and not renamed and not (embeds and model.external_files()):
             model.check_same()
-            self.draft.write([Span(self._path_of_model, 0, model.identity[2])])
+            self.draft.write([Span(self._path_of_model, 0, model.identity[2])], self._access)
             return
         result = onnx.ModelProto()
         result.CopyFrom(model.proto if proto is None else proto)
@@ -169,7 +170,21 @@ class _Layout:
             pieces = [serialize(result)]
         if model.inline:
             model.check_same()
-        self.draft.write(pieces)
+        self.draft.write(pieces, self._access)
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of the output."""
+        return self.draft.notes
+
+    @cached_property
+    def _access(self) -> Access | None:
+        """The access to what is made of the model and its weights; None for one in memory."""
+        if self.model.path is None:
+            return None
+        files = self.model.files
+        places = (files.real_path(place) for place in self.model.external_files())
+        return common(access_of(path) for path in (self.model.path, *places))
 
     def _spelt(self, data: bytes) -> bytes:
         """A model's bytes; parts that nothing changed as their file has them.
@@ -211,15 +226,18 @@ class _Layout:
         wanted = folder / place
         taken = in_folder
         if not in_folder and wanted.exists():
-            if same_content(path, wanted):
+            if self.draft.relies_on(wanted, path):
                 self.notes.append(f"{wanted} is there already, with the same content")
                 return place
-            if not self.target.force:
+            if not self.target.force and not same_content(path, wanted):
                 raise UsageError(
                     f"the weight file {wanted} exists", "choose an empty folder, or pass --force"
                 )
+            # Another content, or another run's that lives and may yet take it away.
             taken = True
-        if not taken and self.target.weights != "copy" and self.draft.clone(descriptor, wanted):
+        access = access_of(descriptor)
+        shares = not taken and self.target.weights != "copy"
+        if shares and self.draft.clone(descriptor, wanted, access):
             return place
         if self.target.weights == "reflink":
             raise WriteError(
@@ -228,11 +246,8 @@ class _Layout:
         check_space(folder, stored_bytes(path), str(wanted))
         size = os.fstat(descriptor).st_size
 
-        def name(digest: str) -> Path:
-            return wanted.with_name(f"{wanted.stem}-{digest[:16]}{wanted.suffix}")
-
-        named = self.draft.add([Span(path, 0, size)], name if taken else lambda _: wanted)
-        if taken:
+        named = self.draft.add([Span(path, 0, size)], wanted, taken, access)
+        if named != wanted:
             self.notes.append(f"the weights of {place} are copied to {named.name}")
         return named.relative_to(folder).as_posix()
 
@@ -299,9 +314,8 @@ class _Layout:
             places.append(offset + padding)
             offset += padding + size_of(body)
         output = self.target.path
-        target = self.draft.add(
-            pieces, lambda digest: output.with_name(f"{output.stem}-{digest[:16]}.onnx_data")
-        )
+        wanted = output.with_name(f"{output.stem}.onnx_data")
+        target = self.draft.add(pieces, wanted, True, self._access)
         for (tensor, body), place in zip(parts, places, strict=True):
             tensor.ClearField("raw_data")
             del tensor.external_data[:]

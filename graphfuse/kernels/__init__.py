@@ -30,9 +30,6 @@ __all__ = ["library_path", "register", "why_not"]
 _SUFFIXES = {"win32": "graphfuse_kernels.dll", "darwin": "libgraphfuse_kernels.dylib"}
 _FILE = _SUFFIXES.get(sys.platform, "libgraphfuse_kernels.so")
 
-_MARK = "graphfuse.kernels"
-"""onnxruntime keeps entries that it does not know; options cannot be asked for their libraries."""
-
 MISSING = (
     "this installation of graphfuse has no CPU kernels: no C++17 compiler was there to build it"
 )
@@ -77,14 +74,12 @@ def why_not() -> str:
 def register(options: foreign.SessionOptions) -> None:
     """Register the kernels with an onnxruntime.SessionOptions, of a session on the CPU.
 
-    Options that have them already stay as they are: onnxruntime refuses a domain that comes twice.
+    Options that have them already stay as they are, whoever registered them.
 
     Raises ProviderError when the library was not built, or when onnxruntime cannot load it (it must
     be 1.17 or later).
     """
     path = library_path()
-    if _is_registered(options):
-        return
     try:
         options.register_custom_ops_library(str(path))
     except Exception as error:
@@ -94,12 +89,3 @@ def register(options: foreign.SessionOptions) -> None:
             f"onnxruntime cannot load graphfuse's kernels from {path}: {in_one_line(error)}",
             "fused models run without them: `graphfuse.session_options(kernels=False)`",
         ) from error
-    options.add_session_config_entry(_MARK, "1")
-
-
-def _is_registered(options: foreign.SessionOptions) -> bool:
-    try:
-        return options.get_session_config_entry(_MARK) == "1"
-    except RuntimeError:
-        # So onnxruntime answers for an entry that is not there.
-        return False

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -36,27 +34,6 @@ NORM_DOMAINS = (*DEFAULT_DOMAINS, "com.microsoft")
 
 def scan(model: Model) -> Scan:
     """Find the sites and near misses of a model, graph by graph, in the order of their Adds."""
-    with _collector_off():
-        return _scan(model)
-
-
-@contextmanager
-def _collector_off() -> Generator[None]:
-    """A scan makes millions of small objects and no cycles; looking for some takes a third."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            if not gc.get_freeze_count():
-                # Those that are left count as old, and are not all looked at as soon as it is on.
-                gc.freeze()
-                gc.unfreeze()
-            gc.enable()
-
-
-def _scan(model: Model) -> Scan:
     kept: list[Site | NearMiss] = []
     fused = nodes = 0
     unlike = strange_names(model.proto)

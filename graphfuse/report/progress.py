@@ -9,6 +9,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from graphfuse.errors import printable
+
 DELAY = 1.0
 """Seconds before anything is shown: short runs stay silent."""
 
@@ -23,7 +25,7 @@ class StageProgress:
         self._progress = Progress(
             SpinnerColumn(),
             BarColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             TimeElapsedColumn(),
             console=console,
             transient=True,
@@ -36,14 +38,14 @@ class StageProgress:
     def __call__(self, stage: str) -> None:
         """Show that a stage begins."""
         self.stage = stage
-        self._progress.update(self._task, description=stage)
+        self._progress.update(self._task, description=printable(stage))
         if self._descriptor is not None:
-            os.write(self._descriptor, f"{stage}\n".encode())
+            os.write(self._descriptor, f"{printable(stage)}\n".encode())
 
     def portion(self, what: str, done: int, total: int) -> None:
         """Show how much of a file is written, in bytes."""
         size = f"{done / 1e9:.1f} of {total / 1e9:.1f} GB" if total > 10**8 else ""
-        text = f"writing {what} {size}".rstrip()
+        text = printable(f"writing {what} {size}".rstrip())
         self._progress.update(self._task, description=text, completed=done, total=total)
 
     def __enter__(self) -> StageProgress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import onnx
 
 import graphfuse
-from graphfuse.graph import model_file, weights, wire
+from graphfuse.graph import leftovers, model_file, weights, wire
 from tests.graphs import model, residual
 from tests.test_files import external
 
@@ -63,6 +64,21 @@ def apart(folder: Path) -> None:
     external(folder / "in", data="deep/er/weights.bin")
 
 
+def there(folder: Path) -> None:
+    """The weights are in the output's folder: a dead run's, of which no journal is left."""
+    apart(folder)
+    copy = folder / "out" / "deep" / "er" / "weights.bin"
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes((folder / "in" / "deep" / "er" / "weights.bin").read_bytes())
+    os.utime(copy, ns=(leftovers.CLAIM, leftovers.CLAIM))
+
+
+def guarded(folder: Path) -> None:
+    """A model whose group may read it, and nobody else."""
+    plain(folder)
+    (folder / "model.onnx").chmod(0o640)
+
+
 def beside(folder: Path) -> None:
     external(folder)
 
@@ -96,6 +112,10 @@ def small_limits(proto_limit: int = 8192) -> None:
 SCENARIOS = {
     "a new file": Scenario(plain, "model.onnx", "fused.onnx"),
     "an old file": Scenario(plain, "model.onnx", "fused.onnx", old=True),
+    "in place, a group's": Scenario(
+        guarded, "model.onnx", "model.onnx", {"in_place": True}, old=True
+    ),
+    "weights there": Scenario(there, "in/model.onnx", "out/fused.onnx"),
     "in place": Scenario(plain, "model.onnx", "model.onnx", {"in_place": True}, old=True),
     "without sites": Scenario(siteless, "model.onnx", "fused.onnx", old=True),
     "weights beside": Scenario(beside, "model.onnx", "fused.onnx", old=True),

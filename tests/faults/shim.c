@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -42,6 +43,10 @@ static void after(void) { if (armed && count == nth && how == KILL_AFTER) die();
 
 FAULTY(int, rename, (const char *a, const char *b), (a, b))
 FAULTY(int, renameat, (int f, const char *a, int g, const char *b), (f, a, g, b))
+FAULTY(int, renameat2, (int f, const char *a, int g, const char *b, unsigned h), (f, a, g, b, h))
+FAULTY(int, futimens, (int f, const struct timespec *t), (f, t))
+FAULTY(int, fchmod, (int f, mode_t m), (f, m))
+FAULTY(int, fchown, (int f, uid_t u, gid_t g), (f, u, g))
 FAULTY(int, link, (const char *a, const char *b), (a, b))
 FAULTY(int, linkat, (int f, const char *a, int g, const char *b, int h), (f, a, g, b, h))
 FAULTY(int, unlink, (const char *a), (a))

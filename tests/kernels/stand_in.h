@@ -24,6 +24,7 @@ struct OrtStatus {
 };
 struct OrtSessionOptions {
   std::vector<const OrtCustomOp*> ops;
+  std::map<std::string, std::string> entries;
 };
 struct OrtCustomOpDomain {
   std::vector<const OrtCustomOp*> ops;
@@ -139,7 +140,15 @@ OrtStatus* domain_add(OrtCustomOpDomain* domain, const OrtCustomOp* op) {
   return nullptr;
 }
 OrtStatus* add_domain(OrtSessionOptions* options, OrtCustomOpDomain* domain) {
-  options->ops = domain->ops;
+  options->ops.insert(options->ops.end(), domain->ops.begin(), domain->ops.end());
+  return nullptr;
+}
+OrtStatus* add_entry(OrtSessionOptions* options, const char* key, const char* value) {
+  options->entries[key] = value;
+  return nullptr;
+}
+OrtStatus* has_entry(const OrtSessionOptions* options, const char* key, int* has) {
+  *has = static_cast<int>(options->entries.count(key));
   return nullptr;
 }
 void release_domain(OrtCustomOpDomain* domain) { delete domain; }
@@ -230,6 +239,8 @@ const void* table_of(uint32_t) {
   table[93] = reinterpret_cast<void*>(release_status);
   table[99] = reinterpret_cast<void*>(release_info);
   table[101] = reinterpret_cast<void*>(release_domain);
+  table[130] = reinterpret_cast<void*>(add_entry);
+  table[237] = reinterpret_cast<void*>(has_entry);
   table[274] = reinterpret_cast<void*>(parallel_for);
   table[414] = reinterpret_cast<void*>(shape_reference);
   return table;

@@ -118,6 +118,8 @@ struct Api {
     load(ReleaseStatus, 93);
     load(ReleaseTensorTypeAndShapeInfo, 99);
     load(ReleaseCustomOpDomain, 101);
+    load(AddSessionConfigEntry, 130);
+    load(HasSessionConfigEntry, 237);
     load(ShapeInferContext_GetInputTypeShape, 268);
     load(ShapeInferContext_SetOutputTypeShape, 270);
     load(KernelContext_ParallelFor, 274);
@@ -156,6 +158,10 @@ struct Api {
   void(GRAPHFUSE_ORT_CALL* ReleaseStatus)(OrtStatus*);
   void(GRAPHFUSE_ORT_CALL* ReleaseTensorTypeAndShapeInfo)(OrtTensorTypeAndShapeInfo*);
   void(GRAPHFUSE_ORT_CALL* ReleaseCustomOpDomain)(OrtCustomOpDomain*);
+  OrtStatus*(GRAPHFUSE_ORT_CALL* AddSessionConfigEntry)(OrtSessionOptions*, const char* key,
+                                                        const char* value);
+  OrtStatus*(GRAPHFUSE_ORT_CALL* HasSessionConfigEntry)(const OrtSessionOptions*, const char* key,
+                                                        int* has);
   OrtStatus*(GRAPHFUSE_ORT_CALL* ShapeInferContext_GetInputTypeShape)(
       const OrtShapeInferContext*, size_t index, OrtTensorTypeAndShapeInfo**);
   OrtStatus*(GRAPHFUSE_ORT_CALL* ShapeInferContext_SetOutputTypeShape)(

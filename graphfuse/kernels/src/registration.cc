@@ -18,6 +18,7 @@ namespace {
 // with the library itself, and nothing destroys it.
 struct Registration {
   const OrtApiBase* base;
+  const void* table;  // a host may unload onnxruntime and load another where it was
   Api api;
   Operators operators;
   OrtCustomOpDomain* domain;
@@ -27,15 +28,19 @@ static_assert(std::is_trivially_destructible_v<Registration>);
 // Copies of onnxruntime in one process: more than one is rare, more than these unheard of.
 constexpr size_t kMostRuntimes = 8;
 
-// Sessions look at a domain only while they are made, so those are given back at the end.
+// Sessions look at a domain only while they are made, so those are given back when the library is
+// unloaded. Where it stays (CMakeLists.txt) its end is that of the process, and nothing is given
+// back: a host may have unloaded onnxruntime long before.
 struct Domains {
   Registration* registrations;
   size_t count = 0;
+#ifndef GRAPHFUSE_STAYS_LOADED
   ~Domains() {
     for (size_t k = 0; k < count; ++k) {
       registrations[k].api.ReleaseCustomOpDomain(registrations[k].domain);
     }
   }
+#endif
 };
 
 // The minor number of "1.17.3"; 0 where that cannot be read.
@@ -57,6 +62,21 @@ OrtStatus* make_domain(Registration& made) {
   return nullptr;
 }
 
+// Options that have the operators stay as they are: onnxruntime takes a domain as often as it comes, and
+// then makes no session of them ("Domain already set in registry"). It keeps entries that it does
+// not know, and copies them with the options, so one of them remembers, whoever registers: another
+// language, or another copy of this library.
+OrtStatus* add(const Registration& made, OrtSessionOptions* options) {
+  constexpr char kMark[] = "graphfuse.kernels";
+  int there = 0;
+  if (OrtStatus* const status = made.api.HasSessionConfigEntry(options, kMark, &there)) {
+    return status;
+  }
+  if (there != 0) return nullptr;
+  if (OrtStatus* const status = made.api.AddCustomOpDomain(options, made.domain)) return status;
+  return made.api.AddSessionConfigEntry(options, kMark, "1");
+}
+
 OrtStatus* register_with(OrtSessionOptions* options, const OrtApiBase* base) {
   static std::mutex mutex;
   static Registration registrations[kMostRuntimes];
@@ -74,18 +94,19 @@ OrtStatus* register_with(OrtSessionOptions* options, const OrtApiBase* base) {
   const std::lock_guard<std::mutex> lock(mutex);
   for (size_t k = 0; k < domains.count; ++k) {
     const Registration& made = registrations[k];
-    if (made.base == base) return made.api.AddCustomOpDomain(options, made.domain);
+    if (made.base == base && made.table == table) return add(made, options);
   }
   if (domains.count == kMostRuntimes) {
     return fail(base, "too many copies of onnxruntime in one process for graphfuse's kernels");
   }
   Registration& made = registrations[domains.count];
   made.base = base;
+  made.table = table;
   made.api = Api(table, version);
   made.operators = make_operators(made.api, version);
   if (OrtStatus* const status = make_domain(made)) return status;
   ++domains.count;
-  return made.api.AddCustomOpDomain(options, made.domain);
+  return add(made, options);
 }
 
 }  // namespace
