@@ -341,7 +341,6 @@ def test_output_that_cannot_be_written_is_not_the_machines(
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     with pytest.raises(SystemExit) as caught:
         cli.main()
-    sys.stdout.close()
     assert caught.value.code == 1
     assert "standard output cannot be written" in capfd.readouterr().err
 
