@@ -2,7 +2,7 @@
 
 Exit codes of the command line: 0 ok; 1 a check failed and nothing was written; 2 usage; 3 the model
 is unreadable or unsafe; 4 the original model itself does not run; 5 an execution provider or a
-package is missing, or the machine gave out; 6 a gate was missed.
+package is missing; 6 a gate was missed.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class ProviderError(GraphfuseError):
 class MachineError(GraphfuseError):
     """Memory, threads or files gave out: it says nothing of any model, and nothing was written."""
 
-    exit_code = 5
+    exit_code = 1
 
 
 class GateError(GraphfuseError):

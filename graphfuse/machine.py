@@ -42,7 +42,7 @@ class Lack:
 
 
 MEMORY = Lack(
-    "there is not enough memory",
+    "out of memory",
     "give it more (`ulimit -v`, a container's limit, --memory-limit), or smaller feeds with "
     "--input-shapes",
 )

@@ -211,7 +211,7 @@ def session(
     if isinstance(model, Path) and not is_utf8(model):
         model = model.read_bytes()
     if not isinstance(model, onnx.ModelProto) or has_external(model):
-        # As bytes: the folder's name need not be UTF-8.
+        # As bytes: the folder's name need not be UTF-8 either.
         options.add_session_config_entry(FOLDER_KEY, os.fsencode(folder.resolve()))
     data: object = serialize(model) if isinstance(model, onnx.ModelProto) else model
     given = [(provider, provider_options(provider, runtime.__version__))]

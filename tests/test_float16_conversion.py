@@ -88,7 +88,7 @@ def test_fuse_then_convert_below_it_is_refused_and_never_wrong(kind: str, opset:
     """What a plain session says is an error of types; the kernels take the node as it is."""
     before = original(kind, opset)
     after = converted(fused(before, "1.32"))
-    with pytest.raises(Exception, match="inconsistent type"):
+    with pytest.raises(Exception, match=r"(?i)type"):
         session(after, Path(), kernels=False)
     assert distance(after, before, True) < 8
 

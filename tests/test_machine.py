@@ -40,9 +40,19 @@ PTHREAD = (
     "pthread_create failed, error code: 12 error msg: Cannot allocate memory"
 )
 
+
+def numpys() -> MemoryError:
+    """What numpy raises for an array that no machine has room for."""
+    try:
+        np.empty(2**62, np.uint8)
+    except MemoryError as error:
+        return error
+    raise AssertionError
+
+
 FAULTS: dict[str, tuple[Exception, machine.Lack]] = {
     "memory": (MemoryError("std::bad_alloc"), machine.MEMORY),
-    "numpy": (np._core._exceptions._ArrayMemoryError((3,), np.dtype("f8")), machine.MEMORY),
+    "numpy": (numpys(), machine.MEMORY),
     "memory while loading": (
         Ort.InvalidArgument("2 : INVALID_ARGUMENT : Failed to load model: std::bad_alloc"),
         machine.MEMORY,
@@ -80,7 +90,7 @@ def test_what_the_machine_lacks_is_told(name: str) -> None:
     assert machine.lack(wrapped) is lack
     with pytest.raises(MachineError, match="while at it") as caught:
         machine.check(error, "at it")
-    assert caught.value.exit_code == 5
+    assert caught.value.exit_code == 1
     assert "\n" not in str(caught.value)
     assert caught.value.remedy
 
@@ -183,7 +193,7 @@ def test_a_twin_without_memory_is_not_evaluated_by_another(monkeypatch: pytest.M
     evaluator._means.cache_clear()
     monkeypatch.setattr(evaluator.foreign, "onnxruntime", Full)
     node = helper.make_node("Tanh", ["x"], ["y"])
-    with pytest.raises(MachineError, match="not enough memory"):
+    with pytest.raises(MachineError, match="out of memory"):
         evaluator.NodeEvaluator([helper.make_opsetid("", 17)]).run(node, [np.ones(3)])
 
 
@@ -258,17 +268,17 @@ def in_folder(folder: bytes, removed: bool, words: list[str]) -> Any:
 
 
 @POSIX
-def test_external_data_in_a_folder_that_is_not_utf8_is_one_line(tmp_path: Path) -> None:
+def test_external_data_is_found_in_a_folder_that_is_not_utf8(tmp_path: Path) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/here\xff"))
     try:
         external(folder)
     except OSError:
         pytest.skip("the file system takes no such name")
     run = in_folder(os.fsencode(folder), False, ["fuse", "model.onnx", "-o", "o.onnx"])
-    assert run.returncode == 5
-    assert run.stderr.count("\n") == 1
-    assert "not UTF-8" in run.stderr
-    assert sorted(path.name for path in folder.iterdir()) == ["model.onnx", "model.onnx_data"]
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "put back" not in run.stdout
+    written = onnx.load(folder / "o.onnx", load_external_data=False)
+    assert sum(node.domain == "graphfuse" for node in written.graph.node) == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what a process takes at least is Linux's")
@@ -296,7 +306,7 @@ def test_little_memory_is_never_a_verdict(limit: int, tmp_path: Path) -> None:
         assert sum(node.domain == "graphfuse" for node in onnx.load(out).graph.node) == 5
     else:
         assert not out.exists()
-    assert run.returncode in (0, 4, 5, 127) or run.returncode < 0, run.stderr
+    assert run.returncode in (0, 1, 4, 127) or run.returncode < 0, run.stderr
 
 
 def test_no_room_for_the_error_itself(
@@ -311,10 +321,10 @@ def test_no_room_for_the_error_itself(
     monkeypatch.setattr(sys, "argv", ["graphfuse", "env"])
     with pytest.raises(SystemExit) as caught:
         cli.main()
-    assert caught.value.code == 5
+    assert caught.value.code == 1
     said = capfd.readouterr().err
     assert said.count("\n") == 1
-    assert "not enough memory" in said
+    assert "out of memory" in said
 
 
 def test_output_that_cannot_be_written_is_not_the_machines(
@@ -331,7 +341,6 @@ def test_output_that_cannot_be_written_is_not_the_machines(
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     with pytest.raises(SystemExit) as caught:
         cli.main()
-    sys.stdout.close()
     assert caught.value.code == 1
     assert "standard output cannot be written" in capfd.readouterr().err
 

@@ -46,9 +46,8 @@ OUTPUT_FAULTS = frozenset(
 )
 """How writing to standard output fails: it has no name, and whatever else has."""
 
-
 NO_ROOM = (
-    b"graphfuse: error: there is not enough memory, nor to say where; give it more (`ulimit -v`, "
+    b"graphfuse: error: out of memory, also to say where; give it more (`ulimit -v`, "
     b"a container's limit, --memory-limit)\n"
 )
 
@@ -78,7 +77,7 @@ def main() -> None:
         _run()
     except MemoryError:
         os.write(2, NO_ROOM)
-        raise SystemExit(5) from None
+        raise SystemExit(1) from None
 
 
 def _run() -> None:

@@ -16,7 +16,7 @@ from graphfuse.cli.options import (
 )
 from graphfuse.cli.show import console, print_json, progress
 from graphfuse.cli.streams import reporting
-from graphfuse.errors import GraphfuseError, UsageError
+from graphfuse.errors import GraphfuseError, MachineError, UsageError
 from graphfuse.limits import Limits
 
 
@@ -58,8 +58,8 @@ def scan(
         else:
             from graphfuse.report.activations import print_readings
 
-            strange = advice.of_strange(found.strange)
-            print_readings(console(), readings, found.already_fused, strange)
+            said = advice.of_strange(found.strange)
+            print_readings(console(), readings, found.already_fused, said)
 
 
 @is_gated
@@ -106,20 +106,20 @@ def _show_environment() -> None:
 
     from graphfuse import __version__, advice, foreign, kernels, runtimes
 
-    out = console()
-    out.print(f"graphfuse {__version__}, Python {platform.python_version()}")
+    lines = [f"graphfuse {__version__}, Python {platform.python_version()}"]
     for package in ("onnx", "onnx_graphsurgeon", "numpy", "onnxruntime", "torch"):
-        out.print(f"{package}: {foreign.version_of(package)}")
+        lines.append(f"{package}: {foreign.version_of(package)}")
     try:
         runtime = foreign.onnxruntime()
-    except (GraphfuseError, MemoryError) as error:
-        out.print(str(error) or "onnxruntime cannot be imported (out of memory)")
+    except MachineError:
+        raise
+    except GraphfuseError as error:
+        lines.append(str(error))
     else:
-        out.print(f"execution providers: {', '.join(runtime.get_available_providers())}")
-        for note in advice.of_runtime(runtimes.runtime()):
-            out.print(f"note: {note}", soft_wrap=True)
-    try:
-        missing = kernels.why_not()
-    except MemoryError:
-        missing = "not tried (out of memory)"
-    out.print(f"kernels: {missing or kernels.library_path()}", soft_wrap=True)
+        lines.append(f"execution providers: {', '.join(runtime.get_available_providers())}")
+        lines += [f"note: {note}" for note in advice.of_runtime(runtimes.runtime())]
+    lines.append(f"kernels: {kernels.why_not() or kernels.library_path()}")
+    # Only now: where memory gives out on the way there is one line, the error's.
+    out = console()
+    for line in lines:
+        out.print(line, soft_wrap=True)
