@@ -10,16 +10,27 @@ import importlib.util
 import itertools
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 
+from graphfuse.caches import Tokens, find_caches
 from graphfuse.errors import UsageError, in_one_line
-from graphfuse.feeds import Ranges, Sizes, check_feeds, is_condition, random_feeds
+from graphfuse.feeds import (
+    Ranges,
+    Sizes,
+    check_feeds,
+    inputs_of,
+    is_condition,
+    named_extents,
+    random_feeds,
+    shapes_of,
+)
 from graphfuse.graph.shapes import type_of
 
 if TYPE_CHECKING:
@@ -39,13 +50,33 @@ RUN_LIMIT = 45.0
 """Seconds that one run of the original may take: a loop in it may have no end."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Feed:
-    """An array for each input, what it is in words, and the options that give it again."""
+    """An array for each input, what it is in words, and the options that give it again.
 
-    values: Mapping[str, Array]
+    It is drawn when its `values` are first asked for: its `extents` may turn out too large before.
+    """
+
+    draw: Callable[[], Mapping[str, Array]]
+    extents: Mapping[str, tuple[int, ...]]
     label: str
     repeat: str
+
+    @cached_property
+    def values(self) -> Mapping[str, Array]:
+        """The arrays by input. Raises UsageError and OriginalModelError where none can be drawn."""
+        return self.draw()
+
+    @property
+    def shapes(self) -> str:
+        """The shape of each input, in words; those that are alike count as one."""
+        alike: dict[tuple[int, ...], list[str]] = {}
+        for name, shape in self.extents.items():
+            alike.setdefault(shape, []).append(name)
+        return ", ".join(
+            f"{names[0]}{f' and {len(names) - 1} more' if names[1:] else ''} {list(shape)}"
+            for shape, names in alike.items()
+        )
 
 
 @dataclass(frozen=True)
@@ -58,12 +89,14 @@ class Feeding:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     ranges: Ranges = field(default_factory=dict[str, tuple[float, float]])
     run_limit: float = RUN_LIMIT
+    symbols: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def feeds(self, model: onnx.ModelProto, iterations: int) -> list[list[Feed]]:
         """Sets of feeds; of each set the first that the model runs on is used.
 
         `iterations` is how many are drawn where the user does not say. The first has the user's
-        sizes, or small ones; then every symbolic extent is 1, then odd; then again.
+        sizes, or small ones; then every symbolic extent is 1, then odd; then again. Symbols that
+        the user gives are so in all of them.
         """
         if self.inputs is not None:
             return [[feed] for feed in self._given(model)]
@@ -72,9 +105,8 @@ class Feeding:
         drawn: list[list[Feed]] = []
         for number, sizes in enumerate(plans):
             own = self.shapes if sizes is USUAL else _unbound(model, self.shapes)
-            choices = sizes[:1] if own and sizes is USUAL and _fixes_all(model, own) else sizes
             drawn += [
-                [self._draw(model, self.seed + number, own, size, condition) for size in choices]
+                list(self._draws(model, self.seed + number, own, sizes, condition))
                 for condition in _conditions(model)
             ]
         return drawn
@@ -87,15 +119,49 @@ class Feeding:
         if self.inputs is not None:
             return [[feed] for feed in self._given(model)]
         return [
-            [self._draw(model, self.seed + number, self.shapes, size, None) for size in choices]
-            for choices in (sizes[:1] if _fixes_all(model, self.shapes) else sizes)
+            list(self._draws(model, self.seed + number, self.shapes, choices, None))
+            for choices in (sizes[:1] if self._fixes_all(model, self.shapes) else sizes)
             for number in range(self.iterations or 1)
         ]
+
+    def _draws(
+        self,
+        model: onnx.ModelProto,
+        seed: int,
+        shapes: Mapping[str, tuple[int, ...]],
+        sizes: Sequence[Sizes],
+        condition: bool | None,
+    ) -> Iterator[Feed]:
+        """Feeds of several sizes, and, of a model with caches, with its extents read otherwise."""
+        readings = Tokens if find_caches(model.graph) else (Tokens.DECLARED,)
+        choices = sizes[:1] if self._fixes_all(model, shapes) else sizes
+        seen: set[tuple[tuple[int, ...], ...]] = set()
+        for tokens, size in itertools.product(readings, choices):
+            feed = self._draw(model, seed, shapes, size, condition, tokens)
+            shapes_drawn = tuple(feed.extents.values())
+            if shapes_drawn not in seen:
+                seen.add(shapes_drawn)
+                yield feed
+
+    def next_to_try(self, model: onnx.ModelProto, path: Path | None) -> str:
+        """A command for an original that ran on no feed that was drawn: every size said."""
+        symbols = named_extents(model, self.symbols)
+        words = ["graphfuse", "fuse", str(path or "MODEL"), "--dry-run"]
+        for name, size in symbols.items():
+            words += ["--symbol", f"{name}={size}"]
+        command = shlex.join(words)
+        alone = shlex.join([*words[:4], "--validate", "sites"])
+        sizes = f"say sizes that it takes, such as `{command}`, or " if symbols else ""
+        return (
+            f"{sizes}give feeds with --load-inputs or --input-shapes; `{alone}` judges the fused "
+            "nodes alone"
+        )
 
     def _given(self, model: onnx.ModelProto) -> Iterable[Feed]:
         for number, values in enumerate(self.inputs or ()):
             check_feeds(model, values)
-            yield Feed(values, f"given feeds {number + 1}", "")
+            extents = {name: tuple(np.shape(array)) for name, array in values.items()}
+            yield Feed(partial(_same, values), extents, f"given feeds {number + 1}", "")
 
     def _draw(
         self,
@@ -104,21 +170,37 @@ class Feeding:
         shapes: Mapping[str, tuple[int, ...]],
         sizes: Sizes,
         condition: bool | None,
+        tokens: Tokens,
     ) -> Feed:
-        values = random_feeds(model, seed, shapes, sizes, condition, self.ranges)
-        fixed = _fixes_all(model, shapes)
+        extents = shapes_of(model, shapes, sizes, self.symbols, tokens)
+        draw = partial(random_feeds, model, seed, extents, sizes, condition, self.ranges)
+        fixed = self._fixes_all(model, shapes)
         label = f"seed {seed}" if fixed else f"seed {seed}, {sizes}"
+        label += "".join(f", {name} {size}" for name, size in self.symbols.items())
+        label += f", {tokens.value}" if tokens.value else ""
         label += "" if condition is None else f", conditions {condition}"
-        return Feed(values, label, self._options(seed, values))
+        return Feed(draw, extents, label, self._options(seed, extents))
 
-    def _options(self, seed: int, values: Mapping[str, Array]) -> str:
+    def _fixes_all(self, model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+        """Whether shapes and symbols leave no extent of an input to choose."""
+        return all(
+            value.name in shapes
+            or all(isinstance(d, int) or d in self.symbols for d in type_of(value.type).shape or ())
+            for value in inputs_of(model.graph)
+        )
+
+    def _options(self, seed: int, extents: Mapping[str, tuple[int, ...]]) -> str:
         """The options that draw the same again."""
         words = ["--seed", str(seed), "--iterations", "1"]
-        for name, array in values.items():
-            words += ["--input-shapes", f"{name}:{list(array.shape)}".replace(" ", "")]
+        for name, shape in extents.items():
+            words += ["--input-shapes", f"{name}:{list(shape)}".replace(" ", "")]
         for name, (low, high) in self.ranges.items():
             words += ["--val-range", f"{name}:[{low!r},{high!r}]".removeprefix(":")]
         return shlex.join(words)
+
+
+def _same(values: Mapping[str, Array]) -> Mapping[str, Array]:
+    return values
 
 
 def _conditions(model: onnx.ModelProto) -> tuple[bool | None, ...]:
@@ -130,22 +212,37 @@ def _conditions(model: onnx.ModelProto) -> tuple[bool | None, ...]:
     return ((None,), (True, False))[count] if count < 2 else (True, False, None)
 
 
-def _fixes_all(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    """Whether shapes leave no extent of an input to choose."""
-    initialized = {tensor.name for tensor in model.graph.initializer}
-    return all(
-        value.name in shapes or all(isinstance(dim, int) for dim in type_of(value.type).shape or ())
-        for value in model.graph.input
-        if value.name not in initialized
-    )
-
-
 def _unbound(
     model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]
 ) -> Mapping[str, tuple[int, ...]]:
     """The shapes of inputs whose rank the model does not tell: no other size can be made up."""
     known = {value.name for value in model.graph.input if type_of(value.type).shape is not None}
     return {name: shape for name, shape in shapes.items() if name not in known}
+
+
+def feeding_of(
+    seed: int,
+    iterations: int | None,
+    inputs: Mapping[str, Array] | Sequence[Mapping[str, Array]] | None,
+    shapes: Mapping[str, tuple[int, ...]] | None,
+    ranges: Ranges | None,
+    run_limit: float | None,
+    symbols: Mapping[str, int] | None = None,
+) -> Feeding:
+    """What the user's options say of feeds. Raises UsageError."""
+    if iterations is not None and iterations < 1:
+        raise UsageError(f"{iterations} iterations were asked for", "ask for 1 or more")
+    if inputs is not None and symbols:
+        raise UsageError(
+            f"feeds are given, so --symbol {min(symbols)} says nothing", "leave one of them out"
+        )
+    wrong = next((name for name, size in (symbols or {}).items() if size < 0), None)
+    if wrong is not None:
+        raise UsageError(f"symbol {wrong!r} is below 0", "give an extent, such as batch=1")
+    given = [inputs] if isinstance(inputs, Mapping) else inputs
+    return Feeding(
+        seed, iterations, given, shapes or {}, ranges or {}, run_limit or RUN_LIMIT, symbols or {}
+    )
 
 
 def load_inputs(path: str) -> Mapping[str, Array]:

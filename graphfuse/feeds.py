@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
+from graphfuse.caches import Tokens, find_caches, settle, symbols_of
 from graphfuse.errors import OriginalModelError, UsageError
 from graphfuse.graph.shapes import type_of
 from graphfuse.graph.tensors import type_name
@@ -75,28 +76,26 @@ def random_feeds(
     sizes: Sizes = USUAL,
     condition: bool | None = None,
     ranges: Ranges | None = None,
+    symbols: Mapping[str, int] | None = None,
+    tokens: Tokens = Tokens.DECLARED,
 ) -> dict[str, Array]:
     """One feed for each input of a model, drawn from a seeded generator.
 
-    `shapes` fixes whole inputs by name, `sizes` the extents that are left. `condition` is what
-    single booleans are, which branches are taken by; drawn when it is None. `ranges` bounds what is
-    drawn, both ends included.
+    `shapes` fixes whole inputs by name, `symbols` extents by theirs, and `sizes` what is left.
+    `condition` is what single booleans are, which branches are taken by; drawn when it is None.
+    `ranges` bounds what is drawn, both ends included. `tokens` is how caches are understood.
     """
     graph = model.graph
-    initialized = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in initialized]
-    given = dict(shapes or {})
+    inputs = inputs_of(graph)
     bounds = dict(ranges or {})
-    check_names(inputs, set(given) | set(bounds) - {""})
-    symbols = bind(inputs, given)
-    _bind_total(inputs, symbols, sizes)
+    check_names(inputs, set(bounds) - {""})
+    extents = shapes_of(model, shapes, sizes, symbols, tokens)
     rows = _table_rows(graph)
     rng = np.random.default_rng(seed)
     feeds: dict[str, Array] = {}
     for value in inputs:
-        shape = _shape(value, given, symbols, sizes)
         bound = bounds.get(value.name, bounds.get(""))
-        array = _draw(value, shape, rows.get(value.name), bound, rng)
+        array = _draw(value, extents[value.name], rows.get(value.name), bound, rng)
         if seed % PADDED == PADDED - 1 and bound is None and _is_mask(value, rows):
             _pad(array)
         feeds[value.name] = array
@@ -104,6 +103,36 @@ def random_feeds(
         for value in filter(is_condition, inputs):
             feeds[value.name] = np.full(feeds[value.name].shape, condition)
     return feeds
+
+
+def inputs_of(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """The inputs that have to be fed: those without an initializer."""
+    initialized = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in initialized]
+
+
+def shapes_of(
+    model: onnx.ModelProto,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    sizes: Sizes = USUAL,
+    symbols: Mapping[str, int] | None = None,
+    tokens: Tokens = Tokens.DECLARED,
+) -> dict[str, tuple[int, ...]]:
+    """The shapes that `random_feeds` draws; nothing is allocated. Raises UsageError."""
+    inputs, given, named = inputs_of(model.graph), dict(shapes or {}), dict(symbols or {})
+    known = bound(inputs, given, named)
+    found = {value.name: _shape(value, given, known, sizes) for value in inputs}
+    caches = find_caches(model.graph)
+    if caches is None:
+        return found
+    declared = {value.name: type_of(value.type).shape or () for value in inputs}
+    fixed = {
+        name: range(len(found[name]))
+        if name in given
+        else [n for n, dim in enumerate(shape) if isinstance(dim, int) or dim in named]
+        for name, shape in declared.items()
+    }
+    return settle(found, caches, tokens, fixed)
 
 
 def _is_mask(value: onnx.ValueInfoProto, rows: Mapping[str, int]) -> bool:
@@ -143,6 +172,49 @@ def check_names(inputs: Sequence[onnx.ValueInfoProto], names: Iterable[str]) -> 
         raise UsageError(
             f"the model has no input {min(unknown)!r}",
             f"it takes {', '.join(value.name for value in inputs) or 'no inputs'}",
+        )
+
+
+def named_extents(model: onnx.ModelProto, symbols: Mapping[str, int]) -> dict[str, int]:
+    """Each symbol of the inputs with a size to begin with: one row, a few tokens."""
+    declared = [type_of(value.type).shape or () for value in inputs_of(model.graph)]
+    found: dict[str, int] = {}
+    for shape in declared:
+        for position, dim in enumerate(shape):
+            if isinstance(dim, str):
+                found.setdefault(dim, symbols.get(dim, 8 if position else 1))
+    return found
+
+
+def bound(
+    inputs: Sequence[onnx.ValueInfoProto],
+    shapes: Mapping[str, Sequence[int]],
+    symbols: Mapping[str, int],
+) -> dict[str, int]:
+    """What symbols are, by shapes of inputs and extents that a user gave. Raises UsageError."""
+    check_names(inputs, shapes)
+    _check_symbols(inputs, symbols)
+    known = bind(inputs, shapes)
+    for name, size in symbols.items():
+        if known.setdefault(name, size) != size:
+            raise UsageError(
+                f"symbol {name!r} is given as {size}, and a shape that is given makes it "
+                f"{known[name]}",
+                "leave one of them out",
+            )
+    return known
+
+
+def _check_symbols(inputs: Sequence[onnx.ValueInfoProto], symbols: Iterable[str]) -> None:
+    """Raise UsageError when a symbol that a user gave is in no extent of an input."""
+    dims = [dim for value in inputs for dim in type_of(value.type).shape or ()]
+    known = dict.fromkeys(dim for dim in dims if isinstance(dim, str))
+    parts = set[str]().union(known, *map(symbols_of, known))
+    unknown = sorted(set(symbols) - parts)
+    if unknown:
+        raise UsageError(
+            f"no input has an extent {unknown[0]!r}",
+            f"their symbols are {', '.join(known)}" if known else "all of them are numbers",
         )
 
 
@@ -197,23 +269,6 @@ def _size(dim: Dim, sizes: Sizes, first: bool, symbols: dict[str, int]) -> int:
 def _next_size(sizes: Sizes, symbols: Mapping[str, int]) -> int:
     """What the next symbol is: different from those before, where sizes differ."""
     return sizes.later + sizes.step * len(symbols)
-
-
-def _bind_total(
-    inputs: Sequence[onnx.ValueInfoProto], symbols: dict[str, int], sizes: Sizes
-) -> None:
-    """The length of a mask beside a cache: past and new tokens, whose symbols say so."""
-    found = [type_of(value.type).shape or () for value in inputs]
-    names = list(dict.fromkeys(d for shape in found for d in shape if isinstance(d, str)))
-    plain = [name for name in names if name.isidentifier() and "batch" not in name]
-    totals = [name for name in plain if "total" in name and name not in symbols]
-    parts = [name for name in plain if "seq" in name and "total" not in name]
-    if not totals or not any("past" in name for name in parts) or len(parts) != 2:
-        return
-    for name in parts:
-        if name not in symbols:
-            symbols[name] = _next_size(sizes, symbols)
-    symbols.update(dict.fromkeys(totals, sum(symbols[name] for name in parts)))
 
 
 def _evaluate(text: str, sizes: Sizes, symbols: dict[str, int]) -> int | None:

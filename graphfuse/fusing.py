@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import onnx
@@ -60,6 +60,7 @@ class Fusing:
     stage: Stage
     runtime: Runtime
     strict_mode: bool = False
+    symbols: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @cached_property
     def costs(self) -> Mapping[str, Cost] | None:
@@ -72,7 +73,13 @@ class Fusing:
         provider = targets.target(self.ep).provider
         require_provider(provider)
         return autotune(
-            self.looked.model, self.looked.scan, self.ep, provider, self.shapes, self.stage
+            self.looked.model,
+            self.looked.scan,
+            self.ep,
+            provider,
+            self.shapes,
+            self.stage,
+            self.symbols,
         )
 
     @cached_property

@@ -9,6 +9,8 @@ from graphfuse.errors import UsageError
 SHAPE = re.compile(r"(\S+?):\[\s*((?:\d+\s*(?:,\s*\d+\s*)*)?)\]")
 SHAPE_HINT = "write it as name:[1,128]"
 
+SIZE_HINT = "write it as batch=1"
+
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 RANGE = re.compile(rf"(?:(\S+?):)?\[\s*({NUMBER})\s*,\s*({NUMBER})\s*\]")
 RANGE_HINT = "write it as [0,1], or as name:[0,1] for one input"
@@ -28,6 +30,21 @@ def parse_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]] | None:
         shapes[match[1]] = tuple(map(int, extents))
     _check_rest(SHAPE.sub("", text), "shape", SHAPE_HINT)
     return shapes
+
+
+def parse_symbols(texts: list[str] | None) -> dict[str, int] | None:
+    """`NAME=SIZE`, an extent of all inputs that have the symbol; an argument each.
+
+    A name may hold anything, an equals sign too: the size is behind the last one.
+    """
+    sizes: dict[str, int] = {}
+    for text in texts or ():
+        name, _, size = (part.strip() for part in text.rpartition("="))
+        if not name or not size.isdecimal() or len(size) > 12:
+            raise UsageError(f"cannot read the symbol {text[:80]!r}", SIZE_HINT)
+        if sizes.setdefault(name, int(size)) != int(size):
+            raise UsageError(f"symbol {name[:80]!r} is given twice", SIZE_HINT)
+    return sizes or None
 
 
 def parse_ranges(texts: list[str] | None) -> dict[str, tuple[float, float]] | None:

@@ -12,7 +12,7 @@ import onnx
 
 from graphfuse import foreign, runtimes, targets
 from graphfuse.errors import GateError, UsageError
-from graphfuse.feeding import RUN_LIMIT, Feeding
+from graphfuse.feeding import feeding_of
 from graphfuse.feeds import Ranges
 from graphfuse.fusing import (
     LEVELS,
@@ -79,6 +79,7 @@ def activations(
     iterations: int | None = None,
     inputs: Feeds | Sequence[Feeds] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    symbols: Mapping[str, int] | None = None,
     val_range: Ranges | None = None,
     run_limit: float | None = None,
     limits: Limits | None = None,
@@ -96,7 +97,7 @@ def activations(
     from graphfuse.readings import read
 
     loaded = as_model(model, limits=limits)
-    feeding = feeding_of(seed, iterations, inputs, input_shapes, val_range, run_limit)
+    feeding = feeding_of(seed, iterations, inputs, input_shapes, val_range, run_limit, symbols)
     with unchanged(loaded):
         stage("scanning")
         looked = look(loaded)
@@ -190,6 +191,7 @@ def validate(
     iterations: int | None = None,
     inputs: Feeds | Sequence[Feeds] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    symbols: Mapping[str, int] | None = None,
     val_range: Ranges | None = None,
     run_limit: float | None = None,
     limits: Limits | None = None,
@@ -203,7 +205,8 @@ def validate(
     finite is lost; G4 integers and clear decisions are kept. `level` is fast, full, or sites (each
     fused node alone, at the memory of one), `sites` the outputs of the fused nodes to check alone.
     `inputs` are feeds by name, or several; without them they are drawn, `iterations` times with
-    seeds from `seed` on, `input_shapes` fixing sizes and `val_range` the numbers ('' for all).
+    seeds from `seed` on, `input_shapes` fixing sizes, `symbols` an extent of all inputs by its
+    symbol, and `val_range` the numbers ('' for all).
     A run of the original may take `run_limit` seconds, 45 where nothing is said.
     `certify` adds a certificate for each distinct fused node: it and what it replaced, evaluated
     with 200 digits, are the same to 90 (records.Certificate); with it `level` may be none.
@@ -213,24 +216,9 @@ def validate(
     """
     first = as_model(original, limits=limits)
     second = as_model(fused, first.folder, limits)
-    feeding = feeding_of(seed, iterations, inputs, input_shapes, val_range, run_limit)
+    feeding = feeding_of(seed, iterations, inputs, input_shapes, val_range, run_limit, symbols)
     with unchanged(first, second):
         return validate_models(first, second, eps, feeding, level, sites, stage, certify)
-
-
-def feeding_of(
-    seed: int,
-    iterations: int | None,
-    inputs: Feeds | Sequence[Feeds] | None,
-    shapes: Mapping[str, tuple[int, ...]] | None,
-    ranges: Ranges | None,
-    run_limit: float | None,
-) -> Feeding:
-    """What the user's options say of feeds. Raises UsageError."""
-    if iterations is not None and iterations < 1:
-        raise UsageError(f"{iterations} iterations were asked for", "ask for 1 or more")
-    given = [inputs] if isinstance(inputs, Mapping) else inputs
-    return Feeding(seed, iterations, given, shapes or {}, ranges or {}, run_limit or RUN_LIMIT)
 
 
 def bench(
@@ -243,6 +231,7 @@ def bench(
     iterations: int | None = None,
     inputs: Feeds | Sequence[Feeds] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    symbols: Mapping[str, int] | None = None,
     val_range: Ranges | None = None,
     run_limit: float | None = None,
     stage: Stage = silent,
@@ -264,10 +253,10 @@ def bench(
     if fused is None:
         with unchanged(first):
             looked, shapes = look(first), input_shapes or {}
-            return time_sites(looked.model, looked.scan, providers, options, shapes, stage)
+            return time_sites(looked.model, looked.scan, providers, options, shapes, stage, symbols)
     second = as_model(fused, first.folder)
     check_signature(first.proto.graph, second.proto.graph)
-    feeding = feeding_of(seed, iterations, inputs, input_shapes, val_range, run_limit)
+    feeding = feeding_of(seed, iterations, inputs, input_shapes, val_range, run_limit, symbols)
     with unchanged(first, second):
         return compare(first, second, providers, feeding, options, stage)
 
@@ -290,6 +279,7 @@ def optimize(
     iterations: int | None = None,
     inputs: Feeds | Sequence[Feeds] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    symbols: Mapping[str, int] | None = None,
     val_range: Ranges | None = None,
     run_limit: float | None = None,
     min_fused: int = 0,
@@ -331,13 +321,25 @@ def optimize(
     shapes = input_shapes or {}
     known = runtimes.runtime(runtime)
     fusing = Fusing(
-        source, ep, include, exclude, fold_bias, costs, shapes, stage, known, strict_mode
+        source,
+        ep,
+        include,
+        exclude,
+        fold_bias,
+        costs,
+        shapes,
+        stage,
+        known,
+        strict_mode,
+        symbols or {},
     )
     with unchanged(source):
         result = fusing.result({})
         _check_fused(result, model, min_fused)
         if (validation != "none" or certify) and result.changed:
-            feeding = feeding_of(seed, iterations, inputs, input_shapes, val_range, run_limit)
+            feeding = feeding_of(
+                seed, iterations, inputs, input_shapes, val_range, run_limit, symbols
+            )
             result = fusing.validated(validation, feeding, strict, certify)
             _check_fused(result, model, min_fused)
         result = replace(result, read=files_read(source))

@@ -106,8 +106,9 @@ def _runnable(made: Any, feeding: Feeding, model: Model) -> list[Feed]:
     for alternatives in feeding.feeds(model.proto, 1):
         failure: Exception | None = None
         for feed in alternatives:
+            values = feed.values
             try:
-                run(made, feed.values, feeding.run_limit)
+                run(made, values, feeding.run_limit)
             except Exception as error:
                 # As above; another size may run.
                 failure = failure or error

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from graphfuse.apart import Apart, take_apart
 from graphfuse.errors import GateError, UsageError, ValidationError
+from graphfuse.feeding import feeding_of
 from graphfuse.feeds import Ranges
 from graphfuse.fusing import LEVELS, Stage, failure, silent, validate_models
 from graphfuse.graph import leftovers
@@ -18,7 +19,7 @@ from graphfuse.graph.model_file import Model, materialized, unchanged
 from graphfuse.graph.tensors import count_nodes
 from graphfuse.graph.weights import Target, check_output
 from graphfuse.limits import Limits
-from graphfuse.pipeline import ModelLike, as_model, feeding_of, files_read, write
+from graphfuse.pipeline import ModelLike, as_model, files_read, write
 from graphfuse.records import UnfuseResult
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def unfuse_file(
     iterations: int | None = None,
     inputs: Feeds | Sequence[Feeds] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    symbols: Mapping[str, int] | None = None,
     val_range: Ranges | None = None,
     run_limit: float | None = None,
     weights: str = "auto",
@@ -101,7 +103,9 @@ def unfuse_file(
                 "leave out --strict to write the others out",
             )
         if validation != "none" and result.changed:
-            feeding = feeding_of(seed, iterations, inputs, input_shapes, val_range, run_limit)
+            feeding = feeding_of(
+                seed, iterations, inputs, input_shapes, val_range, run_limit, symbols
+            )
             plain = source.edited(result.proto)
             report = validate_models(source, plain, ("cpu",), feeding, validation, (), stage)
             if not report.passed:

@@ -21,14 +21,16 @@ def autotune(
     provider: str,
     shapes: Mapping[str, tuple[int, ...]],
     stage: Stage,
+    named: Mapping[str, int] | None = None,
 ) -> dict[str, Cost]:
     """The cost of each site by id, each distinct one timed in its original and every fused form.
 
-    `shapes` are those of the model's inputs, where the user gives them; what they leave open is a
-    batch of 1 and 128 positions. A site that cannot be cut out of its model is not in the result.
+    `shapes` are those of the model's inputs, `named` extents by symbol, where the user gives them;
+    what they leave open is a batch of 1 and 128 positions. A site that cannot be cut out of its
+    model is not in the result.
     """
     with pinned(os.cpu_count() or 1) as threads:
-        symbols = symbols_of(model.proto, shapes)
+        symbols = symbols_of(model.proto, shapes, named or {})
         tuner = Tuner(model, ep, provider, threads, USUAL, 0.0, symbols)
         timings = tuner.timings(scan.sites, stage)
     return {cost.site: cost for timing in timings for cost in _costs(timing)}

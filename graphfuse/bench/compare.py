@@ -234,8 +234,9 @@ def _first_that_runs(
 ) -> Feed:
     failure: Exception | None = None
     for feed in feeds:
+        values = feed.values
         try:
-            run(made, feed.values, limit)
+            run(made, values, limit)
         except TimeoutError as error:
             # The sizes that are tried next are smaller, but what ran so long may have no end.
             remedy = (

@@ -20,7 +20,7 @@ from onnx import helper
 from graphfuse.bench.records import BenchReport, SiteTiming
 from graphfuse.bench.sessions import Contender, SessionKind, caller, environment
 from graphfuse.bench.timing import Threads, Timing, paired, pinned
-from graphfuse.feeds import Sizes, bind, check_names, random_feeds
+from graphfuse.feeds import Sizes, bound, inputs_of, random_feeds
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.scopes import scopes
 from graphfuse.patterns.scan import scan as scan_model
@@ -66,19 +66,20 @@ def time_sites(
     options: BenchOptions,
     shapes: Mapping[str, Sequence[int]],
     stage: Stage,
+    symbols: Mapping[str, int] | None = None,
 ) -> BenchReport:
     """Time each distinct site of a model alone, on each provider and number of threads.
 
-    `shapes` are those of the model's inputs, where the user gives them.
+    `shapes` are those of the model's inputs, `symbols` extents, where the user gives them.
     """
     found: list[SiteTiming] = []
     notes: list[str] = [] if scan.sites else ["the model has no sites"]
-    symbols = symbols_of(model.proto, shapes)
+    known = symbols_of(model.proto, shapes, symbols or {})
     for ep, provider in providers.items():
         for count in options.threads:
             for sizes in options.sizes or (USUAL,):
                 with pinned(count) as threads:
-                    tuner = Tuner(model, ep, provider, threads, sizes, options.seconds, symbols)
+                    tuner = Tuner(model, ep, provider, threads, sizes, options.seconds, known)
                     tuner.clock = options.clock
                     found += tuner.timings(scan.sites, stage)
                     notes += tuner.notes
@@ -217,15 +218,15 @@ class Tuner:
         return known or (self.sizes.batch if place == 0 else self.sizes.later)
 
 
-def symbols_of(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
-    """What the symbols of a model's inputs are, where the user gives the inputs' shapes.
+def symbols_of(
+    model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]], symbols: Mapping[str, int]
+) -> dict[str, int]:
+    """What the symbols of a model's inputs are, where the user gives the inputs' shapes or them.
 
-    Raises UsageError for inputs that the model does not have, or not in that rank.
+    Raises UsageError for inputs that the model does not have, or not in that rank, and for symbols
+    that it does not have.
     """
-    initialized = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in initialized]
-    check_names(inputs, shapes)
-    return bind(inputs, shapes)
+    return bound(inputs_of(model.graph), shapes, symbols)
 
 
 def _b_shape(site: Site) -> tuple[Dim, ...]:

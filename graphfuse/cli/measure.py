@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from graphfuse.bench.records import BenchReport
     from graphfuse.feeds import Sizes
 
+ALONE = ("input_shapes", "symbols")
+"""What says something of sites that are timed alone."""
 SIZE = re.compile(r"(\d{1,6})x(\d{1,6})")
 
 
@@ -101,11 +103,11 @@ def _show(original: str, fused: str | None, report: BenchReport, as_json: bool) 
 
 def _check_alone(feeds: FeedOptions, gated: bool, no_kernels: bool) -> None:
     """Raise UsageError for options that say nothing of sites alone: nobody should rely on them."""
-    data = any(value for name, value in feeds.arguments.items() if name != "input_shapes")
+    data = any(value for name, value in feeds.arguments.items() if name not in ALONE)
     named = {
         "--require-speedup": gated,
         "--no-kernels": no_kernels,
-        "an option for feeds other than --input-shapes": data,
+        "an option for feeds other than --input-shapes and --symbol": data,
     }
     wrong = next((name for name, given in named.items() if given), None)
     if wrong is not None:

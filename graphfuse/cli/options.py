@@ -13,7 +13,7 @@ import typer
 from graphfuse.errors import UsageError
 from graphfuse.isolation import run_isolated
 from graphfuse.limits import Limits
-from graphfuse.options import parse_ranges, parse_shapes
+from graphfuse.options import parse_ranges, parse_shapes, parse_symbols
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX file.")]
 CertifyOption = Annotated[
@@ -59,6 +59,10 @@ def _feeds(
         list[str] | None,
         typer.Option(help="Shape of an input, such as ids:[1,128]. May be repeated."),
     ] = None,
+    symbol: Annotated[
+        list[str] | None,
+        typer.Option(help="Extent of all inputs by its symbol, such as batch=1. May be repeated."),
+    ] = None,
     val_range: Annotated[
         list[str] | None,
         typer.Option(help="Range of drawn numbers, [0,1] or name:[0,1]. May be repeated."),
@@ -96,6 +100,7 @@ def _feeds(
             "iterations": iterations,
             "inputs": inputs,
             "input_shapes": parse_shapes(input_shapes),
+            "symbols": parse_symbols(symbol),
             "val_range": parse_ranges(val_range),
             "run_limit": run_limit,
         }

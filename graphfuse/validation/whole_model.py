@@ -48,6 +48,15 @@ FEEDS = {"fast": 1, "full": 3}
 """How many feeds are drawn at each level, unless the user says."""
 
 
+MOST_SHOWN = 4
+"""Feeds that an error shows."""
+
+DOES_NOT_RUN = (
+    "run it in onnxruntime alone first; feeds can be given with --load-inputs "
+    "or --input-shapes, and `--validate sites` checks the fused nodes alone"
+)
+
+
 @dataclass
 class Ran:
     """One feed that the original ran on: its outputs by way of running it, and float64's."""
@@ -192,10 +201,20 @@ class WholeModel:
                 )
             )
         if required and failures:
-            raise failures[0]
+            raise self._with_feeds(failures[0], alternatives)
         if failures:
             self.notes.append(f"the original does not run on other sizes ({alternatives[0].label})")
         return None
+
+    def _with_feeds(self, error: OriginalModelError, tried: Sequence[Feed]) -> OriginalModelError:
+        """The first failure, and all feeds that were tried in vain; memory has its own remedy."""
+        shown = "; ".join(feed.shapes for feed in tried[:MOST_SHOWN])
+        more = f"; and {len(tried) - MOST_SHOWN} more" if len(tried) > MOST_SHOWN else ""
+        text = f"{error.message} (feeds tried: {shown}{more})"
+        own = self.feeding.inputs is None and error.remedy == DOES_NOT_RUN
+        path = self.original.path
+        remedy = self.feeding.next_to_try(self.original.proto, path) if own else error.remedy
+        return OriginalModelError(text, remedy)
 
     def _original_session(self, optimize: bool, kernels: bool) -> Any:
         try:
@@ -206,8 +225,9 @@ class WholeModel:
             raise self._does_not_run(error) from error
 
     def _run_original(self, made: Any, feed: Feed) -> Outputs:
+        values = feed.values
         try:
-            return run(made, feed.values, self.feeding.run_limit)
+            return run(made, values, self.feeding.run_limit)
         except TimeoutError as error:
             raise OriginalModelError(
                 f"the original model does not run on {self.provider}: {in_one_line(error)}",
@@ -217,11 +237,8 @@ class WholeModel:
             raise self._does_not_run(error) from error
 
     def _does_not_run(self, error: Exception) -> OriginalModelError:
-        remedy = (
-            "run it in onnxruntime alone first; feeds can be given with --load-inputs "
-            "or --input-shapes, and `--validate sites` checks the fused nodes alone"
-        )
-        remedy = machine.remedy(error, f"running the original on {self.provider}", remedy)
+        doing = f"running the original on {self.provider}"
+        remedy = machine.remedy(error, doing, DOES_NOT_RUN)
         return OriginalModelError(
             f"the original model does not run on {self.provider}: {in_one_line(error)}", remedy
         )
