@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 USUAL = (Sizes(2, 7), Sizes(1, 7), Sizes(1, 64))
 """A batch of 2, of 1 where the model only runs so, or more where nothing is left of little."""
 
+LITTLE = (Sizes(2, 7), Sizes(1, 7), Sizes(1, 1))
+"""What is drawn in place of sizes that are too large for the memory there is."""
+
 ONES = (Sizes(1, 1),)
 ODD = (Sizes(3, 5, 2), Sizes(3, 5), Sizes(1, 5))
 """A small odd size; different ones for different symbols, where the model runs so."""
@@ -61,6 +64,8 @@ class Feed:
     extents: Mapping[str, tuple[int, ...]]
     label: str
     repeat: str
+    seed: int = 0
+    condition: bool | None = None
 
     @cached_property
     def values(self) -> Mapping[str, Array]:
@@ -110,6 +115,13 @@ class Feeding:
                 for condition in _conditions(model)
             ]
         return drawn
+
+    def smaller(self, model: onnx.ModelProto, feed: Feed) -> list[Feed]:
+        """Feeds in place of one that is too large; none where the user gave arrays."""
+        if self.inputs is not None:
+            return []
+        shapes = _unbound(model, self.shapes)
+        return list(self._draws(model, feed.seed, shapes, LITTLE, feed.condition))
 
     def sized(self, model: onnx.ModelProto, sizes: Sequence[Sequence[Sizes]]) -> list[list[Feed]]:
         """Sets of feeds for measuring: the user's own, or `iterations` for each set of sizes.
@@ -179,7 +191,7 @@ class Feeding:
         label += "".join(f", {name} {size}" for name, size in self.symbols.items())
         label += f", {tokens.value}" if tokens.value else ""
         label += "" if condition is None else f", conditions {condition}"
-        return Feed(draw, extents, label, self._options(seed, extents))
+        return Feed(draw, extents, label, self._options(seed, extents), seed, condition)
 
     def _fixes_all(self, model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> bool:
         """Whether shapes and symbols leave no extent of an input to choose."""

@@ -17,6 +17,7 @@ from graphfuse.graph.model_file import Model, materialized
 from graphfuse.graph.shapes import type_of
 from graphfuse.graph.tensors import count_nodes, type_name
 from graphfuse.plan import plan as make_plan
+from graphfuse.putting_back import PuttingBack, Trial
 from graphfuse.records import (
     DIFFERENT,
     Cost,
@@ -175,27 +176,31 @@ class Fusing:
         `certify`: sites whose certificate does not hold fail as well. Raises ValidationError when
         `strict`, or when no site can be blamed.
         """
-        put_back: dict[str, str] = {}
-        while True:
-            result = self.result(put_back)
-            if not result.changed:
-                return result
-            fused = self.source.edited(result.proto)
-            eps = self.ep.split(",")
-            report = validate_models(
-                self.source, fused, eps, feeding, level, (), self.stage, certify
-            )
-            if report.passed:
-                return replace(result, validation=report)
-            unknown = {item.subject: item.why for item in report.not_shown}
-            blamed = {
-                fusion.site.id: unknown.get(fusion.output) or _why(report, fusion.output)
-                for fusion in result.fused
-                if fusion.output in report.wrong or fusion.output in unknown
-            }
-            if strict or not blamed:
-                raise ValidationError(failure(report), f"nothing was written; {_remedy(report)}")
-            put_back |= blamed
+        return PuttingBack(self, partial(self._trial, level, feeding, certify), strict).run()
+
+    def _trial(
+        self, level: str, feeding: Feeding, certify: bool, put_back: Mapping[str, str]
+    ) -> Trial:
+        """The model with some sites put back, judged; and which sites are to blame."""
+        result = self.result(put_back)
+        if not result.changed:
+            return Trial(result, None, {})
+        fused = self.source.edited(result.proto)
+        eps = self.ep.split(",")
+        report = validate_models(self.source, fused, eps, feeding, level, (), self.stage, certify)
+        if report.passed:
+            return Trial(replace(result, validation=report), report, {})
+        unknown = {item.subject: item.why for item in report.not_shown}
+        blamed = {
+            fusion.site.id: unknown.get(fusion.output) or _why(report, fusion.output)
+            for fusion in result.fused
+            if fusion.output in report.wrong or fusion.output in unknown
+        }
+        return Trial(result, report, blamed)
+
+    def failed(self, report: ValidationReport) -> ValidationError:
+        """The error for a report that did not pass, where no site can be put back for it."""
+        return ValidationError(failure(report), f"nothing was written; {_remedy(report)}")
 
 
 def _is_there(looked: Looked, fusion: Fusion) -> bool:

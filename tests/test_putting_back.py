@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,9 @@ import pytest
 
 import graphfuse
 from graphfuse import fusing
+from graphfuse.putting_back import PuttingBack, Trial, most_validations
 from graphfuse.reasons import Reason
-from graphfuse.records import Plan
+from graphfuse.records import Check, FuseResult, Fusion, Plan, ValidationReport
 from graphfuse.runtime import run, session
 from graphfuse.validation import exposed, whole_model
 from tests.graphs import model
@@ -175,3 +178,107 @@ def test_a_node_that_goes_wrong_only_in_the_run_is_found(
     assert [miss.site for miss in result.left if miss.reason is Reason.PUT_BACK] == ["s8"]
     assert [miss.got[:2] for miss in result.left if miss.reason is Reason.PUT_BACK] == ["G2"]
     assert len(result.fused) == LAYERS - 1
+
+
+class Sites:
+    """Stands for a model with many sites, some of which are wrong in the whole model alone.
+
+    A validation names the first of the wrong ones that are fused, as `first_beyond` does.
+    """
+
+    def __init__(self, count: int, wrong: set[int], names: bool = True) -> None:
+        self.ids = [f"s{n}" for n in range(count)]
+        self.wrong = {f"s{n}" for n in wrong}
+        self.names = names
+        self.validations = 0
+        self.stages: list[str] = []
+
+    def stage(self, text: str) -> None:
+        self.stages.append(text)
+
+    def result(self, put_back: Mapping[str, str]) -> FuseResult:
+        fused = tuple(
+            Fusion(SimpleNamespace(id=site), "", "", (), site)  # type: ignore[arg-type]
+            for site in self.ids
+            if site not in put_back
+        )
+        left = tuple(SimpleNamespace(site=site, got=why) for site, why in put_back.items())
+        return FuseResult(onnx.ModelProto(), "cpu", None, fused, left, 0, 0)  # type: ignore[arg-type]
+
+    def failed(self, report: ValidationReport) -> graphfuse.ValidationError:
+        return graphfuse.ValidationError("no site to blame")
+
+    def judge(self, put_back: Mapping[str, str]) -> Trial:
+        self.validations += 1
+        result = self.result(put_back)
+        there = [f.site.id for f in result.fused if f.site.id in self.wrong]
+        first = there[:1] if self.names or self.validations <= 4 else []
+        checks = tuple(Check("G2", site, 2.0, 1.0, "", False) for site in there)
+        report = ValidationReport(checks, ("cpu",), 0)
+        if not there:
+            result = replace(result, validation=report)
+        return Trial(result, report if result.fused else None, dict.fromkeys(first, "G2 is 2"))
+
+
+def searched(sites: Sites) -> tuple[list[str], FuseResult]:
+    result = PuttingBack(sites, sites.judge, strict=False).run()
+    return [fusion.site.id for fusion in result.fused], result
+
+
+@pytest.mark.parametrize("names", [True, False])
+@pytest.mark.parametrize("wrong", [{700}, {3, 700}, {0, 5, 600, 1199}, {7, 8, 9, 10, 11}])
+def test_a_few_wrong_sites_of_1200_are_found_in_few_validations(
+    wrong: set[int], names: bool
+) -> None:
+    sites = Sites(1200, wrong, names)
+    kept, result = searched(sites)
+    assert sites.validations <= most_validations(1200) <= 40
+    assert not set(kept) & sites.wrong
+    assert result.validation is not None
+    assert result.validation.passed
+    assert any("sites were put back in" in note for note in result.notes)
+    if names:
+        assert set(kept) == set(sites.ids) - sites.wrong
+
+
+def test_1200_sites_that_all_fail_are_put_back_in_a_bounded_number_of_validations() -> None:
+    """One at a time they took 1,200 validations: over 11 minutes of a spinner without a count."""
+    sites = Sites(1200, set(range(1200)))
+    kept, result = searched(sites)
+    assert kept == []
+    assert sites.validations <= most_validations(1200) <= 40
+    unjudged = [miss for miss in result.left if "not judged: the limit of" in miss.got]
+    assert len(unjudged) > 1000
+    assert f"{len(unjudged)} of them were put back unjudged" in result.notes[-1]
+    assert any(f"of {most_validations(1200)}" in stage for stage in sites.stages)
+
+
+def test_many_wrong_sites_leave_only_what_passed() -> None:
+    sites = Sites(1200, set(range(0, 1200, 40)))
+    kept, result = searched(sites)
+    assert sites.validations <= most_validations(1200)
+    assert not set(kept) & sites.wrong
+    assert not kept or (result.validation is not None and result.validation.passed)
+
+
+@pytest.mark.parametrize("level", ["fast"])
+def test_sites_that_are_wrong_only_together_with_others_are_found_in_a_run(
+    level: str, stored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five that no check of a node alone finds, one named by each validation of the whole."""
+    bad = {f"y{n}" for n in (1, 2, 4, 7, 10)}
+
+    def session_of_damaged(proto: onnx.ModelProto, *rest: Any, **options: Any) -> Any:
+        copy = onnx.ModelProto.FromString(proto.SerializeToString())
+        for node in copy.graph.node:
+            if node.domain == "graphfuse" and node.output[0] in bad:
+                scale(node)
+        return session(copy, *rest, **options)
+
+    monkeypatch.setattr(whole_model, "session", session_of_damaged)
+    monkeypatch.setattr(exposed, "session", session_of_damaged)
+    result = graphfuse.optimize(stored, stored.with_name("fused.onnx"), validation=level)
+    assert {miss.site for miss in result.put_back} == {f"s{int(y[1:]) + 1}" for y in bad}
+    assert len(result.fused) == LAYERS - len(bad)
+    assert result.validation is not None
+    assert result.validation.passed

@@ -19,8 +19,10 @@ from graphfuse.validation.differences import (
     check_differences,
     differences,
 )
+from graphfuse.validation.evaluator import UnsupportedModelError
 from graphfuse.validation.exposed import activation, captured, first_beyond
 from graphfuse.validation.extract import Place, parts_by_scope
+from graphfuse.validation.fitting import TooLargeError
 from graphfuse.validation.fused_nodes import FusedNode, ScopeKey, unlike_functions
 from graphfuse.validation.reference import evaluated_by
 from graphfuse.validation.sites import SiteResults, check_sites, new_sites
@@ -50,6 +52,8 @@ class _Findings:
     evaluated: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     shown: set[Place] = field(default_factory=set[Place])
     reached: set[ScopeKey] = field(default_factory=set[ScopeKey])
+    level: str = ""
+    """The level that was judged at, where the one asked for could not be."""
 
     def add(self, found: SiteResults) -> None:
         self.checks += found.checks
@@ -70,7 +74,8 @@ def judge(
     """Validate on each provider; `providers` are named by what the user calls them.
 
     `only` are the outputs of the fused nodes to check alone; all of them when it is empty. Raises
-    OriginalModelError, ProviderError, UsageError, and UnsupportedModelError.
+    OriginalModelError, ProviderError, UsageError, and UnsupportedModelError; where the whole model
+    is too large or has no meaning in float64, fused nodes are judged alone, and a note says so.
     """
     for provider in providers.values():
         require_provider(provider)
@@ -99,7 +104,7 @@ def judge(
         tuple(found.checks),
         done,
         feeding.seed,
-        level,
+        found.level or level,
         tuple(wrong),
         found.evaluated,
         tuple(found.activations.values()),
@@ -132,8 +137,7 @@ def _runs(
         whole = None
         activations: dict[str, tuple[Array, Array]] = {}
         if level != "sites":
-            whole = WholeModel(original, fused, provider, feeding, level, stage)
-            found.checks += whole.run()
+            whole = _whole(original, fused, provider, feeding, level, stage, nodes, found)
         if whole is not None and level == "full":
             stage("looking at activations")
             activations = _activations(whole, sites, found)
@@ -151,6 +155,38 @@ def _runs(
             replace(check, repeat=f"--ep {ep} {check.repeat}") for check in found.checks[before:]
         ]
     return tuple(done)
+
+
+def _whole(
+    original: Model,
+    fused: Model,
+    provider: str,
+    feeding: Feeding,
+    level: str,
+    stage: Stage,
+    nodes: tuple[Sequence[FusedNode], Sequence[FusedNode]],
+    found: _Findings,
+) -> WholeModel | None:
+    """The whole model, run; None where it cannot be judged and each fused node alone can.
+
+    It may take more memory than there is, or hold an operator without a meaning in float64, such as
+    onnxruntime's GreedySearch: a loop over a decoder, which has no second way of being computed.
+    """
+    captured = [site.roles[role] for site in nodes[0] for role in ("A", "B")]
+    whole = WholeModel(original, fused, provider, feeding, level, stage)
+    whole.captured = captured if level == "full" else ()
+    try:
+        found.checks += whole.run()
+    except (TooLargeError, UnsupportedModelError) as error:
+        if not any(nodes):
+            raise
+        found.level = "sites"
+        found.notes += whole.notes
+        found.notes.append(
+            f"{error.message}: each fused node was judged alone, as by --validate sites"
+        )
+        return None
+    return whole
 
 
 def _differing(

@@ -26,6 +26,7 @@ from graphfuse.profiling import profile, require_fused_on
 from graphfuse.records import Check
 from graphfuse.runtime import CPU, has_kernels, plain_options, run, session
 from graphfuse.validation.evaluator import UnsupportedModelError
+from graphfuse.validation.fitting import Fitting
 from graphfuse.validation.fused_nodes import ScopeKey, takes_kernels
 from graphfuse.validation.lockstep import Lockstep, Meaning
 from graphfuse.validation.outputs import OutputJudge
@@ -86,6 +87,13 @@ class WholeModel:
     notes: list[str] = field(default_factory=list[str])
     wrong: list[str] = field(default_factory=list[str])
     ran: list[Ran] = field(default_factory=list[Ran])
+    captured: Sequence[str] = ()
+    """Tensors of the original that are kept from a run once this is done."""
+
+    @cached_property
+    def fitting(self) -> Fitting:
+        """What fits into memory."""
+        return Fitting(self.original, self.captured, self.notes)
 
     @cached_property
     def twins(self) -> Lockstep:
@@ -93,7 +101,10 @@ class WholeModel:
         return Lockstep(Twin(self.original), Twin(self.fused))
 
     def run(self) -> list[Check]:
-        """Run everything. Raises OriginalModelError when the original runs on no feed."""
+        """Run everything. Raises OriginalModelError when the original runs on no feed.
+
+        Raises TooLargeError when it would not fit into memory on any.
+        """
         self.stage(f"running the original on {self.provider}")
         self._run_originals()
         checks: list[Check] = []
@@ -155,6 +166,7 @@ class WholeModel:
 
     def _run_originals(self) -> None:
         choices = self.feeding.feeds(self.original.proto, FEEDS[self.level])
+        choices = self.fitting.choose(choices, self.feeding)
         first, *more = self._original_ways()
         made = self._original_session(*first)
         for number, alternatives in enumerate(choices):
@@ -162,6 +174,7 @@ class WholeModel:
             required = number == 0 or self.feeding.inputs is not None
             found = self._first_that_runs(made, alternatives, required)
             if found is not None:
+                self.fitting.keep(found[0])
                 self.ran.append(Ran(found[0], {first: found[1]}))
         for way in more:
             del made
@@ -185,7 +198,7 @@ class WholeModel:
         self, made: Any, alternatives: Sequence[Feed], required: bool
     ) -> tuple[Feed, Outputs] | None:
         failures: list[OriginalModelError] = []
-        for feed in alternatives:
+        for feed in filter(self.fitting.fits, alternatives):
             try:
                 outputs = self._run_original(made, feed)
             except OriginalModelError as error:
@@ -204,6 +217,8 @@ class WholeModel:
             raise self._with_feeds(failures[0], alternatives)
         if failures:
             self.notes.append(f"the original does not run on other sizes ({alternatives[0].label})")
+        else:
+            self.fitting.leave_out(alternatives)
         return None
 
     def _with_feeds(self, error: OriginalModelError, tried: Sequence[Feed]) -> OriginalModelError:
