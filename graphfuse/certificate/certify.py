@@ -9,7 +9,6 @@ from dataclasses import replace
 import numpy as np
 
 from graphfuse import foreign
-from graphfuse.bodies import strange
 from graphfuse.certificate.calls import Calls
 from graphfuse.certificate.cut import Cut, Pair, UnpairedError, cut
 from graphfuse.certificate.norms import is_centred
@@ -25,7 +24,7 @@ from graphfuse.records import (
     Certificate,
 )
 from graphfuse.validation.extract import parts_by_scope
-from graphfuse.validation.fused_nodes import fused_nodes
+from graphfuse.validation.fused_nodes import fused_nodes, unlike_functions
 
 Stage = Callable[[str], object]
 
@@ -61,7 +60,7 @@ def certify(
     with np.errstate(all="ignore"):
         # The processor's flags say nothing of numbers that are no float64.
         made += _judged(cuts, seed, stage)
-    odd = {function.name for function in strange(fused.proto)}
+    odd = {function.name for function in unlike_functions(fused.proto, original.proto)}
     doubtful = {each.site.output for each in cuts if each.site.node.op_type in odd}
     return tuple(_doubted(each) if each.site in doubtful and each.passed else each for each in made)
 
