@@ -77,6 +77,10 @@ def operands(
         if missing or one:
             middle = b.shape[axis] // 2
             b = np.take(b, [middle], axis=axis)
+    if site.roles["A"] == site.roles["B"]:
+        # One tensor, added to itself.
+        half = (total - vector) / 2
+        return half, half
     a = total - b - vector
     dropped = rank - len(site.b_shape)
     return a, b.reshape(b.shape[dropped:])

@@ -22,7 +22,7 @@ from graphfuse.graph.tensors import FLOAT_TYPES, read_names
 from graphfuse.records import Check
 from graphfuse.validation.evaluator import UnsupportedModelError
 from graphfuse.validation.lifting import FUSED_DOMAINS
-from graphfuse.validation.reference import Twin, Values, has_fused, nudge
+from graphfuse.validation.reference import MAIN, Twin, Values, has_fused, nudge
 from graphfuse.validation.tolerance import MEANING_BOUND, compare
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Meaning:
     fused: list[str] = field(default_factory=list[str])
     """Outputs of fused nodes that read what the original's read, in the fused model's order."""
     unjudged: list[str] = field(default_factory=list[str])
-    """Tensors behind operators of the fused model that only a float32 kernel knows."""
+    """Tensors behind operators, of either model, that only a float32 kernel knows."""
 
     @property
     def wrong(self) -> list[str]:
@@ -83,6 +83,7 @@ class Lockstep:
     def __init__(self, original: Twin, fused: Twin) -> None:
         self.original, self.fused = original, fused
         before = {n: node for node in original.proto.graph.node for n in node.output if n}
+        self.producers = before
         self.computed = frozenset(before.keys() | set(original.inputs))
         self.changed = {name for name in fused.weights if not self._same_weight(name)}
         # The same node means something else in another version of its operator set.
@@ -118,7 +119,10 @@ class Lockstep:
         done = {*feeds, *self.original.inputs}
         walk.advance(done)
         for node in self.original.proto.graph.node:
+            runs = self.original.narrow_runs
             values.put(self.original.evaluate(node, values.get))
+            if self.original.narrow_runs > runs:
+                walk.narrow_originals.update(node.output)
             done.update(node.output)
             values.release(read_names(node))
             walk.advance(done)
@@ -154,6 +158,9 @@ class _Walk:
         self._narrow: set[str] = set()
         self._wrong: set[str] = set()
         self._lost: set[str] = set()
+        self._shared: set[str] = set()
+        self.narrow_originals: set[str] = set()
+        """Tensors that nodes of the original have in float32, for want of anything better."""
 
     def advance(self, done: set[str] | None) -> None:
         """Evaluate the nodes that are next, while the original has what they are compared with."""
@@ -165,8 +172,32 @@ class _Walk:
             same = step.reads.isdisjoint(self._own) and step.reads.isdisjoint(self._lost)
             if not step.unchanged or not same:
                 self._evaluate(step)
+            else:
+                self._take(step)
+            self._shared.update(n for n in step.node.output if n not in self._own)
             self._values.release(step.watched)
             self._next += 1
+
+    def _take(self, step: _Step) -> None:
+        """A node that does what the original's has done: so do its bodies."""
+        key = (*MAIN, tuple(step.node.output))
+        for path, bodies in self._pair.original.taken.items():
+            if path[: len(key)] == key:
+                self._pair.fused.taken.setdefault(path, set()).update(bodies)
+
+    def _from_narrow(self, name: str) -> bool:
+        """Whether what the original computed in float32 stands between a tensor and shared ones."""
+        pending, seen = [name], {name}
+        while pending:
+            node = self._pair.producers.get(pending.pop())
+            if node is None:
+                continue
+            if not self.narrow_originals.isdisjoint(node.output):
+                return True
+            more = read_names(node) - self._shared - seen
+            pending += more
+            seen |= more
+        return False
 
     def _evaluate(self, step: _Step) -> None:
         fused, node = self._pair.fused, step.node
@@ -213,7 +244,7 @@ class _Walk:
     ) -> bool:
         """Compare a tensor that both compute; `wrong` when it reads one that is wrong already."""
         value, slack = compare(result, self._values.get(name)), 0.0
-        if narrow:
+        if narrow or (value > AGREE and self._from_narrow(name)):
             # What float32 computed proves nothing; where it is near, the walk starts afresh.
             self.found.unjudged.append(name)
             return value <= NARROW_AGREE

@@ -31,7 +31,7 @@ CLEAR = 4.0
 class OutputJudge:
     """One output: the float64 reference, and what the original's runs gave.
 
-    `originals` are the runs with optimizations off and on, or one of them; `rounded` gives, when
+    A sequence is judged item by item; `elem_type` is that of its items. `originals` are the runs with optimizations off and on, or one of them; `rounded` gives, when
     they are needed, runs of the float64 twin with every edge rounded to its type. `decides` says
     that one such run can be any distance from another. `least` is G2's bound at the least.
     `peers` are the same output on all feeds, for what one feed alone says too little about.
@@ -50,6 +50,8 @@ class OutputJudge:
         """G2, G3 and G4 of a run of the fused model; `base` is the original's run like it."""
         if self.elem_type not in FLOAT_TYPES:
             return [self._same(result, where)]
+        if isinstance(self.exact, list):
+            return self._items(cast("list[Any]", result), cast("list[Any]", base), where)
         exact: Array = self.exact
         y, x = (np.asarray(array).astype(np.float64) for array in (result, base))
         if y.shape != exact.shape:
@@ -84,6 +86,38 @@ class OutputJudge:
             self._finite(y, x, in_range, where),
             *self._decisions(y, number.roundoff, where),
         ]
+
+    def _items(self, result: Sequence[Any], base: Sequence[Any], where: str) -> list[Check]:
+        """A sequence of floats, each item as an output of its own."""
+        exact = cast("list[Any]", self.exact)
+        count = len(exact)
+        if len(result) != count or len(base) != count:
+            # Of how many there are the original decides; there is no item to compare with.
+            text = f"{where}: {len(result)} items; the original has {len(base)}, in float64 {count}"
+            same = len(result) in (count, *map(len, self.originals))
+            return [Check("G4", self.name, 0.0 if same else 1.0, 0.0, text, same)]
+        return [
+            check
+            for number in range(count)
+            for check in self._item(number).checks(result[number], base[number], where)
+        ]
+
+    def _item(self, number: int) -> OutputJudge:
+        def peers() -> Iterable[OutputJudge]:
+            for peer in self.peers():
+                if number < len(peer.exact):
+                    yield peer._item(number)
+
+        return OutputJudge(
+            f"{self.name}[{number}]",
+            self.elem_type,
+            self.exact[number],
+            [run[number] for run in self.originals if number < len(run)],
+            lambda: (sample[number] for sample in self.rounded() if number < len(sample)),
+            self.decides,
+            self.least,
+            peers,
+        )
 
     @property
     def few(self) -> Spread | None:
