@@ -65,8 +65,8 @@ class FusedNode:
 
     @property
     def centred(self) -> bool:
-        """Whether it is a LayerNorm."""
-        return "Bias" in self.roles
+        """Whether it is a LayerNorm, which may leave its bias out."""
+        return "Bias" in ROLES[self.node.domain, self.node.op_type]
 
     @property
     def hidden(self) -> int:
