@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from graphfuse.graph.tensors import replace_nodes, subgraphs
+from graphfuse.validation.evaluator import UNSEEDED
 from graphfuse.validation.lifting import OWN_DOMAIN
 from graphfuse.validation.operators import round_to
 
@@ -30,6 +31,9 @@ SAMPLES_OF_DECISIONS = 64
 """The same for a model that decides inside: a router's near tie may fall either way, and does so
 in few samples. Of a fair tie that falls in a share p of them, n samples miss p (1 - p)^n, at most
 1 / (e n)."""
+
+RANDOM = UNSEEDED | {"Bernoulli", "Multinomial", "Dropout"}
+"""Operators whose results are drawn, Dropout in training only."""
 
 KEPT_SAMPLES = 2**28
 """Bytes of samples that are kept for a model's other outputs; beyond, they are computed again."""
@@ -69,9 +73,18 @@ class RoundedSamples:
 
 def decides(graph: onnx.GraphProto) -> bool:
     """Whether a graph, or a body in it, has such an operator."""
+    return _holds(graph, DECIDING)
+
+
+def draws(graph: onnx.GraphProto) -> bool:
+    """Whether a graph, or a body in it, draws numbers at random."""
+    return _holds(graph, RANDOM)
+
+
+def _holds(graph: onnx.GraphProto, operators: frozenset[str]) -> bool:
     nodes = graph.node
     inside = (body for node in nodes for body in subgraphs(node))
-    return any(node.op_type in DECIDING for node in nodes) or any(map(decides, inside))
+    return any(n.op_type in operators for n in nodes) or any(_holds(g, operators) for g in inside)
 
 
 def rounded_by_chance(array: Array, elem_type: int, rng: np.random.Generator | None) -> Array:

@@ -22,14 +22,14 @@ from graphfuse.graph.model_file import Model
 from graphfuse.graph.scopes import function_key
 from graphfuse.graph.shapes import type_of
 from graphfuse.profiling import profile, require_fused_on
-from graphfuse.records import Check
+from graphfuse.records import Check, NotShown
 from graphfuse.runtime import CPU, has_kernels, plain_options, run, session
 from graphfuse.validation.evaluator import UnsupportedModelError
 from graphfuse.validation.fused_nodes import ScopeKey, takes_kernels
 from graphfuse.validation.lockstep import Lockstep, Meaning
 from graphfuse.validation.outputs import OutputJudge
 from graphfuse.validation.reference import MAIN, Twin
-from graphfuse.validation.rounding import RoundedSamples
+from graphfuse.validation.rounding import RoundedSamples, draws
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -77,6 +77,8 @@ class WholeModel:
     notes: list[str] = field(default_factory=list[str])
     wrong: list[str] = field(default_factory=list[str])
     ran: list[Ran] = field(default_factory=list[Ran])
+    strays: dict[str, NotShown] = field(default_factory=dict[str, NotShown])
+    """Outputs of which runs show nothing, as the original is not what its twin is."""
 
     @cached_property
     def twins(self) -> Lockstep:
@@ -109,10 +111,23 @@ class WholeModel:
         for optimize, kernels in self.ways():
             self.stage(f"running the fused model on {self.provider}")
             checks += self._end_to_end(optimize, kernels)
+        self._look_for_strays()
         if self.provider != CPU and all(check.passed for check in checks):
             self.stage(f"looking where the fused nodes ran, on {self.provider}")
             self._require_placement()
         return checks
+
+    def _look_for_strays(self) -> None:
+        if draws(self.twins.original.proto.graph):
+            # Numbers drawn at random differ from those that float64 draws, as from run to run.
+            return
+        for ran in self.ran:
+            for name in dict.fromkeys(self.twins.original.outputs):
+                kernels = next(flag for _, flag in ran.before)
+                why = self._judge(ran, name, kernels).strays
+                if why:
+                    subject = f"output {name!r}"
+                    self.strays[subject] = NotShown(subject, f"{why} ({ran.feed.label})")
 
     def _require_placement(self) -> None:
         """Raise ProviderError when fused nodes ran elsewhere: onnxruntime falls back silently."""
