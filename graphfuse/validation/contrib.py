@@ -30,11 +30,13 @@ def _gelu(x: Array) -> Array:
 
 
 class Gelu(OpRun):
-    """x * Phi(x)."""
+    """x * Phi(x); onnx.reference also hands it what ONNX's operator of that name has."""
 
     op_domain = "com.microsoft"
 
-    def _run(self, x: Array) -> tuple[Array]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: Array, **_: object
+    ) -> tuple[Array]:
         return (_gelu(x),)
 
 

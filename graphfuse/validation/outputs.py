@@ -105,6 +105,11 @@ class OutputJudge:
             for check in self._item(number).checks(result[number], base[number], where)
         ]
 
+    def _all_items(self) -> Iterable[OutputJudge]:
+        """The items that float64 and all runs of the original have."""
+        count = min(len(run) for run in (self.exact, *self.originals))
+        return map(self._item, range(count))
+
     def _item(self, number: int) -> OutputJudge:
         def peers() -> Iterable[OutputJudge]:
             for peer in self.peers():
@@ -134,9 +139,7 @@ class OutputJudge:
         if self.elem_type not in FLOAT_TYPES or self.decides:
             return ""
         if isinstance(self.exact, list):
-            count = min(len(run) for run in (cast("list[Any]", self.exact), *self.originals))
-            items = range(count)
-            return next(filter(None, (self._item(number).strays for number in items)), "")
+            return next(filter(None, (item.strays for item in self._all_items())), "")
         if any(np.shape(run) != np.shape(self.exact) for run in self.originals):
             return "the original's output has another shape than float64 gives it"
         far = self.far
