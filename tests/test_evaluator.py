@@ -59,7 +59,7 @@ def test_a_formula_of_a_contrib_operator_is_what_its_kernel_computes(kind: str) 
     proto = graph(body, SQUARE, "float[2,4,4] y", more=CONTRIB, c=c)
     feeds = {name: RNG.normal(size=(2, 4, 4)).astype(np.float32) * 2 for name in "ab"}
     twin = assert_twin_is_like_a_session(proto, feeds)
-    assert not twin.narrow_runs
+    assert SINGLE not in twin.used
 
 
 def test_a_matmul_with_transposed_batches_is_left_to_its_kernel() -> None:

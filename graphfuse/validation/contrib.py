@@ -11,6 +11,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 from onnx.reference.op_run import OpRun
 
 from graphfuse.validation.operators import erf
@@ -88,6 +89,18 @@ class FusedMatMul(OpRun):
         a = np.swapaxes(a, -1, -2) if flags.get("transA") and a.ndim > 1 else a
         b = np.swapaxes(b, -1, -2) if flags.get("transB") and b.ndim > 1 else b
         return (alpha * np.matmul(a, b),)
+
+
+def has_rounded_constants(node: onnx.NodeProto) -> bool:
+    """Whether a formula has a constant that a model spells out as a float32: sqrt(2), a factor.
+
+    That constant is off by half a unit in its last place, which float64 sees.
+    """
+    if node.domain != "com.microsoft":
+        return False
+    if node.op_type == "FusedMatMul":
+        return any(a.name == "alpha" and a.f != 1 for a in node.attribute)
+    return node.op_type in ("Gelu", "BiasGelu", "FastGelu")
 
 
 CONTRIB_OPERATORS: list[type[OpRun]] = [Gelu, BiasGelu, FastGelu, QuickGelu, FusedMatMul]

@@ -110,8 +110,12 @@ class Twin:
 
     @property
     def narrow_runs(self) -> int:
-        """How many nodes were evaluated in float32, for want of anything better."""
+        """How many nodes have no more digits than float32, for want of anything better."""
         return self._evaluator.narrow_runs
+
+    def slack(self) -> float:
+        """How far what was evaluated since the last call may be from the same in other nodes."""
+        return self._evaluator.slack()
 
     @property
     def weights(self) -> list[str]:
