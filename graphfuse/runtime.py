@@ -9,13 +9,14 @@ import os
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 
-from graphfuse import faults, foreign, runtimes
+from graphfuse import faults, foreign, machine, runtimes
 from graphfuse.bodies import strange
 from graphfuse.errors import ProviderError, UsageError
 from graphfuse.graph.model_file import is_utf8, serialize
@@ -40,6 +41,9 @@ EXTRAS = {CPU: "cpu", CUDA: "cuda"}
 """The extra of graphfuse that brings an onnxruntime with the provider."""
 
 Providers = str | Sequence[str | tuple[str, Any]]
+
+
+NO_OPERATOR = "NoSuchOperator"
 
 
 def session_options(
@@ -174,6 +178,36 @@ def plain_options(best: bool = False) -> foreign.SessionOptions:
 def _crashing() -> tuple[str, ...]:
     """Off in every run: they crash the process on some models, fused or not."""
     return faults.off(foreign.onnxruntime().__version__)
+
+
+@cache
+def is_operator(domain: str, op_type: str, version: int) -> bool:
+    """Whether onnxruntime has an operator of a name in a version of its domain.
+
+    A model's own function of that name is then never called. Asked is a session of one node, and
+    one of a name that nobody has: where both are refused in the same words, there is none.
+    """
+    asked, nothing = (_refusal(domain, name, version) for name in (op_type, NO_OPERATOR))
+    return asked != nothing.replace(NO_OPERATOR, op_type)
+
+
+def _refusal(domain: str, op_type: str, version: int) -> str:
+    """What onnxruntime says of a model of one node that reads one tensor; '' where it takes it."""
+    graph = onnx.GraphProto(name="node")
+    graph.node.append(onnx.NodeProto(op_type=op_type, domain=domain, input=["x"], output=["y"]))
+    graph.input.append(onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, None))
+    graph.output.add(name="y")
+    model = onnx.ModelProto(ir_version=8, graph=graph)
+    model.opset_import.append(onnx.helper.make_opsetid(domain, version))
+    if domain:
+        model.opset_import.append(onnx.helper.make_opsetid("", 17))
+    try:
+        session(model, Path(), kernels=False)
+    except Exception as error:
+        # onnxruntime raises classes of its own.
+        machine.check(error, f"asking onnxruntime for {domain}::{op_type}")
+        return str(error)
+    return ""
 
 
 def session(

@@ -15,7 +15,7 @@ from graphfuse.feeding import Feeding, load_script
 from graphfuse.feeds import Sizes, random_feeds
 from graphfuse.options import parse_ranges
 from tests.conftest import MODELS, Shell
-from tests.graphs import assert_passes, model, residual
+from tests.graphs import model, residual
 
 NORM = "y = LayerNormalization(x, scale, bias)"
 BERT = MODELS / "bert.onnx"
@@ -171,17 +171,42 @@ def test_activations_that_overflow_float16_are_flagged() -> None:
     assert found.float16_share == pytest.approx(300 / 65504)
 
 
-def test_what_cannot_be_paired_is_said() -> None:
-    """Another tool's names: the whole model still decides."""
+def test_a_fused_node_under_another_name_is_compared_by_what_reads_it() -> None:
+    """Another tool's names: what reads the node is compared, and the node with it."""
     proto = residual(NORM)
     fused = graphfuse.fuse(proto).model
     node = fused.graph.node[0]
     node.output[0] = "other"
     fused.graph.node.append(onnx.helper.make_node("Identity", ["other"], ["y"]))
-    assert_passes(proto, fused)
     report = graphfuse.validate(proto, fused)
-    assert [(item.site, item.why) for item in report.unpaired] == [
-        ("other", "the original computes no 'other'")
-    ]
+    assert report.verdict == "pass"
+    assert not report.unpaired
     next(a for a in node.attribute if a.name == "epsilon").f *= 1.5
+    assert "G0" in {check.gate for check in graphfuse.validate(proto, fused).failures}
+
+
+def test_what_cannot_be_paired_is_said() -> None:
+    """A fused node in a branch that the original has not: the whole model still decides."""
+    proto = residual(NORM)
+    fused = graphfuse.fuse(proto).model
+    [node] = fused.graph.node
+    node.output[0] = "other"
+    value = onnx.helper.make_tensor_value_info("other", onnx.TensorProto.FLOAT, None)
+    then = onnx.helper.make_graph([node], "then", [], [value])
+    plain = onnx.helper.make_node("Add", ["a", "b"], ["other"])
+    orelse = onnx.helper.make_graph([plain], "else", [], [value])
+    del fused.graph.node[:]
+    fused.graph.node.append(onnx.helper.make_node("Shape", ["a"], ["extents"]))
+    fused.graph.node.append(onnx.helper.make_node("ReduceMin", ["extents"], ["least"], keepdims=0))
+    fused.graph.node.append(onnx.helper.make_node("Cast", ["least"], ["some"], to=9))
+    fused.graph.node.append(
+        onnx.helper.make_node("If", ["some"], ["y"], then_branch=then, else_branch=orelse)
+    )
+    report = graphfuse.validate(proto, fused)
+    assert report.verdict == "pass"
+    assert [(item.site, item.why) for item in report.unpaired] == [
+        ("other", "the original has no such graph")
+    ]
+    branch = next(a.g for a in fused.graph.node[-1].attribute if a.name == "then_branch")
+    next(a for a in branch.node[0].attribute if a.name == "epsilon").f *= 1.5
     assert "G0" in {check.gate for check in graphfuse.validate(proto, fused).failures}

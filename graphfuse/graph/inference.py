@@ -149,13 +149,13 @@ def _pass_types(graph: onnx.GraphProto, own: set[FunctionKey]) -> bool:
         for body in subgraphs(node):
             nested = True
             _pass_types(body, own)
-        if _is_ours(node.domain, node.op_type) and function_key(node) not in own:
+        if _is_ours(node.domain, node.op_type) and function_key(node) not in own and node.output:
             replaced[index] = _sum_and_norm(node, 1)
             continue
         passes = node.op_type in PASSING and node.domain in ("", "com.microsoft")
         # A function of the model under that name may do something else.
         passes = passes and function_key(node) not in own
-        if not passes or not node.input:
+        if not passes or not node.input or not node.output:
             continue
         if node.op_type in SKIPPING:
             replaced[index] = _sum_and_norm(node, 3)

@@ -50,6 +50,7 @@ class _Findings:
     evaluated: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     shown: set[Place] = field(default_factory=set[Place])
     reached: set[ScopeKey] = field(default_factory=set[ScopeKey])
+    strays: dict[str, NotShown] = field(default_factory=dict[str, NotShown])
 
     def add(self, found: SiteResults) -> None:
         self.checks += found.checks
@@ -134,6 +135,7 @@ def _runs(
         if level != "sites":
             whole = WholeModel(original, fused, provider, feeding, level, stage)
             found.checks += whole.run()
+            found.strays |= whole.strays
         if whole is not None and level == "full":
             stage("looking at activations")
             activations = _activations(whole, sites, found)
@@ -189,7 +191,7 @@ def _not_shown(
 
     Fused nodes that a comparison of what reads them has reached are no longer unpaired.
     """
-    missing: dict[str, NotShown] = {}
+    missing: dict[str, NotShown] = dict(found.strays)
     for _, output in found.shown:
         found.unpaired.pop(output, None)
     for site in sites:

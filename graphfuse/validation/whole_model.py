@@ -7,7 +7,7 @@ model is judged as it comes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
@@ -21,15 +21,15 @@ from graphfuse.feeding import Feed, Feeding
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.scopes import function_key
 from graphfuse.graph.shapes import type_of
-from graphfuse.graph.tensors import subgraphs
 from graphfuse.profiling import profile, require_fused_on
-from graphfuse.records import Check
+from graphfuse.records import Check, NotShown
 from graphfuse.runtime import CPU, has_kernels, plain_options, run, session
 from graphfuse.validation.evaluator import UnsupportedModelError
 from graphfuse.validation.fused_nodes import ScopeKey, takes_kernels
 from graphfuse.validation.lockstep import Lockstep, Meaning
 from graphfuse.validation.outputs import OutputJudge
-from graphfuse.validation.reference import RoundedSamples, Twin
+from graphfuse.validation.reference import MAIN, Twin
+from graphfuse.validation.rounding import RoundedSamples, draws
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -77,11 +77,14 @@ class WholeModel:
     notes: list[str] = field(default_factory=list[str])
     wrong: list[str] = field(default_factory=list[str])
     ran: list[Ran] = field(default_factory=list[Ran])
+    strays: dict[str, NotShown] = field(default_factory=dict[str, NotShown])
+    """Outputs of which runs show nothing, as the original is not what its twin is."""
 
     @cached_property
     def twins(self) -> Lockstep:
         """The float64 twins of both models."""
-        return Lockstep(Twin(self.original), Twin(self.fused))
+        limit = self.feeding.run_limit
+        return Lockstep(Twin(self.original, limit), Twin(self.fused, limit))
 
     def run(self) -> list[Check]:
         """Run everything. Raises OriginalModelError when the original runs on no feed."""
@@ -97,19 +100,34 @@ class WholeModel:
                 if failure is None:
                     raise
                 return [*checks, failure]
-        half = [outputs for outputs, taken in self.twins.original.taken.items() if len(taken) == 1]
+        taken = self.twins.original.taken.items()
+        half = [path for path, bodies in taken if len(bodies) == 1 and bodies < set(BRANCHES)]
         if half:
+            first = cast("tuple[str, ...]", half[0][-1])[0]
             self.notes.append(
-                f"of {len(half)} If nodes, such as that of {half[0][0]!r}, one branch was taken "
+                f"of {len(half)} If nodes, such as that of {first!r}, one branch was taken "
                 "on all feeds: the other was not run"
             )
         for optimize, kernels in self.ways():
             self.stage(f"running the fused model on {self.provider}")
             checks += self._end_to_end(optimize, kernels)
+        self._look_for_strays()
         if self.provider != CPU and all(check.passed for check in checks):
             self.stage(f"looking where the fused nodes ran, on {self.provider}")
             self._require_placement()
         return checks
+
+    def _look_for_strays(self) -> None:
+        if draws(self.twins.original.proto.graph):
+            # Numbers drawn at random differ from those that float64 draws, as from run to run.
+            return
+        for ran in self.ran:
+            for name in dict.fromkeys(self.twins.original.outputs):
+                kernels = next(flag for _, flag in ran.before)
+                why = self._judge(ran, name, kernels).strays
+                if why:
+                    subject = f"output {name!r}"
+                    self.strays[subject] = NotShown(subject, f"{why} ({ran.feed.label})")
 
     def _require_placement(self) -> None:
         """Raise ProviderError when fused nodes ran elsewhere: onnxruntime falls back silently."""
@@ -120,17 +138,35 @@ class WholeModel:
     def reached(self, scope: ScopeKey) -> bool:
         """Whether the walk of the twins has evaluated a graph of the fused model.
 
-        A branch inside a function is taken for one that it has not.
+        A body inside a function is taken for one that it has not.
         """
         if scope[0] == "function":
-            return len(scope) == 4 and scope[1:] in _called(self.fused.proto.graph)
-        taken, path = self.twins.fused.taken, scope[1:]
-        steps = zip(path[::3], path[1::3], strict=False)
+            return len(scope) == 4 and scope[1:] in self._called
+        taken = self.twins.fused.taken
         return all(
-            attribute in taken.get(cast("tuple[str, ...]", outputs), ())
-            for outputs, attribute in steps
-            if attribute in BRANCHES
+            attribute in taken.get(scope[: 3 * step + 2], ())
+            for step, attribute in enumerate(scope[2::3])
         )
+
+    @cached_property
+    def _called(self) -> set[ScopeKey]:
+        """The functions that were called, at the end of all runs: in graphs that were evaluated."""
+        proto = self.fused.proto
+        functions = {function_key(function): function for function in proto.functions}
+        found: set[ScopeKey] = set()
+        pending: list[tuple[ScopeKey, Iterable[onnx.NodeProto]]] = [(MAIN, proto.graph.node)]
+        while pending:
+            scope, nodes = pending.pop()
+            for node in nodes:
+                key = function_key(node)
+                if key in functions and key not in found:
+                    found.add(key)
+                    pending.append((("function", *key), functions[key].node))
+                for attribute in node.attribute:
+                    body = (*scope, tuple(node.output), attribute.name, 0)
+                    if attribute.HasField("g") and self.reached(body):
+                        pending.append((body, attribute.g.node))
+        return found
 
     def ways(self) -> list[Way]:
         """How the fused model is run.
@@ -300,7 +336,7 @@ class WholeModel:
         ran.samples = samples = ran.samples or RoundedSamples(self.twins.original, ran.feed.values)
         return OutputJudge(
             name,
-            type_of(value.type).elem_type,
+            _elem_type(value.type),
             ran.meaning.values[name],
             [outputs[name] for outputs in ran.like(kernels).values()],
             lambda: (outputs[name] for outputs in samples),
@@ -312,10 +348,11 @@ class WholeModel:
         return f"--validate {self.level} {feed.repeat}".strip()
 
 
-def _called(graph: onnx.GraphProto) -> set[ScopeKey]:
-    """The functions that a graph calls, itself or in a body."""
-    found: set[ScopeKey] = {function_key(node) for node in graph.node}
-    return found.union(*(_called(body) for node in graph.node for body in subgraphs(node)))
+def _elem_type(value: onnx.TypeProto) -> int:
+    """The element type of a tensor, or of the tensors in a sequence; 0 for anything else."""
+    if value.HasField("sequence_type"):
+        value = value.sequence_type.elem_type
+    return type_of(value).elem_type
 
 
 def _is_numeric(array: Any) -> bool:
