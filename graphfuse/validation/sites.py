@@ -19,7 +19,8 @@ import numpy as np
 from graphfuse.graph.model_file import Model
 from graphfuse.records import Check, Unpaired
 from graphfuse.validation.alone import Lost, Part, Trial, on_activations, on_hard_rows
-from graphfuse.validation.differences import Compared, Difference, compared, other_casts
+from graphfuse.validation.comparing import Compared, compared, other_casts
+from graphfuse.validation.differences import Difference
 from graphfuse.validation.evaluator import UnsupportedModelError
 from graphfuse.validation.extract import Part as Cut
 from graphfuse.validation.extract import Parts, Place, parts_by_scope
