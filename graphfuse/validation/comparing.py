@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
+from graphfuse.graph.tensors import subgraphs
 from graphfuse.records import Check
 from graphfuse.validation.drawing import Drawing
 from graphfuse.validation.evaluator import UnsupportedModelError
@@ -21,7 +22,13 @@ from graphfuse.validation.extract import Part, Parts
 from graphfuse.validation.fused_nodes import is_fused
 from graphfuse.validation.reference import Twin
 from graphfuse.validation.tolerance import MEANING_BOUND, compare
-from graphfuse.validation.unexposed import Alike, casts, operators, unexposed
+from graphfuse.validation.unexposed import (
+    Alike,
+    casts,
+    operators,
+    other_settings,
+    unexposed,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -83,11 +90,17 @@ def compared(
     names = [name for name in node.output if name and (before.node(name) or before.holds(name))]
     if not names:
         return Compared(why="the original computes nothing of that name")
+    alike = alike or Alike(before, after, False)
     pair = _pair(before, after, cuts or Shared(before, after), names)
-    if isinstance(pair, str):
-        return Compared(why=pair)
+    if pair is None:
+        twin = before.node(names[0])
+        unseen = "" if twin is None else other_settings(before, after, twin, node, alike)
+        why = "it cannot be cut out"
+        if any(subgraphs(node)):
+            why = f"what has a body, as {node.op_type} has, is not compared alone, but in a run"
+        return Compared(why=unseen or why, is_seen=not unseen)
     mine, other = pair
-    unseen = unexposed(other, mine, alike or Alike(before, after, False))
+    unseen = unexposed(other, mine, alike)
     found = _checked(before, after, pair, node, how, seed, names)
     if found.check is None:
         # What is another constant may show in a run, and then it has failed; else it has not.
@@ -128,7 +141,8 @@ def _checked(
     weights = [t for part in pair for t in part.model.proto.graph.initializer]
     if sum(math.prod(tensor.dims) for tensor in weights) > 2 * MOST_WEIGHTS:
         return Compared(why="its weights are large")
-    drawing = Drawing(before, after, mine.reads | other.reads)
+    graphs = [part.model.proto.graph for part in pair]
+    drawing = Drawing(before, after, mine.reads | other.reads, graphs)
     if drawing.why:
         return Compared(why=drawing.why)
     nodes = tuple(mine.model.proto.graph.node)
@@ -176,14 +190,14 @@ def _computed(parts: Parts, names: Iterable[str]) -> bool:
 
 def _pair(
     before: Parts, after: Parts, cuts: Container[str], outputs: list[str]
-) -> tuple[Part, Part] | str:
-    """The parts that compute the outputs in the second model and in the first.
+) -> tuple[Part, Part] | None:
+    """The parts that compute the outputs in the second model and in the first, if any.
 
     Where they read other tensors, one may be computed from what the other reads.
     """
     mine, other = after.between(outputs, cuts), before.between(outputs, cuts)
     if mine is None or other is None:
-        return "it cannot be cut out"
+        return None
     if mine.reads != other.reads:
         wider = before.between(outputs, mine.reads)
         if wider is not None and wider.reads <= mine.reads:

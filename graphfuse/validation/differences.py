@@ -190,9 +190,34 @@ def check_differences(
             of_sites |= places if fused else set()
         if not fused:
             result.changes.append(each.change("alone"))
+    _add_read_by_shown(unreached, before, after, result.shown)
     for each, why in unreached:
         if each.place not in result.shown:
             result.left.append((each, why))
         elif each.place not in of_sites:
             result.changes.append(each.change("alone"))
     return result
+
+
+def _add_read_by_shown(
+    unreached: Iterable[tuple[Difference, str]], before: Scopes, after: Scopes, shown: set[Place]
+) -> None:
+    """Add the nodes that only nodes read of which it is shown that they are right.
+
+    Such as what computes the shape of a Reshape that changes none.
+    """
+    pending = [each for each, _ in unreached if each.how == "added"]
+    while pending:
+        found = [
+            each
+            for each in pending
+            if all(
+                not before[each.scope].knows(name) and after[each.scope].readers(name) <= shown
+                for name in each.node.output
+                if name
+            )
+        ]
+        if not found:
+            return
+        shown.update(each.place for each in found)
+        pending = [each for each in pending if each not in found]

@@ -8,7 +8,8 @@ model leaves open are distinct.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from graphfuse.graph.shapes import type_of
 from graphfuse.graph.tensors import FLOAT_TYPES
 from graphfuse.records import Dim, TensorType
 from graphfuse.validation.extract import Parts
+from graphfuse.validation.fused_nodes import is_fused
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,6 +35,8 @@ LARGE = 30.0
 """Larger than activations are, and small enough for the exponential of it."""
 UNKNOWN_EXTENTS = (3, 2, 5, 7, 4, 6)
 """Extents that a model leaves open, in the order in which its symbols are met."""
+ELEMENTWISE = frozenset(("Add", "Sub", "Mul", "Div", "Pow", "Where", "Min", "Max", "Sum"))
+"""Operators whose operands broadcast to one shape."""
 INTEGERS = ((-4, 4), (0, 4), (1, 4))
 """Where integers are drawn from, in turn: shapes and counts take none below zero, or no zero."""
 
@@ -40,13 +44,22 @@ INTEGERS = ((-4, 4), (0, 4), (1, 4))
 class Drawing:
     """What is drawn for tensors that both models compute; `why` says why nothing can be."""
 
-    def __init__(self, before: Parts, after: Parts, names: Iterable[str]) -> None:
+    def __init__(
+        self,
+        before: Parts,
+        after: Parts,
+        names: Iterable[str],
+        graphs: Iterable[onnx.GraphProto] = (),
+    ) -> None:
+        """`graphs` are the parts that read the tensors of these names."""
         self.types: dict[str, TensorType] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.why = ""
         self._open: dict[object, int] = {}
-        for name in sorted(names):
-            known = _known(before.type(name), after.type(name))
+        found = {name: _known(before.type(name), after.type(name)) for name in sorted(names)}
+        for graph in graphs:
+            self._fit(graph, found)
+        for name, known in found.items():
             if known.shape is None or not known.elem_type:
                 self.why = f"the type of {name!r}, which it reads, is not known"
                 return
@@ -55,6 +68,21 @@ class Drawing:
                 self.why = f"{name!r}, which it reads, is not drawn"
                 return
             self.types[name], self.shapes[name] = known, shape
+
+    def _fit(self, graph: onnx.GraphProto, known: Mapping[str, TensorType]) -> None:
+        """Let open extents be those of what is added to them, where that is no broadcast."""
+        shapes = {name: kind.shape for name, kind in known.items() if kind.shape is not None}
+        shapes |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+        for node in graph.node:
+            if node.op_type not in ELEMENTWISE and not is_fused(node):
+                continue
+            operands = [shapes[name] for name in node.input[:3] if name in shapes]
+            for dims in zip_longest(*(reversed(shape) for shape in operands), fillvalue=1):
+                fixed = {dim for dim in dims if isinstance(dim, int) and dim != 1}
+                opened = [dim for dim in dims if isinstance(dim, str) and dim not in self._open]
+                if opened and (fixed or len({dim for dim in dims if dim != 1}) > 1):
+                    extent = min(fixed) if fixed else self._extent(opened[0])
+                    self._open |= dict.fromkeys(opened, extent)
 
     def _extent(self, dim: Dim) -> int:
         if isinstance(dim, int):

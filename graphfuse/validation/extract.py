@@ -198,6 +198,10 @@ class Parts:
             )
         }
 
+    def readers(self, name: str) -> set[Place]:
+        """The nodes that read a tensor of this graph, itself or in a body; '' is the graph."""
+        return {(self.key, reader) for reader in self._readers.get(name, ())}
+
     @property
     def outputs(self) -> list[str]:
         """The names of the graph's outputs."""

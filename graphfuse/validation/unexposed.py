@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -135,16 +135,44 @@ def unexposed(before: Part, after: Part, alike: Alike) -> str:
     return ""
 
 
+def other_settings(
+    before: Parts, after: Parts, one: onnx.NodeProto, other: onnx.NodeProto, alike: Alike
+) -> str:
+    """The same of two nodes that cannot be cut out: bodies aside, which are compared as graphs."""
+    if _operator(one) != _operator(other):
+        return ""
+    old, new = (
+        Counter(_settings_of([node], parts.model))
+        for node, parts in ((one, before), (other, after))
+    )
+    for _, name, _ in (*(new - old), *(old - new)):
+        return f"the original has another {name}, and no run that agrees shows it"
+    for names in zip(one.input, other.input, strict=False):
+        mine, its = before.weight(names[0]), after.weight(names[1])
+        if mine is None or its is None or alike.same_values(mine, its):
+            continue
+        if _value(before.model, mine) != _value(after.model, its):
+            return f"the constant {names[1]!r} is another one, and no run that agrees shows it"
+    return ""
+
+
 def _settings(part: Part) -> Iterable[tuple[tuple[str, str], str, bytes]]:
-    """What the attributes of a part's nodes say, defaults left out."""
-    proto = part.model.proto
-    versions = {entry.domain: entry.version for entry in proto.opset_import}
-    for node in proto.graph.node:
+    return _settings_of(part.model.proto.graph.node, part.model)
+
+
+def _settings_of(
+    nodes: Iterable[onnx.NodeProto], model: Model
+) -> Iterator[tuple[tuple[str, str], str, bytes]]:
+    """What the attributes of nodes say, bodies and defaults left out."""
+    versions = {entry.domain: entry.version for entry in model.proto.opset_import}
+    for node in nodes:
         if node.op_type in PASSES_ON:
             continue
         defaults = _defaults(node, versions.get(node.domain, 1))
         for attribute in node.attribute:
             if attribute.name in STRUCTURAL or attribute.name in TYPES:
+                continue
+            if attribute.HasField("g") or attribute.graphs:
                 continue
             value = onnx.AttributeProto()
             value.CopyFrom(attribute)
