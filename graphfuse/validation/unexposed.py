@@ -204,13 +204,14 @@ def _other_constant(before: Part, after: Part, alike: Alike) -> str:
             same = isinstance(one, onnx.SparseTensorProto) and one == other
         if same:
             del mine[name], its[name]
-    there = Counter(_value(before.model, tensor) for tensor in mine.values())
+    values = {name: _value(before.model, tensor) for name, tensor in mine.items()}
+    there = Counter(values.values())
     for name, tensor in its.items():
         value = _value(after.model, tensor)
         if not there[value]:
             return name
         there[value] -= 1
-    return next(iter(mine), "")
+    return next((name for name, value in values.items() if there[value]), "")
 
 
 def _constants(part: Part) -> dict[str, TensorProto | onnx.SparseTensorProto | Array]:
