@@ -194,7 +194,7 @@ def test_an_initializer_in_place_of_what_was_computed_at_level_sites() -> None:
 @pytest.mark.parametrize("level", ["fast", "sites"])
 def test_float16_norms_in_float32_pass_both_ways(level: str) -> None:
     """The casts around them are what a fused node does inside."""
-    proto = onnx.load(MODELS / "llama-float16.onnx")
+    proto = onnx.ModelProto.FromString((MODELS / "llama-float16.onnx").read_bytes())
     assert {node.op_type for node in proto.graph.node} >= {"Cast"}
     assert both_ways(proto, graphfuse.fuse(proto).model, level) == ["pass", "pass"]
 
