@@ -47,10 +47,15 @@ Keep = Callable[[Place], bool]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a site was before it was taken apart: the node, and the function that it calls."""
+    """What a site was before it was taken apart: the node, and the function that it calls.
+
+    `whole` is false for a node of ours whose function the model has lost, as some tools make it:
+    only our kernels run such a node.
+    """
 
     node: NodeProto
     contrib_inside: bool = False
+    whole: bool = True
 
     @property
     def operator(self) -> str:
@@ -166,7 +171,8 @@ class _Worker:
         )
         copy = NodeProto()
         copy.CopyFrom(node)
-        self._result.origins[place] = Origin(copy, inside)
+        whole = node.domain != ops.DOMAIN or function is not None
+        self._result.origins[place] = Origin(copy, inside, whole)
         return found
 
     def _nodes(

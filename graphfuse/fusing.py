@@ -194,7 +194,7 @@ class Fusing:
 def _is_there(looked: Looked, fusion: Fusion) -> bool:
     """Whether a site is a fused node already, and such as the target wants."""
     origin = looked.origin(fusion.site)
-    if origin is None or origin.node.domain != fusion.domain:
+    if origin is None or origin.node.domain != fusion.domain or not origin.whole:
         return False
     inside = fusion.body is not None and any(
         node.domain == ops.CONTRIB_DOMAIN for node in fusion.body.node
