@@ -24,6 +24,7 @@ from graphfuse.validation.extract import Place, parts_by_scope
 from graphfuse.validation.fused_nodes import FusedNode, ScopeKey, unlike_functions
 from graphfuse.validation.reference import evaluated_by
 from graphfuse.validation.sites import SiteResults, check_sites, new_sites
+from graphfuse.validation.well_formed import flaw, narrower
 from graphfuse.validation.whole_model import WholeModel
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def judge(
         stage("looking at what else differs")
         fused_ones = [each for each, _ in unknown]
         differing = _differing(original, fused, fused_ones, level, feeding.seed, found)
+        found.checks += _not_taken(original, fused)
     not_shown = _not_shown(original, fused, sites, differing, found)
     if not found.checks:
         found.notes.append("no fused node could be checked alone: nothing was judged")
@@ -168,8 +170,10 @@ def _differing(
     `unknown` are fused nodes that are no sites, for want of what is known of them.
     """
     before, after = parts_by_scope(original), parts_by_scope(fused)
-    listed = (*unknown, *differences(before, after, level != "sites"))
-    result = check_differences(listed, before, after, found.shown, seed)
+    # Where nothing else was judged, the models have to be equal in all that they hold.
+    every = level != "sites" or not found.checks
+    listed = (*unknown, *differences(before, after, every))
+    result = check_differences(listed, before, after, found.shown, seed, every)
     repeat = f"--validate {level} --seed {seed}"
     found.checks += [replace(check, repeat=repeat) for check in result.checks]
     found.wrong += result.wrong
@@ -177,7 +181,19 @@ def _differing(
     for each, _ in result.left:
         judged = "whole model" if each.scope in found.reached else ""
         result.changes.append(each.change(judged))
+    result.changes += [each.change("") for each, _ in result.unseen]
     return result
+
+
+def _not_taken(original: Model, fused: Model) -> list[Check]:
+    """What keeps the second model from being loaded, or takes fewer inputs than the first does."""
+    found: list[tuple[str, str]] = []
+    problem = flaw(fused.proto)
+    if problem and not flaw(original.proto):
+        found.append(("no session loads the fused model, and one does the original", problem))
+    for name, shapes in narrower(original.proto.graph, fused.proto.graph):
+        found.append((f"the fused model takes fewer shapes of input {name!r}", shapes))
+    return [Check("G2", what, float("inf"), 0.0, why, False) for what, why in found]
 
 
 def _not_shown(
@@ -197,12 +213,12 @@ def _not_shown(
     for site in sites:
         if site.output in found.unpaired and site.scope not in found.reached:
             missing[site.output] = NotShown(site.output, found.unpaired[site.output].why)
-    for each, why in differing.left:
-        if each.scope not in found.reached:
-            change = each.change("")
-            subject = f"{change.operator} {change.output!r}"
-            subject += f" in {change.scope}" if change.scope else ""
-            missing.setdefault(subject, NotShown(subject, f"it is {each.how}: {why}"))
+    runs = [(each, why) for each, why in differing.left if each.scope not in found.reached]
+    for each, why in (*runs, *differing.unseen):
+        change = each.change("")
+        subject = f"{change.operator} {change.output!r}"
+        subject += f" in {change.scope}" if change.scope else ""
+        missing.setdefault(subject, NotShown(subject, f"it is {each.how}: {why}"))
     for one, other in ((fused, original), (original, fused)):
         for function in unlike_functions(one.proto, other.proto):
             subject = f"function {function.domain}::{function.name}"
