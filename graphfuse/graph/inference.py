@@ -9,18 +9,18 @@ nothing more becomes known.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
 from onnx import TensorProto, helper
 
 from graphfuse.bodies import strange
-from graphfuse.graph.operator_types import Rule, rules, sum_and_norm
+from graphfuse.graph.operator_types import rules, sum_and_norm
 from graphfuse.graph.propagation import is_small
 from graphfuse.graph.scopes import FunctionKey, all_bodies, function_key
 from graphfuse.graph.shape_values import ShapeValues
-from graphfuse.graph.shapes import UNKNOWN, GraphTypes, Nested, weightless
-from graphfuse.graph.stand_ins import StandIns, Surroundings
+from graphfuse.graph.shapes import UNKNOWN, GraphTypes, Nested, forget_saved, weightless
+from graphfuse.graph.stand_ins import Rule, StandIns, Surroundings
 from graphfuse.graph.tensors import DEFAULT_DOMAINS, default_opset, replace_nodes, subgraphs
 from graphfuse.ops import DOMAIN, OPERATORS
 from graphfuse.records import TensorType
@@ -112,6 +112,7 @@ def _simplify(skeleton: onnx.ModelProto) -> bool:
     Inference would stop at the first of them: onnxruntime's operators in models that it saved, say.
     Whether the graph has bodies.
     """
+    forget_saved(skeleton.graph)
     for entry in skeleton.opset_import:
         entry.domain = "" if entry.domain in DEFAULT_DOMAINS else entry.domain
     odd = {function.name for function in strange(skeleton)}
@@ -126,6 +127,8 @@ def _simplify(skeleton: onnx.ModelProto) -> bool:
     nested = simplifier.apply(skeleton.graph)
     skeleton.functions.extend(simplifier.functions)
     _import_domains(skeleton, simplifier.domains)
+    for function in skeleton.functions:
+        _import_domains(function, _domains(function.node))
     return nested
 
 
@@ -133,11 +136,20 @@ def _is_ours(domain: str, name: str) -> bool:
     return domain == DOMAIN and name in OPERATORS
 
 
-def _import_domains(skeleton: onnx.ModelProto, used: set[str]) -> None:
+def _import_domains(holder: onnx.ModelProto | onnx.FunctionProto, used: set[str]) -> None:
     """Import what nodes are of: for a domain without a version onnx would infer nothing at all."""
-    known = {entry.domain for entry in skeleton.opset_import}
-    for domain in sorted(used - known):
-        skeleton.opset_import.append(onnx.helper.make_opsetid(domain, 1))
+    known = {entry.domain for entry in holder.opset_import}
+    holder.opset_import.extend(helper.make_opsetid(domain, 1) for domain in sorted(used - known))
+
+
+def _domains(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """The domains of nodes and of those in their bodies, ONNX's own left out."""
+    found: set[str] = set()
+    for node in nodes:
+        found.add(node.domain)
+        for body in subgraphs(node):
+            found |= _domains(body.node)
+    return found - {*DEFAULT_DOMAINS}
 
 
 class _Simplifier:
@@ -167,7 +179,9 @@ class _Simplifier:
             for body in subgraphs(node):
                 nested = True
                 self.apply(body)
-            rule = OURS if _is_ours(domain, node.op_type) else self._rules.get((domain, node.op_type))
+            rule = (
+                OURS if _is_ours(domain, node.op_type) else self._rules.get((domain, node.op_type))
+            )
             if rule is not None and function_key(node) not in self._own:
                 nodes = self._stand_ins(node, rule, around)
                 if nodes:
@@ -182,10 +196,8 @@ class _Simplifier:
         self, node: onnx.NodeProto, rule: Rule, around: Surroundings
     ) -> list[onnx.NodeProto]:
         """The nodes that stand for one; none where what it gives is not known."""
-        if any(attribute.ref_attr_name for attribute in node.attribute):
-            return []
         stand_ins = StandIns(node, around)
-        if not node.input or not node.output or not rule(stand_ins):
+        if not node.input or not rule(stand_ins) or stand_ins.unsure:
             return []
         nodes, function = stand_ins.finished(self._opset)
         if function is not None:

@@ -7,7 +7,7 @@ from 7 on, but for Einsum (12), which an older graph gets as a function of its o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -73,7 +73,8 @@ class StandIns:
         self.node, self.around = node, around
         self.nodes: list[onnx.NodeProto] = []
         self._attributes = {attribute.name: attribute for attribute in node.attribute}
-        self._named: dict[int, str] = {}
+        self.unsure = False
+        """Whether an attribute was asked for that only the caller of a function gives."""
         base = next((name for name in node.output if name), "")
         self._base = f"{base}/graphfuse_type_"
 
@@ -87,9 +88,13 @@ class StandIns:
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """An attribute's value."""
-        if name not in self._attributes:
+        found = self._attributes.get(name)
+        if found is None:
             return default
-        return helper.get_attribute_value(self._attributes[name])
+        if found.ref_attr_name:
+            self.unsure = True
+            return default
+        return helper.get_attribute_value(found)
 
     def kept(self, *names: str) -> dict[str, Any]:
         """Those of these attributes that the node has."""
@@ -159,3 +164,18 @@ class StandIns:
         )
         call = helper.make_node(function.name, inputs, outputs, domain=DOMAIN)
         return [call], function
+
+
+Rule = Callable[[StandIns], bool]
+"""Adds the nodes that stand for one; whether it could."""
+
+
+def first(s: StandIns) -> bool:
+    """Output 0 has the type of input 0."""
+    return same(s, 0)
+
+
+def same(s: StandIns, position: int) -> bool:
+    """Output 0 has the type of an input."""
+    s.to(0, s.input(position))
+    return True
