@@ -46,12 +46,10 @@ def _queries_by_values(s: StandIns, query: str, value: str) -> None:
 
 
 def decoder_multi_head(s: StandIns) -> bool:
-    """As multi_head; packed, the three parts have one length."""
+    """As multi_head; of what is packed, only the hidden sizes' sum is known."""
     if not s.input(1):
-        # Packed: (batch, 1, 3 * hidden size).
-        s.to(0, s.parts(s.input(0), 3, 3))
-    else:
-        _queries_by_values(s, s.input(0), s.input(2))
+        return False
+    _queries_by_values(s, s.input(0), s.input(2))
     return True
 
 
@@ -129,8 +127,7 @@ def embedding(ids: int, table: int, typed: int = 0) -> Rule:
         s.to(2, rows)
         if s.has_output(1):
             # One entry for each row of the batch, in the type of the identifiers.
-            column = s.add("Gather", [s.input(ids), s.ints([0])], axis=1)
-            s.to(1, s.add("Reshape", [column, s.ints([-1])]))
+            s.to(1, s.einsum("bs->b", s.input(ids)))
         return True
 
     return rule
