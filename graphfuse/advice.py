@@ -9,7 +9,7 @@ from onnx import TensorProto
 
 from graphfuse import ops, runtimes
 from graphfuse.graph.tensors import default_opset
-from graphfuse.records import LAYER_NORM, RMS_NORM, Site
+from graphfuse.records import LAYER_NORM, RMS_NORM, Scan, Site
 from graphfuse.runtimes import Choice, Runtime
 
 KINDS = {
@@ -98,6 +98,11 @@ def of_bodies(model: onnx.ModelProto, runtime: Runtime) -> list[str]:
     ]
 
 
+def of_scan(found: Scan) -> list[str]:
+    """What is to be said of a model beside its sites."""
+    return [*of_strange(found.strange), *of_imports(found.unimported)]
+
+
 def of_strange(names: Iterable[str]) -> list[str]:
     """What is to be said of a model with functions of its own under our operators' names."""
     found = list(names)
@@ -108,6 +113,18 @@ def of_strange(names: Iterable[str]) -> list[str]:
         f"{shown} of this model is not what graphfuse writes under that name, and counts as any "
         "other function; graphfuse's kernels would run in its place, so do not register them for "
         "this model (`graphfuse.session_options(kernels=False)`), or rename the function"
+    ]
+
+
+def of_imports(domains: Iterable[str]) -> list[str]:
+    """What is to be said of nodes whose domain their graph does not import."""
+    found = list(domains)
+    if not found:
+        return []
+    return [
+        f"the model holds nodes of {' and of '.join(found)} and imports no opset of that: "
+        "onnx.checker refuses that, onnxruntime runs what it knows; the types of other nodes are "
+        "inferred as ever"
     ]
 
 

@@ -129,7 +129,7 @@ class Fusing:
             costs=planned.costs,
             runtime=planned.runtime,
             made_for=planned.made_for,
-            notes=tuple(advice.of_strange(self.scan.strange)),
+            notes=tuple(advice.of_scan(self.scan)),
             complete=partial(materialized, self.source),
         )
 

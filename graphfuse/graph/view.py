@@ -21,9 +21,10 @@ from graphfuse.graph.nodes import Node, constant_value, nodes_of
 from graphfuse.graph.scope_types import Types, infer_scopes
 from graphfuse.graph.scopes import Scope, fully_seen, function_key, scopes
 from graphfuse.graph.shape_values import ShapeValues
-from graphfuse.graph.shapes import SMALL, UNKNOWN, GraphTypes
+from graphfuse.graph.shapes import SMALL, UNKNOWN, GraphTypes, merged
 from graphfuse.graph.tensors import (
     FLOAT_TYPES,
+    equal,
     holds,
     is_external,
     read_names,
@@ -131,7 +132,8 @@ class GraphView:
         for node in self.nodes:
             self._index(node, node.in_call or node.position in with_bodies)
         self._check_names()
-        self._declared = GraphTypes(graph)
+        self._declared = GraphTypes(graph, from_file=True)
+        self._merged: dict[str, TensorType] = {}
 
     def _index(self, node: Node, has_bodies: bool) -> None:
         for name in read_names(node.source) if has_bodies else {*node.inputs}:
@@ -207,15 +209,30 @@ class GraphView:
         return name in self._readers or name in self.outputs
 
     def type(self, name: str) -> TensorType:
-        """A tensor's element type and shape, as declared or else as inferred."""
+        """A tensor's element type and shape: what is declared of it and what is inferred."""
         view = self.home(name)
         if view is not self:
             return view.type(name)
-        declared = self._declared.get(name, UNKNOWN)
-        if declared.elem_type and declared.shape is not None and None not in declared.shape:
-            return declared
-        inferred = self._types.by_scope[self.scope.ref].get(name, declared)
-        return inferred if inferred.shape is not None else declared
+        found = self._merged.get(name)
+        if found is None:
+            found = self._declared.get(name, UNKNOWN)
+            if not found.elem_type or not self._says_all(found.shape):
+                found = merged(found, self._types.by_scope[self.scope.ref].get(name, UNKNOWN))
+            self._merged[name] = found
+        return found
+
+    def _says_all(self, shape: tuple[Dim, ...] | None) -> bool:
+        """Whether inference can add nothing to a declared shape.
+
+        Of a symbol that a graph input has it knows no number; any other may hide one.
+        """
+        return shape is not None and all(isinstance(d, int) or d in self._free for d in shape)
+
+    @cached_property
+    def _free(self) -> frozenset[str]:
+        shapes = (self._declared.get(name, UNKNOWN).shape or () for name in self.inputs)
+        own = {dim for shape in shapes for dim in shape if isinstance(dim, str)}
+        return self.outer._free | own if self.outer is not None else frozenset(own)
 
     def cast_type(self, node: Node) -> int:
         """The type that a Cast or CastLike gives; 0 when it is not known."""
@@ -314,7 +331,7 @@ class GraphView:
         first = found[0]
         if first is None or is_external(first) or first.ByteSize() > SMALL:
             return None
-        return first if all(other is not None and _equal(first, other) for other in found) else None
+        return first if all(other is not None and equal(first, other) for other in found) else None
 
     def _shapes_given(self) -> Iterator[onnx.TensorProto]:
         """The constants that every call hands in alike, under the names that they have here."""
@@ -380,11 +397,3 @@ class GraphView:
             if (constant or derived) and not any(subgraphs(node.source)):
                 known.update(name for name in node.outputs if name)
         return known
-
-
-def _equal(left: onnx.TensorProto, right: onnx.TensorProto) -> bool:
-    """Whether two small tensors hold the same numbers, whatever their names."""
-    if is_external(right) or (left.data_type, left.dims) != (right.data_type, right.dims):
-        return False
-    one, other = (onnx.numpy_helper.to_array(tensor) for tensor in (left, right))
-    return bool(np.array_equal(one, other))

@@ -40,6 +40,7 @@ def scan(model: Model, pinned: frozenset[str] = frozenset()) -> Scan:
     kept: list[Site | NearMiss] = []
     fused = nodes = 0
     unlike = strange_names(model.proto)
+    unimported: set[str] = set()
     for view in views(model):
         found = [
             item for candidate in _candidates(view) for item in _judge(view, candidate, pinned)
@@ -51,6 +52,7 @@ def scan(model: Model, pinned: frozenset[str] = frozenset()) -> Scan:
             for node in view.nodes
             if not node.in_call
         )
+        unimported |= _unimported(view)
         nodes += len(view.scope.graph.node)
     sites = [item for item in kept if isinstance(item, Site)]
     misses = [item for item in kept if isinstance(item, NearMiss)]
@@ -60,7 +62,16 @@ def scan(model: Model, pinned: frozenset[str] = frozenset()) -> Scan:
         already_fused=fused,
         nodes=nodes,
         strange=unlike,
+        unimported=tuple(sorted(unimported)),
     )
+
+
+def _unimported(view: GraphView) -> set[str]:
+    """The domains of a graph's nodes that it imports no opset of."""
+    model, function = view.model.proto, view.scope.ref.function
+    holder = model if function is None else model.functions[function]
+    known = {entry.domain for entry in holder.opset_import}
+    return {node.domain for node in view.nodes if not node.in_call} - known - {*DEFAULT_DOMAINS}
 
 
 def _without_overlap(found: Iterable[Site | NearMiss]) -> list[Site | NearMiss]:
