@@ -17,7 +17,7 @@ from onnx import TensorProto
 
 from graphfuse.errors import ModelError
 from graphfuse.graph.model_file import Model
-from graphfuse.graph.nodes import Node, constant_value, nodes_of
+from graphfuse.graph.nodes import Node, constant_value, nodes_of, redefined
 from graphfuse.graph.scope_types import Types, infer_scopes
 from graphfuse.graph.scopes import Scope, fully_seen, function_key, scopes
 from graphfuse.graph.shape_values import ShapeValues
@@ -122,6 +122,7 @@ class GraphView:
         if isinstance(graph, onnx.GraphProto):
             self._own_weights.update(t.values.name for t in graph.sparse_initializer)
         inputs = frozenset(self.inputs)
+        self._given_names = inputs | self._own_weights
         self.initializers = {t.name: t for t in weights if t.name not in inputs}
         self._producers: dict[str, Node] = {}
         # Most tensors have one reader: a list for each would be half of what the garbage collector
@@ -145,13 +146,8 @@ class GraphView:
         for name in node.outputs:
             if not name:
                 continue
-            if name in self._producers or name in self._readers:
-                raise ModelError(
-                    f"tensor {name!r} is defined twice, or read before node {node.index} "
-                    f"({node.op_type}) defines it",
-                    "a graph must be in single-assignment, topological order; "
-                    "run onnx.checker on the file",
-                )
+            if name in self._producers or name in self._readers or name in self._given_names:
+                raise redefined(name, node, self.nodes, self._given_names)
             self._producers[name] = node
 
     def _check_names(self) -> None:
@@ -159,9 +155,12 @@ class GraphView:
         if self.outer is not None:
             unknown = {name for name in unknown if not self.outer.sees(name)}
         if unknown:
+            name, where = min(unknown), self.scope.ref.text
+            readers = [str(node.ref) for node in self.readers(name)]
+            by = readers[0] if readers else f"an output of {where or 'the graph'}"
             raise ModelError(
-                f"tensor {min(unknown)!r} is read, but nothing defines it",
-                "run onnx.checker on the file",
+                f"tensor {name!r} is read, but nothing defines it ({by})",
+                "no runtime can run it: export the model again",
             )
 
     @cached_property

@@ -199,7 +199,8 @@ class Explanation:
 class Scan:
     """What a model holds: sites that can be fused, near misses, and sites fused before.
 
-    `strange` are functions under our operators' names that graphfuse did not write.
+    `strange` are functions under our operators' names that graphfuse did not write, `notes` what
+    was put right of the model before it was scanned.
     """
 
     sites: tuple[Site, ...]
@@ -207,6 +208,7 @@ class Scan:
     already_fused: int
     nodes: int
     strange: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def count(self, kind: str) -> int:
         """The number of sites of one kind, `LayerNorm` or `RMSNorm`."""
