@@ -15,11 +15,12 @@ import onnx
 from onnx import TensorProto, helper
 
 from graphfuse.bodies import strange
+from graphfuse.graph.constants import show_axes
 from graphfuse.graph.propagation import is_small
 from graphfuse.graph.scopes import FunctionKey, all_bodies, function_key
 from graphfuse.graph.shape_values import ShapeValues
-from graphfuse.graph.shapes import UNKNOWN, GraphTypes, Nested, weightless
-from graphfuse.graph.tensors import DEFAULT_DOMAINS, replace_nodes, subgraphs
+from graphfuse.graph.shapes import UNKNOWN, GraphTypes, Nested, give_constants, weightless
+from graphfuse.graph.tensors import DEFAULT_DOMAINS, default_opset, replace_nodes, subgraphs
 from graphfuse.ops import DOMAIN, OPERATORS
 from graphfuse.records import TensorType
 
@@ -79,6 +80,9 @@ def infer_types(model: onnx.ModelProto) -> Mapping[str, TensorType]:
 def inferred(skeleton: onnx.ModelProto) -> onnx.ModelProto:
     """A model without weights, with the types of its tensors in every graph. It is changed."""
     nested = _simplify(skeleton)
+    show_axes(skeleton.graph, default_opset(skeleton))
+    if nested:
+        give_constants(skeleton.graph, {})
     _complete(skeleton.graph, skeleton.graph, nested)
     result = _infer(skeleton)
     for _ in range(ROUNDS):

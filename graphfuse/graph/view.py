@@ -7,7 +7,7 @@ memory, and calls an initializer constant that a graph input can override.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,14 @@ import onnx
 from onnx import TensorProto
 
 from graphfuse.errors import ModelError
+from graphfuse.graph.constants import (
+    ARITHMETIC,
+    EXTENTS,
+    KEEPS_SCALAR,
+    LARGEST,
+    NOT_NUMBERS,
+    Computed,
+)
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.nodes import Node, constant_value, nodes_of, redefined
 from graphfuse.graph.scope_types import Types, infer_scopes
@@ -24,6 +32,7 @@ from graphfuse.graph.shape_values import ShapeValues
 from graphfuse.graph.shapes import SMALL, UNKNOWN, GraphTypes
 from graphfuse.graph.tensors import (
     FLOAT_TYPES,
+    default_opset,
     holds,
     is_external,
     read_names,
@@ -33,38 +42,6 @@ from graphfuse.records import Dim, TensorType
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-# fmt: off
-KEEPS_SCALAR = frozenset((
-    "Identity", "Dropout", "Cast", "CastLike",
-    "Reshape", "Unsqueeze", "Squeeze", "Expand", "Flatten",
-))
-# fmt: on
-"""Operators whose output has the single value of their first input, whatever its shape."""
-
-
-ARITHMETIC: Mapping[str, Callable[[list[float]], float]] = {
-    "Add": lambda operands: operands[0] + operands[1],
-    "Sub": lambda operands: operands[0] - operands[1],
-    "Mul": lambda operands: operands[0] * operands[1],
-    "Div": lambda operands: operands[0] / operands[1],
-    "Pow": lambda operands: math.pow(operands[0], operands[1]),
-    "Neg": lambda operands: -operands[0],
-    "Reciprocal": lambda operands: 1 / operands[0],
-    "Sqrt": lambda operands: math.sqrt(operands[0]),
-}
-
-EXTENTS = frozenset(("Gather", "Slice", "Shape", "Size", "Concat", "ReduceProd"))
-"""Operators that make shapes, and take extents out of them."""
-
-NOT_NUMBERS = frozenset(
-    (
-        onnx.TensorProto.UNDEFINED,
-        onnx.TensorProto.STRING,
-        onnx.TensorProto.COMPLEX64,
-        onnx.TensorProto.COMPLEX128,
-    )
-)
 
 
 def views(model: Model) -> list[GraphView]:
@@ -269,16 +246,19 @@ class GraphView:
     def _number(self, name: str, reach: int) -> NDArray[Any] | None:
         tensor = self.constant(name)
         if tensor is not None:
-            single = int(np.prod(tensor.dims)) == 1
-            return self.model.read(tensor).reshape(()) if single else None
+            return self._element(tensor)
         if self._callers and name in self.inputs and reach:
             return self._number_given(name, reach - 1)
         node = self.producer(name)
-        shape = self.type(name).shape
-        if node is None or not node.standard or not reach or shape is None:
+        if node is None or not node.standard or not reach:
             return None
-        if any(extent != 1 for extent in shape):
-            return None
+        if node.op_type == "ConstantOfShape":
+            filled = node.attributes.get("value")
+            return np.zeros((), np.float32) if filled is None else self._element(filled)
+        if node.op_type in ("Tile", "Transpose"):
+            value = self.scalar(node.input(0), reach - 1)
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(self.type(name).elem_type or 1)
+            return None if value is None else np.asarray(value).astype(dtype)
         if node.op_type in ARITHMETIC:
             elem_type = self.type(name).elem_type
             if elem_type not in FLOAT_TYPES:
@@ -300,6 +280,11 @@ class GraphView:
             if values and len(values) == 1 and isinstance(values[0], int):
                 return np.asarray(values[0])
         return None
+
+    def _element(self, tensor: onnx.TensorProto) -> NDArray[Any] | None:
+        """The number in a constant of one element."""
+        single = math.prod(tensor.dims) == 1
+        return self.model.read(tensor).reshape(()) if single else None
 
     def _given(self, name: str) -> Iterator[tuple[GraphView, str]]:
         """What each call of this function hands in for an input, '' when it is left out."""
@@ -347,14 +332,21 @@ class GraphView:
         )
 
     def integers(self, name: str) -> tuple[int, ...] | None:
-        """The values of a small constant integer tensor, flat: axes, shapes."""
-        source, casts = self.behind(name)
-        tensor = self.constant(source)
-        if any(to != TensorProto.INT64 for to in casts):
+        """The values of a small integer tensor that is computed from constants, flat: axes."""
+        value = Computed(self._small, self._maker, default_opset(self.model.proto)).of(name)
+        if value is None or value.dtype.name not in ("int32", "int64"):
             return None
-        if tensor is None or tensor.data_type not in (6, 7) or int(np.prod(tensor.dims)) > 64:
-            return None
-        return tuple(int(value) for value in self.model.read(tensor).reshape(-1))
+        return tuple(int(each) for each in value.reshape(-1))
+
+    def _small(self, name: str) -> NDArray[Any] | None:
+        """The value of a small constant."""
+        tensor = self.constant(name)
+        small = tensor is not None and math.prod(tensor.dims) <= LARGEST
+        return self.model.read(tensor) if tensor is not None and small else None
+
+    def _maker(self, name: str) -> onnx.NodeProto | None:
+        node = self.home(name).producer(name)
+        return node.source if node is not None and node.standard else None
 
     def is_weight(self, name: str) -> bool:
         """Whether a tensor can be a parameter: an initializer, or computed from such alone.

@@ -304,7 +304,7 @@ def _normalize(centred: bool) -> Rule:
             name = context.node.input(position)
             if name in context.values:
                 return Refusal(Reason.PARAMETER_OF_SUM, name)
-            parameter = context.opaque(name)
+            parameter = context.opaque(name, fits=True)
             if isinstance(parameter, Refusal):
                 return parameter
             if isinstance(normal, Form):
