@@ -54,6 +54,11 @@ class Reason(Enum):
         "the algebra around the reduction is neither a LayerNorm nor an RMSNorm",
         "compare with scale * (x - mean(x)) / sqrt(variance + epsilon) + bias",
     )
+    STATISTIC_CLAMPED = (
+        "statistic-clamped",
+        "the variance is clamped before the root, and the clamp may act: not a norm then",
+        "add a positive epsilon in its place, or clamp at no more than the epsilon that is added",
+    )
     OTHER_AXES = (
         "other-axes",
         "the mean is not taken over the last axis alone",

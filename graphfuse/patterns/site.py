@@ -14,7 +14,8 @@ from graphfuse.graph.tensors import holds, widens
 from graphfuse.graph.view import GraphView
 from graphfuse.patterns import algebra, norms
 from graphfuse.patterns.algebra import Refusal
-from graphfuse.patterns.form import Form
+from graphfuse.patterns.clamps import CLAMPS
+from graphfuse.patterns.form import EMPTY, Form
 from graphfuse.patterns.layout import layer_of, layout_of
 from graphfuse.patterns.norms import Norm
 from graphfuse.patterns.residual import PASSING, ResidualSum, Source, addends, bias_add
@@ -105,8 +106,17 @@ def described(
         sum_readers=readers,
         addends=addends(view, residual),
         bias_add=bias_add(view, residual),
+        clamps=tuple(_idle(region, node) for node in interior if node.op_type in CLAMPS),
     )
     return replace(full, layout=layout_of(view, full), layer=layer_of(view, full))
+
+
+def _idle(region: Region, node: Node) -> str:
+    """Why a clamp in a norm changes nothing."""
+    form = region.values[node.outputs[0]].form
+    number = form.terms.get(EMPTY, 0)
+    least = f"at least {float(number):.6g}" if number > 0 else "never negative"
+    return f"{node.ref} cannot act: {form} is {least} in exact arithmetic"
 
 
 def producer(view: GraphView, name: str) -> Node:

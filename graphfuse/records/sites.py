@@ -140,6 +140,8 @@ class Site:
     layout: str = ""
     """Where the norm stands in its block: see patterns/layout.py."""
     layer: int | None = None
+    clamps: tuple[str, ...] = ()
+    """Clamps in the norm that cannot act, and why, in words."""
     fused_by: str = ""
     """The operator of the fused node that the site is already, with its domain; '' for none."""
 
