@@ -153,6 +153,12 @@ class Reason(Enum):
         "the sum is cast to a narrower type before the norm reads it",
         "add in the type of the norm",
     )
+    SUM_QUANTIZED = (
+        "sum-quantized",
+        "the sum is rounded to integers (quantized) before the norm reads it",
+        "leave the Add and the norm out of quantization: nodes_to_exclude of quantize_static, or "
+        "quantize the fused model",
+    )
     SUM_SLICED = (
         "sum-sliced",
         "only a part of the sum is normalised",

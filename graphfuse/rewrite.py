@@ -200,6 +200,13 @@ def _set_functions(model: onnx.ModelProto, functions: list[onnx.FunctionProto]) 
 
 
 def _vector(vector: Vector) -> TensorProto:
+    if vector.data:
+        return TensorProto(
+            name=vector.name,
+            data_type=vector.elem_type,
+            dims=vector.extents,
+            raw_data=vector.data,
+        )
     dtype = helper.tensor_dtype_to_np_dtype(vector.elem_type)
     return numpy_helper.from_array(np.full(vector.extents, vector.value, dtype), vector.name)
 

@@ -64,7 +64,10 @@ SEQUENCES = frozenset(
     )
 )
 CLAMPING = frozenset(("Clip", "Min", "Max"))
+QUANTIZING = frozenset(("QuantizeLinear", "DequantizeLinear"))
+QUANTIZED_SUM = ("com.microsoft", "QLinearAdd")
 OBSTACLES = {
+    **dict.fromkeys(QUANTIZING, Reason.SUM_QUANTIZED),
     **dict.fromkeys(CLAMPING, Reason.SUM_CLAMPED),
     **dict.fromkeys(RESHAPING, Reason.SUM_RESHAPED),
     **dict.fromkeys(SLICING, Reason.SUM_SLICED),
@@ -110,7 +113,11 @@ def sources(view: GraphView, name: str, reach: int = 16) -> list[Source]:
         seen[key] = step.left
         home = view.home(step.tensor)
         node = home.producer(step.tensor)
-        if node is None or not node.standard or step.left == 0:
+        if node is None or step.left == 0:
+            continue
+        if (node.domain, node.op_type) == QUANTIZED_SUM and node.known:
+            found[step.tensor] = Source(node, step.tensor, (), node, Reason.SUM_QUANTIZED)
+        if not node.standard and not _dequantizes(node):
             continue
         if home is not view and step.obstacle is None:
             step = replace(step, reason=Reason.SUM_IN_OTHER_SCOPE)
@@ -127,6 +134,11 @@ def sources(view: GraphView, name: str, reach: int = 16) -> list[Source]:
             if node.op_type == "Sub":
                 pending.extend(_shifted(view, node, step) or _common(view, node, step))
     return sorted(found.values(), key=lambda source: source.add.position)
+
+
+def _dequantizes(node: Node) -> bool:
+    """onnxruntime's own quantizing operators, which take 16 bits where ONNX's did not."""
+    return node.known and node.domain == "com.microsoft" and node.op_type in QUANTIZING
 
 
 def _shifted(view: GraphView, node: Node, step: _Step) -> list[_Step]:
@@ -176,7 +188,9 @@ def _behind(node: Node, step: _Step) -> list[_Step]:
         return [replace(_further(step, node.input(0)), casts=(*step.casts, node))]
     if node.op_type in OBSTACLES:
         blocked = replace(step, obstacle=node, reason=OBSTACLES[node.op_type])
-        return [_further(blocked, name) for name in node.inputs if name]
+        # The others are a scale and a zero point.
+        read = node.inputs[:1] if node.op_type in QUANTIZING else node.inputs
+        return [_further(blocked, name) for name in read if name]
     return []
 
 
@@ -227,6 +241,10 @@ def _keeps_rows(view: GraphView, node: Node) -> bool:
 
 def residual_sum(view: GraphView, add: Node) -> ResidualSum | Refusal:
     """What an Add adds, or why it is not a residual."""
+    if (add.domain, add.op_type) == QUANTIZED_SUM:
+        adds_weight = any(view.is_weight(add.input(position)) for position in (0, 3))
+        reason = Reason.VECTOR_OPERAND if adds_weight else Reason.SUM_OF_MANY
+        return Refusal(reason, "a sum of quantized tensors")
     if not is_sum(add):
         return Refusal(Reason.SUM_OF_MANY, f"{len(add.inputs)} operands")
     left, right = add.inputs

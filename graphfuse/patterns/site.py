@@ -257,7 +257,10 @@ def _parameter(
             return Refusal(Reason.PARAMETER_TYPE, name)
         shape = kind.shape or ()
         extents = tuple(dim for dim in shape[-axes:] if isinstance(dim, int))
-        factors[name] = Factor(name, 1.0, extents if axes > 1 else (-1,))
+        whole = extents == (total.shape or ())[-axes:]
+        target = extents if axes > 1 else (-1,)
+        flat = len(shape) <= axes and len(extents) == len(shape)
+        factors[name] = Factor(name, 1.0, target, kind.elem_type, whole, flat)
     parameter = norms.parameter(form, absent, factors)
     if isinstance(parameter, str):
         wanted = TensorType(to, (total.shape or ())[-axes:])

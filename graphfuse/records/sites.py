@@ -61,6 +61,12 @@ class Factor:
     exponent: float = 1.0
     extents: tuple[int, ...] = (-1,)
     """What to reshape it to: its other axes have extent 1."""
+    elem_type: int = field(default=0, compare=False)
+    """Its type; 0 when it is not known."""
+    is_whole: bool = field(default=False, compare=False)
+    """Whether it has every extent of the normalised axes, so that nothing need expand it."""
+    is_flat: bool = field(default=False, compare=False)
+    """Whether it has no other axes, so that nothing need reshape it."""
 
 
 @dataclass(frozen=True, slots=True)
