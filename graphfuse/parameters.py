@@ -134,7 +134,7 @@ class Operands:
     def _tensor(
         self, site: Site, role: str, value: NDArray[Any], elem_type: int
     ) -> str | list[NodeProto]:
-        """A value as an initializer, by name, or as a Constant: a function holds no initializers."""
+        """A value as an initializer, by name; as a Constant in a function, which holds none."""
         base = f"{site.output}/{MARK}{role}"
         held = numpy_helper.from_array(value.astype(helper.tensor_dtype_to_np_dtype(elem_type)))
         if site.scope.function is None:
@@ -154,7 +154,7 @@ class Operands:
         return self._vectors[key].name
 
     def _computed(self, site: Site, expression: Expression) -> NDArray[Any] | None:
-        """An expression of small constants in float64 and the shape of the norm's; None of others."""
+        """An expression of small constants, in float64 and the norm's shape; None of others."""
         if prod(site.extents) > LARGEST_FOLDED:
             return None
         names = {factor.tensor for _, factors in expression.terms for factor in factors}
