@@ -255,8 +255,8 @@ class WholeModel:
 
     def _does_not_run(self, error: Exception) -> OriginalModelError:
         remedy = (
-            "run it in onnxruntime alone first; feeds can be given with --load-inputs "
-            "or --input-shapes, and `--validate sites` checks the fused nodes alone"
+            "run it in onnxruntime alone first; feeds can be given with --load-inputs, "
+            "--input-shapes or --val-range, and `--validate sites` checks the fused nodes alone"
         )
         remedy = machine.remedy(error, f"running the original on {self.provider}", remedy)
         return OriginalModelError(
@@ -280,6 +280,12 @@ class WholeModel:
             self.notes.append(
                 f"{len(changed)} weights differ between the models, such as {changed[0]!r}: "
                 "what the feeds read of them is compared"
+            )
+        stray = dict.fromkeys((*self.twins.original.ignored, *self.twins.fused.ignored))
+        if stray and ran is self.ran[0]:
+            self.notes.append(
+                f"{len(stray)} attribute{'s' if len(stray) > 1 else ''} that no operator has, such "
+                f"as {next(iter(stray))}, count for nothing here, as in onnxruntime"
             )
         if ran.meaning.unjudged and ran is self.ran[0]:
             self.notes.append(
@@ -354,12 +360,13 @@ class WholeModel:
 
     def _judge(self, ran: Ran, name: str, kernels: bool) -> OutputJudge:
         value = next(value for value in self.original.proto.graph.output if value.name == name)
+        alike = ran.like(kernels)
         ran.samples = samples = ran.samples or RoundedSamples(self.twins.original, ran.feed.values)
         return OutputJudge(
             name,
-            type_of(value.type).elem_type,
+            type_of(value.type).elem_type or _type_of_array(next(iter(alike.values()))[name]),
             ran.meaning.values[name],
-            [outputs[name] for outputs in ran.like(kernels).values()],
+            [outputs[name] for outputs in alike.values()],
             lambda: (outputs[name] for outputs in samples),
             samples.decides,
             peers=lambda: (self._judge(each, name, kernels) for each in self.ran),
@@ -373,6 +380,13 @@ def _called(graph: onnx.GraphProto) -> set[ScopeKey]:
     """The functions that a graph calls, itself or in a body."""
     found: set[ScopeKey] = {function_key(node) for node in graph.node}
     return found.union(*(_called(body) for node in graph.node for body in subgraphs(node)))
+
+
+def _type_of_array(array: Any) -> int:
+    """The element type of an output that the model declares none of; 0 for what is no tensor."""
+    if not isinstance(array, np.ndarray) or not _is_numeric(cast("Array", array)):
+        return 0
+    return onnx.helper.np_dtype_to_tensor_dtype(cast("Array", array).dtype)
 
 
 def _is_numeric(array: Any) -> bool:
