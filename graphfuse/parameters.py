@@ -40,6 +40,9 @@ MARK = "graphfuse_"
 """Part of the name of every tensor that graphfuse adds."""
 
 
+RESHAPING = frozenset(("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"))
+
+
 class Constants:
     """The small constants of a model's graphs, read when they are asked for."""
 
@@ -63,13 +66,17 @@ class Constants:
             known: dict[str, TensorProto] = {}
             if isinstance(graph, GraphProto):
                 known.update((tensor.name, tensor) for tensor in graph.initializer)
+            for name in value_names(graph.input):
+                # An input may override its initializer.
+                known.pop(name, None)
             for node in graph.node:
                 if node.op_type == "Constant" and node.domain in DEFAULT_DOMAINS:
                     held = constant_value(node)
                     known.update((n, held) for n in node.output[:1] if held is not None)
-            for name in value_names(graph.input):
-                # An input may override its initializer.
-                known.pop(name, None)
+                elif node.op_type in RESHAPING and node.domain in DEFAULT_DOMAINS:
+                    # The same numbers in the same order: their shape is a factor's to say.
+                    held = known.get(node.input[0])
+                    known.update((n, held) for n in node.output if held is not None)
             self._known[scope] = known
         return self._known[scope]
 

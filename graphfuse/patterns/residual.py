@@ -43,6 +43,8 @@ class Source:
     path: tuple[Node, ...] = ()
     obstacle: Node | None = None
     reason: Reason | None = None
+    merged: int = 1
+    """How many of the sum's last axes the path makes one: those that the norm is over."""
 
     @property
     def key(self) -> tuple[object, int]:
@@ -128,7 +130,8 @@ def sources(view: GraphView, name: str, reach: int = 16) -> list[Source]:
         elif step.obstacle is None and (path := _path(home, node)) is not None:
             add = home.producer(path[0].input(0))
             assert add is not None, "a path starts behind a sum"
-            found[step.tensor] = Source(add, step.tensor, path, None, step.reason)
+            merged = merged_axes(home, path[0])
+            found[step.tensor] = Source(add, step.tensor, path, None, step.reason, merged)
         else:
             pending.extend(_behind(node, step))
             if node.op_type == "Sub":
@@ -216,8 +219,13 @@ def _path(view: GraphView, last: Node) -> tuple[Node, ...] | None:
     path: list[Node] = []
     node: Node | None = last
     while node is not None and len(path) < LONGEST_PATH and not is_sum(node):
-        if not node.standard or node.in_call or not _keeps_rows(view, node):
+        if not node.standard or node.in_call:
             return None
+        if not _keeps_rows(view, node):
+            # Only the sum's own axes may be merged: what moved rows before that had others.
+            first = is_sum(view.producer(node.input(0)))
+            if not first or merged_axes(view, node) == 1:
+                return None
         path.insert(0, node)
         node = view.producer(node.input(0))
     moved = any(step.op_type not in PASSING for step in path)
@@ -237,6 +245,26 @@ def _keeps_rows(view: GraphView, node: Node) -> bool:
         return bool(order) and order[-1] == len(order) - 1
     kept = isinstance(before.shape[-1], int) and before.shape[-1] == after.shape[-1]
     return kept and before.elem_type in FLOAT_TYPES
+
+
+def merged_axes(view: GraphView, node: Node) -> int:
+    """How many last axes a Flatten or Reshape makes one; 1 where it keeps the last, or others.
+
+    Rows of several axes are flattened so in the body of ONNX's LayerNormalization.
+    """
+    before, after = view.type(node.input(0)), view.type(node.outputs[0])
+    if node.op_type not in ("Flatten", "Reshape") or not before.shape or not after.shape:
+        return 1
+    if before.elem_type not in FLOAT_TYPES or before.shape[-1] == after.shape[-1]:
+        return 1
+    extent = 1
+    for count, dim in enumerate(reversed(before.shape), 1):
+        if not isinstance(dim, int):
+            return 1
+        extent *= dim
+        if extent == after.shape[-1] and extent > 0:
+            return count
+    return 1
 
 
 def residual_sum(view: GraphView, add: Node) -> ResidualSum | Refusal:
