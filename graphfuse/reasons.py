@@ -59,6 +59,12 @@ class Reason(Enum):
         "the variance is clamped before the root, and the clamp may act: not a norm then",
         "add a positive epsilon in its place, or clamp at no more than the epsilon that is added",
     )
+    BATCH_STATISTICS = (
+        "batch-statistics",
+        "the norm is written as a BatchNormalization in training mode, with rows as its channels "
+        "(Keras 2 does that)",
+        "write it as mean, variance and root, or as LayerNormalization, before the export",
+    )
     OTHER_AXES = (
         "other-axes",
         "the mean is not taken over the last axis alone",
