@@ -20,6 +20,7 @@ from graphfuse.errors import OriginalModelError, UsageError
 from graphfuse.graph.shapes import type_of
 from graphfuse.graph.tensors import type_name
 from graphfuse.records import Dim
+from graphfuse.tables import table_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,9 +58,6 @@ USUAL = Sizes()
 Ranges = Mapping[str, tuple[float, float]]
 """The least and the largest number to draw for an input; '' stands for every other."""
 
-ROUTES = frozenset(("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Slice"))
-"""Operators that pass ids on unchanged."""
-
 OPERATIONS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -90,7 +88,7 @@ def random_feeds(
     check_names(inputs, set(given) | set(bounds) - {""})
     symbols = bind(inputs, given)
     _bind_total(inputs, symbols, sizes)
-    rows = _table_rows(graph)
+    rows = table_rows(model)
     rng = np.random.default_rng(seed)
     feeds: dict[str, Array] = {}
     for value in inputs:
@@ -237,24 +235,6 @@ def _evaluate_node(tree: ast.expr, sizes: Sizes, symbols: dict[str, int]) -> int
     if left is None or right is None or (right == 0 and isinstance(tree.op, ast.FloorDiv)):
         return None
     return OPERATIONS[type(tree.op)](left, right)
-
-
-def _table_rows(graph: onnx.GraphProto) -> dict[str, int]:
-    """For each tensor that indexes a table (directly or through a cast): the table's rows."""
-    tables = {tensor.name: tensor.dims[0] for tensor in graph.initializer if tensor.dims}
-    for node in graph.node:
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].t.dims:
-            tables[node.output[0]] = node.attribute[0].t.dims[0]
-    rows: dict[str, int] = {}
-    for node in reversed(graph.node):
-        if node.op_type == "Gather" and node.input[0] in tables:
-            bound, target = tables[node.input[0]], node.input[1]
-        elif node.op_type in ROUTES and node.output[0] in rows:
-            bound, target = rows[node.output[0]], node.input[0]
-        else:
-            continue
-        rows[target] = min(bound, rows.get(target, bound))
-    return rows
 
 
 def _draw(

@@ -129,7 +129,7 @@ class Fusing:
             costs=planned.costs,
             runtime=planned.runtime,
             made_for=planned.made_for,
-            notes=tuple(advice.of_scan(self.scan)),
+            notes=(*self.scan.notes, *advice.of_scan(self.scan)),
             complete=partial(materialized, self.source),
         )
 
@@ -230,7 +230,8 @@ def validate_models(
     said = advice.of_bodies(fused.proto, runtimes.runtime())
     names = (*strange_names(original.proto), *strange_names(fused.proto))
     said += advice.of_strange(dict.fromkeys(names))
-    report = replace(report, notes=tuple(dict.fromkeys((*report.notes, *said))))
+    put_right = (*original.notes, *fused.notes)
+    report = replace(report, notes=tuple(dict.fromkeys((*put_right, *report.notes, *said))))
     return _certified(report, original, fused, sites, stage) if certify else report
 
 

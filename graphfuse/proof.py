@@ -260,7 +260,8 @@ def _prove_vectors(added: list[onnx.TensorProto], vectors: tuple[Vector, ...]) -
         raise InternalError("other initializers were added than planned")
     for tensor, vector in zip(added, vectors, strict=True):
         array = numpy_helper.to_array(tensor)
-        if array.shape != vector.extents or not (array == vector.value).all():
+        same = tensor.raw_data == vector.data if vector.data else (array == vector.value).all()
+        if array.shape != vector.extents or tensor.data_type != vector.elem_type or not same:
             raise InternalError(f"the added initializer {vector.name!r} has other values")
 
 

@@ -40,6 +40,9 @@ CUDA = "CUDAExecutionProvider"
 EXTRAS = {CPU: "cpu", CUDA: "cuda"}
 """The extra of graphfuse that brings an onnxruntime with the provider."""
 
+LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
+"""onnxruntime's levels of optimization, from none to all."""
+
 Providers = str | Sequence[str | tuple[str, Any]]
 
 
@@ -214,7 +217,7 @@ def session(
     model: onnx.ModelProto | bytes | Path,
     folder: Path,
     provider: str = CPU,
-    optimize: bool = True,
+    optimize: bool | str = True,
     kernels: bool | None = None,
     options: foreign.SessionOptions | None = None,
     fallback: bool = True,
@@ -223,7 +226,8 @@ def session(
 
     `kernels` is that of `session_options`, but that None registers none for a model with a function
     of its own under the name of one of them: they would run in its place. All else is onnxruntime's
-    default, so that both models of a validation are optimised alike. `options` stand in their
+    default, so that both models of a validation are optimised alike; `optimize` may be the name of
+    a level. `options` stand in their
     place. Without `fallback` no node may be given to the CPU in place of the provider. Raises
     ProviderError when
     onnxruntime lists the provider and cannot start it: it would go on with the CPU.
@@ -238,8 +242,8 @@ def session(
     options.log_severity_level = 4
     if not fallback and provider != CPU:
         options.add_session_config_entry(NO_FALLBACK_KEY, "1")
-    levels = runtime.GraphOptimizationLevel
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    level = optimize if isinstance(optimize, str) else LEVELS[-1 if optimize else 0]
+    options.graph_optimization_level = getattr(runtime.GraphOptimizationLevel, level)
     if isinstance(model, onnx.ModelProto):
         model, folder = without_links(model, folder)
     if isinstance(model, Path) and not is_utf8(model):

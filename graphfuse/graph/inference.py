@@ -15,11 +15,19 @@ import onnx
 from onnx import TensorProto, helper
 
 from graphfuse.bodies import strange
+from graphfuse.graph.constants import show_axes
 from graphfuse.graph.operator_types import rules, sum_and_norm
 from graphfuse.graph.propagation import is_small
 from graphfuse.graph.scopes import FunctionKey, all_bodies, function_key
 from graphfuse.graph.shape_values import ShapeValues
-from graphfuse.graph.shapes import UNKNOWN, GraphTypes, Nested, forget_saved, weightless
+from graphfuse.graph.shapes import (
+    UNKNOWN,
+    GraphTypes,
+    Nested,
+    forget_saved,
+    give_constants,
+    weightless,
+)
 from graphfuse.graph.stand_ins import Rule, StandIns, Surroundings
 from graphfuse.graph.tensors import DEFAULT_DOMAINS, default_opset, replace_nodes, subgraphs
 from graphfuse.ops import DOMAIN, OPERATORS
@@ -70,6 +78,9 @@ def infer_types(model: onnx.ModelProto) -> Mapping[str, TensorType]:
 def inferred(skeleton: onnx.ModelProto) -> onnx.ModelProto:
     """A model without weights, with the types of its tensors in every graph. It is changed."""
     nested = _simplify(skeleton)
+    show_axes(skeleton.graph, default_opset(skeleton))
+    if nested:
+        give_constants(skeleton.graph, {})
     _complete(skeleton.graph, skeleton.graph, nested)
     result = _infer(skeleton)
     for _ in range(ROUNDS):

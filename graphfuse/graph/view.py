@@ -7,7 +7,7 @@ memory, and calls an initializer constant that a graph input can override.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +16,23 @@ import onnx
 from onnx import TensorProto
 
 from graphfuse.errors import ModelError
+from graphfuse.graph.constants import (
+    ARITHMETIC,
+    EXTENTS,
+    KEEPS_SCALAR,
+    LARGEST,
+    NOT_NUMBERS,
+    Computed,
+)
 from graphfuse.graph.model_file import Model
-from graphfuse.graph.nodes import Node, constant_value, nodes_of
+from graphfuse.graph.nodes import Node, constant_value, nodes_of, redefined
 from graphfuse.graph.scope_types import Types, infer_scopes
 from graphfuse.graph.scopes import Scope, fully_seen, function_key, scopes
 from graphfuse.graph.shape_values import ShapeValues
 from graphfuse.graph.shapes import SMALL, UNKNOWN, GraphTypes, merged
 from graphfuse.graph.tensors import (
     FLOAT_TYPES,
+    default_opset,
     equal,
     holds,
     is_external,
@@ -34,38 +43,6 @@ from graphfuse.records import Dim, TensorType
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-# fmt: off
-KEEPS_SCALAR = frozenset((
-    "Identity", "Dropout", "Cast", "CastLike",
-    "Reshape", "Unsqueeze", "Squeeze", "Expand", "Flatten",
-))
-# fmt: on
-"""Operators whose output has the single value of their first input, whatever its shape."""
-
-
-ARITHMETIC: Mapping[str, Callable[[list[float]], float]] = {
-    "Add": lambda operands: operands[0] + operands[1],
-    "Sub": lambda operands: operands[0] - operands[1],
-    "Mul": lambda operands: operands[0] * operands[1],
-    "Div": lambda operands: operands[0] / operands[1],
-    "Pow": lambda operands: math.pow(operands[0], operands[1]),
-    "Neg": lambda operands: -operands[0],
-    "Reciprocal": lambda operands: 1 / operands[0],
-    "Sqrt": lambda operands: math.sqrt(operands[0]),
-}
-
-EXTENTS = frozenset(("Gather", "Slice", "Shape", "Size", "Concat", "ReduceProd"))
-"""Operators that make shapes, and take extents out of them."""
-
-NOT_NUMBERS = frozenset(
-    (
-        onnx.TensorProto.UNDEFINED,
-        onnx.TensorProto.STRING,
-        onnx.TensorProto.COMPLEX64,
-        onnx.TensorProto.COMPLEX128,
-    )
-)
 
 
 def views(model: Model) -> list[GraphView]:
@@ -123,6 +100,7 @@ class GraphView:
         if isinstance(graph, onnx.GraphProto):
             self._own_weights.update(t.values.name for t in graph.sparse_initializer)
         inputs = frozenset(self.inputs)
+        self._given_names = inputs | self._own_weights
         self.initializers = {t.name: t for t in weights if t.name not in inputs}
         self._producers: dict[str, Node] = {}
         # Most tensors have one reader: a list for each would be half of what the garbage collector
@@ -147,13 +125,8 @@ class GraphView:
         for name in node.outputs:
             if not name:
                 continue
-            if name in self._producers or name in self._readers:
-                raise ModelError(
-                    f"tensor {name!r} is defined twice, or read before node {node.index} "
-                    f"({node.op_type}) defines it",
-                    "a graph must be in single-assignment, topological order; "
-                    "run onnx.checker on the file",
-                )
+            if name in self._producers or name in self._readers or name in self._given_names:
+                raise redefined(name, node, self.nodes, self._given_names)
             self._producers[name] = node
 
     def _check_names(self) -> None:
@@ -161,9 +134,12 @@ class GraphView:
         if self.outer is not None:
             unknown = {name for name in unknown if not self.outer.sees(name)}
         if unknown:
+            name, where = min(unknown), self.scope.ref.text
+            readers = [str(node.ref) for node in self.readers(name)]
+            by = readers[0] if readers else f"an output of {where or 'the graph'}"
             raise ModelError(
-                f"tensor {min(unknown)!r} is read, but nothing defines it",
-                "run onnx.checker on the file",
+                f"tensor {name!r} is read, but nothing defines it ({by})",
+                "no runtime can run it: export the model again",
             )
 
     @cached_property
@@ -287,16 +263,19 @@ class GraphView:
     def _number(self, name: str, reach: int) -> NDArray[Any] | None:
         tensor = self.constant(name)
         if tensor is not None:
-            single = int(np.prod(tensor.dims)) == 1
-            return self.model.read(tensor).reshape(()) if single else None
+            return self._element(tensor)
         if self._callers and name in self.inputs and reach:
             return self._number_given(name, reach - 1)
         node = self.producer(name)
-        shape = self.type(name).shape
-        if node is None or not node.standard or not reach or shape is None:
+        if node is None or not node.standard or not reach:
             return None
-        if any(extent != 1 for extent in shape):
-            return None
+        if node.op_type == "ConstantOfShape":
+            filled = node.attributes.get("value")
+            return np.zeros((), np.float32) if filled is None else self._element(filled)
+        if node.op_type in ("Tile", "Transpose"):
+            value = self.scalar(node.input(0), reach - 1)
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(self.type(name).elem_type or 1)
+            return None if value is None else np.asarray(value).astype(dtype)
         if node.op_type in ARITHMETIC:
             elem_type = self.type(name).elem_type
             if elem_type not in FLOAT_TYPES:
@@ -318,6 +297,11 @@ class GraphView:
             if values and len(values) == 1 and isinstance(values[0], int):
                 return np.asarray(values[0])
         return None
+
+    def _element(self, tensor: onnx.TensorProto) -> NDArray[Any] | None:
+        """The number in a constant of one element."""
+        single = math.prod(tensor.dims) == 1
+        return self.model.read(tensor).reshape(()) if single else None
 
     def _given(self, name: str) -> Iterator[tuple[GraphView, str]]:
         """What each call of this function hands in for an input, '' when it is left out."""
@@ -365,14 +349,21 @@ class GraphView:
         )
 
     def integers(self, name: str) -> tuple[int, ...] | None:
-        """The values of a small constant integer tensor, flat: axes, shapes."""
-        source, casts = self.behind(name)
-        tensor = self.constant(source)
-        if any(to != TensorProto.INT64 for to in casts):
+        """The values of a small integer tensor that is computed from constants, flat: axes."""
+        value = Computed(self._small, self._maker, default_opset(self.model.proto)).of(name)
+        if value is None or value.dtype.name not in ("int32", "int64"):
             return None
-        if tensor is None or tensor.data_type not in (6, 7) or int(np.prod(tensor.dims)) > 64:
-            return None
-        return tuple(int(value) for value in self.model.read(tensor).reshape(-1))
+        return tuple(int(each) for each in value.reshape(-1))
+
+    def _small(self, name: str) -> NDArray[Any] | None:
+        """The value of a small constant."""
+        tensor = self.constant(name)
+        small = tensor is not None and math.prod(tensor.dims) <= LARGEST
+        return self.model.read(tensor) if tensor is not None and small else None
+
+    def _maker(self, name: str) -> onnx.NodeProto | None:
+        node = self.home(name).producer(name)
+        return node.source if node is not None and node.standard else None
 
     def is_weight(self, name: str) -> bool:
         """Whether a tensor can be a parameter: an initializer, or computed from such alone.

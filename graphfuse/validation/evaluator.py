@@ -13,7 +13,8 @@ between two nodes everything can be looked at, rounded or dropped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +89,8 @@ class NodeEvaluator:
         self._opsets = tuple(sorted(versions.items()))
         self.used: dict[str, set[str]] = {}
         """The operators that each means has evaluated."""
+        self.ignored: dict[str, None] = {}
+        """Attributes that operators do not have, in words: nothing reads them."""
         self.narrow_runs = 0
         """How many runs give no more digits than float32 has, for want of anything better."""
         self._slack = 0.0
@@ -96,7 +99,11 @@ class NodeEvaluator:
         """The outputs that a node without subgraphs names. Raises UnsupportedModelError."""
         if node.op_type == "Constant" and node.attribute[0].HasField("t"):
             return [upcast(numpy_helper.to_array(node.attribute[0].t))]
-        canonical = _canonical(node)
+        stray = _stray(node, self._opsets)
+        if stray:
+            named = f"{node.op_type} {node.name or node.output[0]!r}"
+            self.ignored.update((f"{each!r} of {named}", None) for each in stray)
+        canonical = _canonical(node, stray)
         types = tuple(None if array is None else element_type(array) for array in inputs)
         means = _means(canonical, self._opsets, types)
         problems: list[str] = []
@@ -180,12 +187,37 @@ def element_type(array: Array) -> int:
     return helper.np_dtype_to_tensor_dtype(array.dtype) if array.dtype.kind in "biuf" else 0
 
 
-def _canonical(node: onnx.NodeProto) -> bytes:
+def _stray(node: onnx.NodeProto, opsets: Sequence[tuple[str, int]]) -> list[str]:
+    """The attributes of a node that its operator does not have; onnxruntime ignores some such."""
+    if not node.attribute:
+        return []
+    known = _attributes(node.domain, node.op_type, dict(opsets).get(node.domain, 0))
+    return [each.name for each in node.attribute if known is not None and each.name not in known]
+
+
+@lru_cache(maxsize=512)
+def _attributes(domain: str, op_type: str, opset: int) -> frozenset[str] | None:
+    """The attributes that an operator has; None where that is not known."""
+    for operator in OWN_OPERATORS:
+        if (operator.op_domain, operator.__name__) == (domain, op_type):
+            run: Any = getattr(operator, "_run")  # noqa: B009
+            found = inspect.signature(run).parameters
+            takes_all = any(each.kind is each.VAR_KEYWORD for each in found.values())
+            return None if takes_all else frozenset(found)
+    if domain not in DEFAULT_DOMAINS or not onnx.defs.has(op_type):
+        return None
+    try:
+        return frozenset(onnx.defs.get_schema(op_type, opset).attributes)
+    except onnx.defs.SchemaError:
+        return None
+
+
+def _canonical(node: onnx.NodeProto, stray: Collection[str]) -> bytes:
     """A node without its names: what is equal of it is evaluated alike."""
     copy = onnx.NodeProto(op_type=node.op_type, domain=node.domain)
     copy.input.extend(f"i{n}" if name else "" for n, name in enumerate(node.input))
     copy.output.extend(f"o{n}" if name else "" for n, name in enumerate(node.output))
-    copy.attribute.extend(node.attribute)
+    copy.attribute.extend(each for each in node.attribute if each.name not in stray)
     return copy.SerializeToString(deterministic=True)
 
 

@@ -129,7 +129,8 @@ def _first_of(
     before, after = exposed(whole.original, names), exposed(whole.fused, names)
     feeds = ran.feed.values
     own = kernels and takes_kernels(before.proto)
-    plain = session(before.proto, before.folder, whole.provider, optimize, own)
+    level = whole.optimized if optimize else False
+    plain = session(before.proto, before.folder, whole.provider, level, own)
     base = run(plain, feeds)
     del plain
     fused = session(after.proto, after.folder, whole.provider, optimize, kernels)

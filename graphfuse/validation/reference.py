@@ -109,6 +109,11 @@ class Twin:
         return self._evaluator.used
 
     @property
+    def ignored(self) -> tuple[str, ...]:
+        """Attributes that operators of the model do not have, in words."""
+        return tuple(self._evaluator.ignored)
+
+    @property
     def narrow_runs(self) -> int:
         """How many nodes have no more digits than float32, for want of anything better."""
         return self._evaluator.narrow_runs

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import onnx
 
-from graphfuse import machine
+from graphfuse import foreign, machine
 from graphfuse.errors import OriginalModelError, UsageError, in_one_line
 from graphfuse.feeding import Feed, Feeding
 from graphfuse.graph.model_file import Model
@@ -23,7 +23,7 @@ from graphfuse.graph.scopes import function_key
 from graphfuse.graph.shapes import type_of
 from graphfuse.profiling import profile, require_fused_on
 from graphfuse.records import Check, NotShown
-from graphfuse.runtime import CPU, has_kernels, plain_options, run, session
+from graphfuse.runtime import CPU, LEVELS, has_kernels, plain_options, run, session
 from graphfuse.validation.evaluator import UnsupportedModelError
 from graphfuse.validation.fused_nodes import ScopeKey, takes_kernels
 from graphfuse.validation.lockstep import Lockstep, Meaning
@@ -79,6 +79,8 @@ class WholeModel:
     ran: list[Ran] = field(default_factory=list[Ran])
     strays: dict[str, NotShown] = field(default_factory=dict[str, NotShown])
     """Outputs of which runs show nothing, as the original is not what its twin is."""
+    optimized: str = LEVELS[-1]
+    """The level at which the original runs optimized: the highest that leaves it whole."""
 
     @cached_property
     def twins(self) -> Lockstep:
@@ -89,7 +91,7 @@ class WholeModel:
     def run(self) -> list[Check]:
         """Run everything. Raises OriginalModelError when the original runs on no feed."""
         self.stage(f"running the original on {self.provider}")
-        self._run_originals()
+        self._run_at_some_level()
         checks: list[Check] = []
         for ran in self.ran:
             self.stage(f"evaluating in float64 ({ran.feed.label})")
@@ -180,9 +182,43 @@ class WholeModel:
             return [(False, True), (True, True), (True, False)]
         return [(False, False), (True, False)]
 
-    def _run_originals(self) -> None:
+    def _run_at_some_level(self) -> None:
+        """Run the original, where onnxruntime's optimiser breaks it at the levels that it leaves.
+
+        A valid model that runs unoptimized is not at fault, but onnxruntime: it can be judged.
+        """
+        try:
+            self._run_originals()
+            return
+        except OriginalModelError as error:
+            broken = error
+        runs: list[str] = []
+        for level in LEVELS:
+            self.optimized, self.ran = level, []
+            try:
+                self._run_originals(level)
+            except OriginalModelError:
+                if not runs:
+                    raise broken from None
+                break
+            runs.append(level)
+        if len(runs) == len(LEVELS):
+            return
+        self.optimized, self.ran = runs[-1], []
+        self._run_originals()
+        self.notes.append(
+            f"onnxruntime {foreign.onnxruntime().__version__} breaks the original at "
+            f"{' and '.join(LEVELS[len(runs) :])} by its own optimiser, and runs it at "
+            f"{' and '.join(runs)}, so it is judged there: the model is not at fault "
+            f"({broken.message})"
+        )
+
+    def _run_originals(self, level: str = "") -> None:
         choices = self.feeding.feeds(self.original.proto, FEEDS[self.level])
         first, *more = self._original_ways()
+        if level:
+            # One feed tells whether it runs at a level.
+            choices, first, more = choices[:1], (True, first[1]), []
         made = self._original_session(*first)
         for number, alternatives in enumerate(choices):
             # What the user gives must run; sizes that are made up need not, but for the first.
@@ -236,7 +272,8 @@ class WholeModel:
     def _original_session(self, optimize: bool, kernels: bool) -> Any:
         try:
             proto, folder = self.original.proto, self.original.folder
-            return session(proto, folder, self.provider, optimize, kernels)
+            level = self.optimized if optimize else False
+            return session(proto, folder, self.provider, level, kernels)
         except Exception as error:
             # onnxruntime raises its own classes, one per failure code.
             raise self._does_not_run(error) from error
@@ -254,12 +291,12 @@ class WholeModel:
 
     def _does_not_run(self, error: Exception) -> OriginalModelError:
         remedy = (
-            "run it in onnxruntime alone first; feeds can be given with --load-inputs "
-            "or --input-shapes, and `--validate sites` checks the fused nodes alone"
+            "run it in onnxruntime alone first; feeds can be given with --load-inputs, "
+            "--input-shapes or --val-range, and `--validate sites` checks the fused nodes alone"
         )
         remedy = machine.remedy(error, f"running the original on {self.provider}", remedy)
         return OriginalModelError(
-            f"the original model does not run on {self.provider}: {in_one_line(error)}", remedy
+            f"the original model does not run on {self.provider}: {in_one_line(error, 600)}", remedy
         )
 
     def _meaning(self, ran: Ran) -> list[Check]:
@@ -279,6 +316,12 @@ class WholeModel:
             self.notes.append(
                 f"{len(changed)} weights differ between the models, such as {changed[0]!r}: "
                 "what the feeds read of them is compared"
+            )
+        stray = dict.fromkeys((*self.twins.original.ignored, *self.twins.fused.ignored))
+        if stray and ran is self.ran[0]:
+            self.notes.append(
+                f"{len(stray)} attribute{'s' if len(stray) > 1 else ''} that no operator has, such "
+                f"as {next(iter(stray))}, count for nothing here, as in onnxruntime"
             )
         if ran.meaning.unjudged and ran is self.ran[0]:
             self.notes.append(
@@ -310,6 +353,9 @@ class WholeModel:
     def _end_to_end(self, optimize: bool, kernels: bool) -> list[Check]:
         checks: list[Check] = []
         made = None
+        level: bool | str = optimize
+        if optimize and not kernels and self._breaks_too():
+            level = self.optimized
         for ran in self.ran:
             where = f"{self.provider}, {ran.feed.label}, "
             where += f"optimizations {'on' if optimize else 'off'}"
@@ -317,7 +363,7 @@ class WholeModel:
             try:
                 if made is None:
                     proto, folder = self.fused.proto, self.fused.folder
-                    made = session(proto, folder, self.provider, optimize, kernels)
+                    made = session(proto, folder, self.provider, level, kernels)
                 results = run(made, ran.feed.values)
             except Exception as error:
                 # onnxruntime raises its own classes, one per failure code.
@@ -331,14 +377,32 @@ class WholeModel:
                 checks += [replace(check, repeat=self._repeat(ran.feed)) for check in found]
         return checks
 
+    def _breaks_too(self) -> bool:
+        """Whether onnxruntime's optimiser breaks the fused model's functions as the original."""
+        if self.optimized == LEVELS[-1]:
+            return False
+        proto, folder, feed = self.fused.proto, self.fused.folder, self.ran[0].feed.values
+        try:
+            run(session(proto, folder, self.provider, True, False), feed)
+        except Exception as error:
+            # onnxruntime raises its own classes, one per failure code.
+            machine.check(error, f"running the fused model on {self.provider}")
+            self.notes.append(
+                "so it does to the fused model where graphfuse's kernels are not registered, which "
+                f"is judged at {self.optimized} as well"
+            )
+            return True
+        return False
+
     def _judge(self, ran: Ran, name: str, kernels: bool) -> OutputJudge:
         value = next(value for value in self.original.proto.graph.output if value.name == name)
+        alike = ran.like(kernels)
         ran.samples = samples = ran.samples or RoundedSamples(self.twins.original, ran.feed.values)
         return OutputJudge(
             name,
-            _elem_type(value.type),
+            _elem_type(value.type) or _type_of_array(next(iter(alike.values()))[name]),
             ran.meaning.values[name],
-            [outputs[name] for outputs in ran.like(kernels).values()],
+            [outputs[name] for outputs in alike.values()],
             lambda: (outputs[name] for outputs in samples),
             samples.decides,
             peers=lambda: (self._judge(each, name, kernels) for each in self.ran),
@@ -353,6 +417,13 @@ def _elem_type(value: onnx.TypeProto) -> int:
     if value.HasField("sequence_type"):
         value = value.sequence_type.elem_type
     return type_of(value).elem_type
+
+
+def _type_of_array(array: Any) -> int:
+    """The element type of an output that the model declares none of; 0 for what is no tensor."""
+    if not isinstance(array, np.ndarray) or not _is_numeric(cast("Array", array)):
+        return 0
+    return onnx.helper.np_dtype_to_tensor_dtype(cast("Array", array).dtype)
 
 
 def _is_numeric(array: Any) -> bool:
