@@ -218,7 +218,8 @@ def _figure(part: Model, replacement: Model, site: FusedNode, seed: int) -> Chec
         return f"what it replaced does not run on rows of its own ({error.message[:120]})"
     twin, name = Twin(replacement), site.output
     try:
-        result, wanted = twin.run(feeds)[name], meant[name]
+        results = twin.run(feeds)
+        result, wanted = results[name], meant[name]
     except UnsupportedModelError as error:
         where = f"float64, {error.message[:160]}"
         return Check("G0", name, float("inf"), MEANING_BOUND, where, False)
@@ -237,10 +238,22 @@ def _figure(part: Model, replacement: Model, site: FusedNode, seed: int) -> Chec
             bound + more if value > bound else bound
             for value, bound, more in zip(values, bounds, slack, strict=True)
         ]
+    total = _total(site)
+    if total in results and total in meant:
+        # Whoever reads the sum reads what the node, or what stands in its place, says it is.
+        same = results[total].shape == meant[total].shape
+        values.append(distance(results[total], meant[total]) if same else float("inf"))
+        bounds.append(MEANING_BOUND)
     figures = zip(values, bounds, strict=True)
     value, bound = max(figures, key=lambda figure: figure[0] / figure[1])
     where = f"float64, rows around epsilon, seed {seed}"
     return Check("G0", name, value, bound, where, value <= bound)
+
+
+def _total(site: FusedNode) -> str:
+    """The name of a fused node's sum; '' where it yields none."""
+    position = 1 if site.node.domain == OWN_DOMAIN else 3
+    return site.node.output[position] if position < len(site.node.output) else ""
 
 
 def _shared(before: Parts, after: Parts, site: FusedNode) -> set[str]:
