@@ -21,17 +21,21 @@ import onnx
 from graphfuse.errors import UsageError, in_one_line
 from graphfuse.feeds import Ranges, Sizes, check_feeds, is_condition, random_feeds
 from graphfuse.graph.shapes import type_of
+from graphfuse.joined import past_symbols
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
 
-USUAL = (Sizes(2, 7), Sizes(1, 7), Sizes(1, 64))
-"""A batch of 2, of 1 where the model only runs so, or more where nothing is left of little."""
+USUAL = (Sizes(2, 7), Sizes(1, 7), Sizes(1, 64), Sizes(2, 7, empty=True), Sizes(1, 7, empty=True))
+"""A batch of 2, of 1 where the model only runs so, or more where nothing is left of little.
+
+Some decoders take several tokens only while their caches are empty, and then one at a time.
+"""
 
 ONES = (Sizes(1, 1),)
-ODD = (Sizes(3, 5, 2), Sizes(3, 5), Sizes(1, 5))
+ODD = (Sizes(3, 5, 2), Sizes(3, 5), Sizes(1, 5), Sizes(3, 5, empty=True), Sizes(1, 5, empty=True))
 """A small odd size; different ones for different symbols, where the model runs so."""
 
 
@@ -73,6 +77,8 @@ class Feeding:
         for number, sizes in enumerate(plans):
             own = self.shapes if sizes is USUAL else _unbound(model, self.shapes)
             choices = sizes[:1] if own and sizes is USUAL and _fixes_all(model, own) else sizes
+            if not past_symbols(type_of(value.type).shape or () for value in model.graph.input):
+                choices = [size for size in choices if not size.empty]
             drawn += [
                 [self._draw(model, self.seed + number, own, size, condition) for size in choices]
                 for condition in _conditions(model)

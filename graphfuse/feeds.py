@@ -19,6 +19,7 @@ import onnx
 from graphfuse.errors import OriginalModelError, UsageError
 from graphfuse.graph.shapes import type_of
 from graphfuse.graph.tensors import type_name
+from graphfuse.joined import fixed_extents, has_ring, past_symbols
 from graphfuse.records import Dim
 from graphfuse.tables import table_rows
 
@@ -41,16 +42,18 @@ LARGEST_FEED = 2**30
 class Sizes:
     """What unknown extents are drawn as: an input's first, and later ones.
 
-    Later symbols get `step` more each, so that two of them are never taken for one another.
+    Later symbols get `step` more each, so that two of them are never taken for one another. With
+    `empty` the caches hold nothing yet.
     """
 
     batch: int = 2
     later: int = 7
     step: int = 0
+    empty: bool = False
 
     def __str__(self) -> str:
         more = f" and {self.step} more each" if self.step else ""
-        return f"batch {self.batch}, extents {self.later}{more}"
+        return f"batch {self.batch}, extents {self.later}{more}" + ", empty caches" * self.empty
 
 
 USUAL = Sizes()
@@ -86,16 +89,20 @@ def random_feeds(
     given = dict(shapes or {})
     bounds = dict(ranges or {})
     check_names(inputs, set(given) | set(bounds) - {""})
-    symbols = bind(inputs, given)
+    symbols = {**fixed_extents(model, inputs), **bind(inputs, given)}
+    if sizes.empty:
+        declared = (type_of(value.type).shape or () for value in inputs)
+        symbols = {**dict.fromkeys(past_symbols(declared), 0), **symbols}
     _bind_total(inputs, symbols, sizes)
     rows = table_rows(model)
+    pads = seed % PADDED == PADDED - 1 and not has_ring(model)
     rng = np.random.default_rng(seed)
     feeds: dict[str, Array] = {}
     for value in inputs:
         shape = _shape(value, given, symbols, sizes)
         bound = bounds.get(value.name, bounds.get(""))
         array = _draw(value, shape, rows.get(value.name), bound, rng)
-        if seed % PADDED == PADDED - 1 and bound is None and _is_mask(value, rows):
+        if pads and bound is None and _is_mask(value, rows):
             _pad(array)
         feeds[value.name] = array
     if condition is not None:
