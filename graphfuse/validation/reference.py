@@ -82,7 +82,7 @@ class Twin:
             # onnx's inliner refuses functions that call themselves.
             raise UnsupportedModelError(
                 f"the model's functions cannot be inlined: {in_one_line(error, 160)}",
-                "no runtime takes such a model; `--validate sites` checks the fused nodes alone",
+                "a function may not call itself; `--validate sites` checks the fused nodes alone",
             ) from error
         self.tensors = {tensor.name: tensor for tensor in model.proto.graph.initializer}
         self.inputs = [value.name for value in model.proto.graph.input]
