@@ -22,7 +22,8 @@ from graphfuse.graph.tensors import FLOAT_TYPES, is_external, read_names
 from graphfuse.records import Check
 from graphfuse.validation.evaluator import NARROW_AGREE, UnsupportedModelError
 from graphfuse.validation.lifting import FUSED_DOMAINS
-from graphfuse.validation.reference import MAIN, Twin, Values, has_fused, nudge
+from graphfuse.validation.reference import MAIN, Twin, Values
+from graphfuse.validation.rounding import has_fused, nudge
 from graphfuse.validation.tolerance import MEANING_BOUND, compare
 
 if TYPE_CHECKING:

@@ -45,8 +45,8 @@ from graphfuse.validation.iteration import (
     run_loop,
     run_scan,
 )
-from graphfuse.validation.lifting import FUSED_DOMAINS, dense, lifted, upcast
-from graphfuse.validation.rounding import rounded_by_chance, with_casts
+from graphfuse.validation.lifting import dense, lifted, upcast
+from graphfuse.validation.rounding import nudge, rounded_by_chance, with_casts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,9 +57,6 @@ if TYPE_CHECKING:
 
 MAIN = ("main",)
 """The main graph; a body is named as by `fused_nodes.scope_keys`, by what its node computes."""
-
-HALF_UNIT = 2.0**-24
-"""An epsilon attribute is a float32: it is off by this share of itself at most."""
 
 KEPT_WEIGHT = 2**16
 """Weights of up to this many elements stay in memory as float64."""
@@ -85,7 +82,7 @@ class Twin:
             # onnx's inliner refuses functions that call themselves.
             raise UnsupportedModelError(
                 f"the model's functions cannot be inlined: {in_one_line(error, 160)}",
-                "no runtime takes such a model; `--validate sites` checks the fused nodes alone",
+                "a function may not call itself; `--validate sites` checks the fused nodes alone",
             ) from error
         self.tensors = {tensor.name: tensor for tensor in model.proto.graph.initializer}
         self.inputs = [value.name for value in model.proto.graph.input]
@@ -197,7 +194,10 @@ class Twin:
         else:
             inputs = [get(name) if name else None for name in node.input]
             results = self._evaluator.run(node, inputs)
-        return dict(zip(filter(None, node.output), results, strict=True))
+        names = [name for name in node.output if name]
+        if len(results) < len(names):
+            raise unsupported(node, [f"it gives {len(results)} outputs of {len(names)}"])
+        return dict(zip(names, results, strict=False))
 
     def _picks_rows(self, node: onnx.NodeProto) -> bool:
         """Whether a node takes rows of a large weight: an embedding."""
@@ -223,7 +223,7 @@ class Twin:
         if graph is None:
             raise unsupported(node, [f"it has no {name}"])
         results = self._body(node, name, graph, get, path)([])
-        return [value for name, value in zip(node.output, results, strict=True) if name]
+        return [value for name, value in zip(node.output, results, strict=False) if name]
 
     def _body(
         self, node: onnx.NodeProto, name: str, graph: onnx.GraphProto, get: Lookup, path: Path
@@ -233,13 +233,19 @@ class Twin:
         inside = (*outside, name, 0)
         weights = {t.name: upcast(numpy_helper.to_array(t)) for t in graph.initializer}
         weights |= {s.values.name: upcast(dense(s)) for s in graph.sparse_initializer}
+        captured: dict[str, Array] = {}
 
         def run(given: Sequence[Array]) -> list[Array]:
             self.taken.setdefault(outside, set()).add(name)
             values = weights | dict(zip((v.name for v in graph.input), given, strict=True))
 
             def look(name: str) -> Array:
-                return values[name] if name in values else get(name)
+                if name in values:
+                    return values[name]
+                if name not in captured:
+                    # Read once for all trips: a large weight is upcast each time that it is read.
+                    captured[name] = get(name)
+                return captured[name]
 
             for step in graph.node:
                 values |= self.evaluate(step, look, inside)
@@ -306,7 +312,14 @@ class Twin:
         session = session_of(node, self.proto.opset_import, types)
         if session is None:
             return None
-        found = run(session, feeds, self._limit)
+        try:
+            found = run(session, feeds, self._limit)
+        except TimeoutError:
+            raise
+        except Exception as error:
+            # onnxruntime raises classes of its own; trip by trip it shows what the matter is.
+            machine.check(error, f"evaluating {node.op_type} in float64")
+            return None
         self._evaluator.used.setdefault(RUNTIME, set()).add(node.op_type)
         return [found.get(name, np.zeros(0)) for name in node.output]
 
@@ -369,28 +382,6 @@ class Values:
             self._readers[name] -= 1
             if self._readers[name] <= 0:
                 self._values.pop(name, None)
-
-
-def has_fused(node: onnx.NodeProto) -> bool:
-    """Whether a node is a fused one, or has one in a body."""
-    if node.domain in FUSED_DOMAINS:
-        return True
-    return any(has_fused(inner) for graph in subgraphs(node) for inner in graph.node)
-
-
-def nudge(node: onnx.NodeProto) -> onnx.NodeProto:
-    """A node with every fused epsilon in it off by half a unit in its last place."""
-    if not has_fused(node):
-        return node
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    pending = [copy]
-    while pending:
-        current = pending.pop()
-        if (current.domain, current.op_type) in EXACT and current.domain:
-            current.attribute.append(helper.make_attribute("nudge", HALF_UNIT))
-        pending.extend(inner for graph in subgraphs(current) for inner in graph.node)
-    return copy
 
 
 def evaluated_by(twins: Iterable[Twin]) -> dict[str, tuple[str, ...]]:

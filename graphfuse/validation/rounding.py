@@ -11,8 +11,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from graphfuse.graph.tensors import replace_nodes, subgraphs
-from graphfuse.validation.evaluator import UNSEEDED
-from graphfuse.validation.lifting import OWN_DOMAIN
+from graphfuse.validation.evaluator import EXACT, UNSEEDED
+from graphfuse.validation.lifting import FUSED_DOMAINS, OWN_DOMAIN
 from graphfuse.validation.operators import round_to
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ RANDOM = UNSEEDED | {"Bernoulli", "Multinomial", "Dropout"}
 
 KEPT_SAMPLES = 2**28
 """Bytes of samples that are kept for a model's other outputs; beyond, they are computed again."""
+
+HALF_UNIT = 2.0**-24
+"""An epsilon attribute is a float32: it is off by this share of itself at most."""
 
 # fmt: off
 DECIDING = frozenset((
@@ -124,3 +127,25 @@ def _rounded_step(node: onnx.NodeProto, elem_type: int) -> list[onnx.NodeProto]:
             rounding.domain = OWN_DOMAIN
             steps.append(rounding)
     return steps
+
+
+def has_fused(node: onnx.NodeProto) -> bool:
+    """Whether a node is a fused one, or has one in a body."""
+    if node.domain in FUSED_DOMAINS:
+        return True
+    return any(has_fused(inner) for graph in subgraphs(node) for inner in graph.node)
+
+
+def nudge(node: onnx.NodeProto) -> onnx.NodeProto:
+    """A node with every fused epsilon in it off by half a unit in its last place."""
+    if not has_fused(node):
+        return node
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    pending = [copy]
+    while pending:
+        current = pending.pop()
+        if (current.domain, current.op_type) in EXACT and current.domain:
+            current.attribute.append(helper.make_attribute("nudge", HALF_UNIT))
+        pending.extend(inner for graph in subgraphs(current) for inner in graph.node)
+    return copy
