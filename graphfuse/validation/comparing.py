@@ -21,7 +21,7 @@ from graphfuse.validation.evaluator import UnsupportedModelError
 from graphfuse.validation.extract import Part, Parts
 from graphfuse.validation.fused_nodes import is_fused
 from graphfuse.validation.reference import Twin
-from graphfuse.validation.tolerance import MEANING_BOUND, compare
+from graphfuse.validation.tolerance import MEANING_BOUND, compare, distances
 from graphfuse.validation.unexposed import (
     Alike,
     casts,
@@ -230,6 +230,6 @@ def _distance(
             and result.shape == right.shape
             and right.dtype.kind == "f"
         ):
-            pairs = (np.reshape(each, (-1, right.shape[-1])).T for each in (result, right))
-            values += [compare(*pair) for pair in zip(*pairs, strict=True)]
+            rows = (np.reshape(each, (-1, right.shape[-1])) for each in (result, right))
+            values.append(float(distances(*(each.T for each in rows)).max()))
     return max(values)

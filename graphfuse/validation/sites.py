@@ -28,7 +28,7 @@ from graphfuse.validation.fused_nodes import FusedNode, fused_nodes, unlike_func
 from graphfuse.validation.hard_inputs import operands
 from graphfuse.validation.lifting import OWN_DOMAIN
 from graphfuse.validation.reference import Twin
-from graphfuse.validation.tolerance import MEANING_BOUND, distance
+from graphfuse.validation.tolerance import MEANING_BOUND, distance, distances
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -233,19 +233,17 @@ def _figure(part: Model, replacement: Model, site: FusedNode, seed: int) -> Chec
         if result.shape != wanted.shape or not whole:
             what = "shape" if name == site.output else f"{name!r} of shape"
             return _wrong(site, f"float64, {what} {result.shape} in place of {wanted.shape}")
-        got = _pieces(site, result)
-        values = [distance(*pair) for pair in zip(got, _pieces(site, wanted), strict=True)]
-        bounds = [MEANING_BOUND] * len(values)
-        if max(values, default=0.0) > MEANING_BOUND:
+        values = _distances(site, result, wanted)
+        bounds = np.full(values.shape, MEANING_BOUND)
+        if (values > MEANING_BOUND).any():
             # What float32 does to an epsilon is no difference in meaning.
             nudged = nudged or twin.run(feeds, nudged=True)
-            slack = [distance(*pair) for pair in zip(_pieces(site, nudged[name]), got, strict=True)]
-            bounds = [
-                bound + more if value > bound else bound
-                for value, bound, more in zip(values, bounds, slack, strict=True)
-            ]
+            slack = _distances(site, nudged[name], result)
+            moved = (values > bounds) & np.isfinite(slack)
+            bounds = np.where(moved, bounds + slack, bounds)
+        worst = int(np.argmax(values / bounds))
         where = "" if name == site.output else f" of {name!r}"
-        figures += [(*pair, where) for pair in zip(values, bounds, strict=True)]
+        figures.append((float(values[worst]), float(bounds[worst]), where))
     value, bound, which = max(figures, key=lambda figure: figure[0] / figure[1])
     where = f"float64, rows around epsilon{which}, seed {seed}"
     return Check("G0", site.output, value, bound, where, value <= bound)
@@ -255,15 +253,16 @@ def _wrong(site: FusedNode, where: str) -> Check:
     return Check("G0", site.output, float("inf"), MEANING_BOUND, where, False)
 
 
-def _pieces(site: FusedNode, array: Array) -> list[Array]:
-    """What is compared of a tensor by itself: each row, and each column.
+def _distances(site: FusedNode, result: Array, wanted: Array) -> Array:
+    """How far apart two tensors are, in each row and in each column.
 
     In one norm over all, large rows would hide the small ones, and a row a small entry of a scale.
     """
-    if not array.size or array.size % site.hidden:
-        return [array]
-    rows = array.reshape(-1, site.hidden)
-    return [*rows, *rows.T]
+    if not wanted.size or wanted.size % site.hidden:
+        return np.array([distance(result, wanted)])
+    rows = [each.reshape(-1, site.hidden) for each in (result, wanted)]
+    columns = [each.T for each in rows]
+    return np.concatenate([distances(*rows), distances(*columns)])
 
 
 def _shared(before: Parts, after: Parts, site: FusedNode) -> set[str]:
