@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from graphfuse.graph.tensors import type_name
-from graphfuse.reasons import Reason
 from graphfuse.parameters import MARK
+from graphfuse.reasons import Reason
 from graphfuse.records import (
     LAYER_NORM,
     RMS_NORM,
