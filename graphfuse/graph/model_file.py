@@ -279,7 +279,7 @@ def _graph_bytes(
                 f"{file} has more than 2 GiB and a name that is not UTF-8", "rename the file"
             )
         limit = min(limits.proto_bytes, PROTO_LIMIT)
-        shrinker = Shrinker(FileSource(descriptor), file, LEAST_INLINE, beyond, limit)
+        shrinker = Shrinker(FileSource(descriptor), file, LEAST_INLINE, limit)
         data = shrinker.shrunk(size)
         return data, shrinker.tensors
     with os.fdopen(os.dup(descriptor), "rb") as opened:
