@@ -44,7 +44,6 @@ KEEPS_SCALAR = frozenset((
 # fmt: on
 """Operators whose output has the single value of their first input, whatever its shape."""
 
-
 ARITHMETIC: Mapping[str, Callable[[list[float]], float]] = {
     "Add": lambda operands: operands[0] + operands[1],
     "Sub": lambda operands: operands[0] - operands[1],
@@ -227,10 +226,8 @@ class GraphView:
 
         Of a graph input's symbol, and of `Min(64, sequence)`, it knows no number; others hide some.
         """
-        return shape is not None and all(
-            isinstance(d, int) or (d and not self._free.isdisjoint(re.findall(r"\w+", d)))
-            for d in shape
-        )
+        words = [re.findall(r"\w+", d or "") for d in shape or () if not isinstance(d, int)]
+        return shape is not None and not any(map(self._free.isdisjoint, words))
 
     @cached_property
     def _free(self) -> frozenset[str]:
