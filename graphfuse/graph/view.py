@@ -7,6 +7,7 @@ memory, and calls an initializer constant that a graph input can override.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -200,9 +201,10 @@ class GraphView:
     def _says_all(self, shape: tuple[Dim, ...] | None) -> bool:
         """Whether inference can add nothing to a declared shape.
 
-        Of a symbol that a graph input has it knows no number; any other may hide one.
+        Of a graph input's symbol, and of `Min(64, sequence)`, it knows no number; others hide some.
         """
-        return shape is not None and all(isinstance(d, int) or d in self._free for d in shape)
+        words = [re.findall(r"\w+", d or "") for d in shape or () if not isinstance(d, int)]
+        return shape is not None and not any(map(self._free.isdisjoint, words))
 
     @cached_property
     def _free(self) -> frozenset[str]:
