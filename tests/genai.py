@@ -67,13 +67,8 @@ def child(packages: Path, *words: str) -> str:
     """What a Python process with the package prints."""
     path = os.pathsep.join((str(packages), os.environ.get("PYTHONPATH", "")))
     env = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", *words],
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-W", "ignore", *words]
+    run = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     if run.returncode:
         raise RuntimeError(run.stderr.strip().splitlines()[-1])
     return run.stdout.strip()
