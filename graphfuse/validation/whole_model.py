@@ -20,14 +20,14 @@ from graphfuse.errors import OriginalModelError, UsageError, in_one_line
 from graphfuse.feeding import Feed, Feeding
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.scopes import function_key
-from graphfuse.graph.shapes import type_of
 from graphfuse.profiling import profile, require_fused_on
 from graphfuse.records import Check, NotShown
 from graphfuse.runtime import CPU, LEVELS, has_kernels, plain_options, run, session
 from graphfuse.validation.evaluator import UnsupportedModelError
 from graphfuse.validation.fused_nodes import ScopeKey, takes_kernels
-from graphfuse.validation.lockstep import Lockstep, Meaning
+from graphfuse.validation.lockstep import Lockstep
 from graphfuse.validation.outputs import OutputJudge
+from graphfuse.validation.ran import Ran, Way, elem_type_of, is_numeric, type_of_array
 from graphfuse.validation.reference import MAIN, Twin
 from graphfuse.validation.rounding import RoundedSamples, draws
 
@@ -41,27 +41,8 @@ Stage = Callable[[str], object]
 
 BRANCHES = ("then_branch", "else_branch")
 
-Way = tuple[bool, bool]
-"""How a model is run: with optimizations, and with graphfuse's kernels."""
-
 FEEDS = {"fast": 1, "full": 3}
 """How many feeds are drawn at each level, unless the user says."""
-
-
-@dataclass
-class Ran:
-    """One feed that the original ran on: its outputs by way of running it, and float64's."""
-
-    feed: Feed
-    before: dict[Way, Outputs]
-    meaning: Meaning = field(default_factory=Meaning)
-    samples: RoundedSamples | None = None
-
-    def like(self, kernels: bool) -> Mapping[bool, Outputs]:
-        """The original's outputs by optimization: run alike, or as it could be run."""
-        flags = {flag for _, flag in self.before}
-        wanted = kernels if kernels in flags else next(iter(flags))
-        return {level: found for (level, flag), found in self.before.items() if flag == wanted}
 
 
 @dataclass
@@ -302,7 +283,7 @@ class WholeModel:
     def _meaning(self, ran: Ran) -> list[Check]:
         ran.meaning = self.twins.run(ran.feed.values)
         outputs = (ran.meaning.values[name] for name in self.twins.original.outputs)
-        arrays = [array for array in outputs if _is_numeric(array)]
+        arrays = [array for array in outputs if is_numeric(array)]
         if arrays and not any(np.isfinite(array).any() for array in arrays):
             what = "finite" if any(array.size for array in arrays) else "other than empty"
             raise UsageError(
@@ -400,7 +381,7 @@ class WholeModel:
         ran.samples = samples = ran.samples or RoundedSamples(self.twins.original, ran.feed.values)
         return OutputJudge(
             name,
-            _elem_type(value.type) or _type_of_array(next(iter(alike.values()))[name]),
+            elem_type_of(value.type) or type_of_array(next(iter(alike.values()))[name]),
             ran.meaning.values[name],
             [outputs[name] for outputs in alike.values()],
             lambda: (outputs[name] for outputs in samples),
@@ -410,21 +391,3 @@ class WholeModel:
 
     def _repeat(self, feed: Feed) -> str:
         return f"--validate {self.level} {feed.repeat}".strip()
-
-
-def _elem_type(value: onnx.TypeProto) -> int:
-    """The element type of a tensor, or of the tensors in a sequence; 0 for anything else."""
-    if value.HasField("sequence_type"):
-        value = value.sequence_type.elem_type
-    return type_of(value).elem_type
-
-
-def _type_of_array(array: Any) -> int:
-    """The element type of an output that the model declares none of; 0 for what is no tensor."""
-    if not isinstance(array, np.ndarray) or not _is_numeric(cast("Array", array)):
-        return 0
-    return onnx.helper.np_dtype_to_tensor_dtype(cast("Array", array).dtype)
-
-
-def _is_numeric(array: Any) -> bool:
-    return getattr(array, "dtype", np.dtype(object)).kind in "fiub"
