@@ -9,7 +9,7 @@ from onnx import TensorProto
 
 from graphfuse import ops, runtimes
 from graphfuse.graph.tensors import default_opset
-from graphfuse.records import LAYER_NORM, RMS_NORM, Site
+from graphfuse.records import LAYER_NORM, RMS_NORM, Scan, Site
 from graphfuse.runtimes import Choice, Runtime
 
 KINDS = {
@@ -74,12 +74,13 @@ def _times(runtime: Runtime, fusion: str) -> float:
 def of_bodies(model: onnx.ModelProto, runtime: Runtime) -> list[str]:
     """What functions that were made for another version cost where there are no kernels."""
     opset = default_opset(model)
+    narrow = _narrow_calls(model)
     slow: dict[str, float] = {}
     for function in model.functions:
         form = form_of(function)
-        if form is None:
+        if form is None or function.name in narrow:
+            # In other types than float32 all forms have cost the same in every version.
             continue
-        # In other types than float32 all forms have cost the same in every version.
         kind = KINDS[function.name]
         times = runtime.body(kind, TensorProto.FLOAT, opset)
         right = {
@@ -98,6 +99,22 @@ def of_bodies(model: onnx.ModelProto, runtime: Runtime) -> list[str]:
     ]
 
 
+def _narrow_calls(model: onnx.ModelProto) -> set[str]:
+    """The functions whose calls are known to have other types than float32, all of them."""
+    graph = model.graph
+    types = {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.output)}
+    called: dict[str, set[int]] = {}
+    for node in graph.node:
+        if node.domain == ops.DOMAIN:
+            called.setdefault(node.op_type, set()).add(types.get(node.output[0], TensorProto.FLOAT))
+    return {name for name, found in called.items() if TensorProto.FLOAT not in found}
+
+
+def of_scan(found: Scan) -> list[str]:
+    """What is to be said of a model beside its sites."""
+    return [*of_strange(found.strange), *of_imports(found.unimported)]
+
+
 def of_strange(names: Iterable[str]) -> list[str]:
     """What is to be said of a model with functions of its own under our operators' names."""
     found = list(names)
@@ -108,6 +125,18 @@ def of_strange(names: Iterable[str]) -> list[str]:
         f"{shown} of this model is not what graphfuse writes under that name, and counts as any "
         "other function; graphfuse's kernels would run in its place, so do not register them for "
         "this model (`graphfuse.session_options(kernels=False)`), or rename the function"
+    ]
+
+
+def of_imports(domains: Iterable[str]) -> list[str]:
+    """What is to be said of nodes whose domain their graph does not import."""
+    found = list(domains)
+    if not found:
+        return []
+    return [
+        f"the model holds nodes of {' and of '.join(found)} and imports no opset of that: "
+        "onnx.checker refuses that, onnxruntime runs what it knows; the types of other nodes are "
+        "inferred as ever"
     ]
 
 

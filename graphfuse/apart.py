@@ -40,6 +40,9 @@ OWN_EPSILON = 9.999999747378752e-06
 SUM_AT = {ops.DOMAIN: 1, ops.CONTRIB_DOMAIN: 3}
 """Which output is the sum."""
 
+Holder = onnx.ModelProto | onnx.FunctionProto
+"""What imports operator sets."""
+
 Place = tuple[int | None, str]
 """A fused node by the function that it is in, if any, and its first output."""
 Keep = Callable[[Place], bool]
@@ -47,10 +50,15 @@ Keep = Callable[[Place], bool]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a site was before it was taken apart: the node, and the function that it calls."""
+    """What a site was before it was taken apart: the node, and the function that it calls.
+
+    `whole` is false for a node of ours whose function the model has lost, as some tools make it:
+    only our kernels run such a node.
+    """
 
     node: NodeProto
     contrib_inside: bool = False
+    whole: bool = True
 
     @property
     def operator(self) -> str:
@@ -166,7 +174,8 @@ class _Worker:
         )
         copy = NodeProto()
         copy.CopyFrom(node)
-        self._result.origins[place] = Origin(copy, inside)
+        whole = node.domain != ops.DOMAIN or function is not None
+        self._result.origins[place] = Origin(copy, inside, whole)
         return found
 
     def _nodes(
@@ -333,10 +342,10 @@ def _forget(proto: onnx.ModelProto, before: onnx.ModelProto) -> None:
     copies = onnx.ModelProto(functions=kept).functions
     del proto.functions[:]
     proto.functions.extend(copies)
-    _drop_imports(proto, proto.graph.node, before.graph.node)
+    _drop_imports(proto, before)
     by_key = {function_key(function): function for function in before.functions}
     for function in proto.functions:
-        _drop_imports(function, function.node, by_key[function_key(function)].node)
+        _drop_imports(function, by_key[function_key(function)])
 
 
 def _called(proto: onnx.ModelProto) -> set[tuple[str, str, str]]:
@@ -351,16 +360,27 @@ def _all_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
             yield from _all_nodes(graph.node)
 
 
-def _drop_imports(
-    holder: onnx.ModelProto | onnx.FunctionProto,
-    after: Iterable[NodeProto],
-    before: Iterable[NodeProto],
-) -> None:
-    used = {node.domain for node in _all_nodes(after)}
-    gone = {node.domain for node in _all_nodes(before)} - used
-    if isinstance(holder, onnx.ModelProto):
-        gone -= {function.domain for function in holder.functions}
-    kept = [e for e in holder.opset_import if e.domain not in gone or e.domain in DEFAULT_DOMAINS]
+def _drop_imports(holder: Holder, before: Holder) -> None:
+    """Drop the operator sets that went with the nodes.
+
+    A holder that has sets of which it has no node (onnxruntime saves a model with all that it
+    knows) keeps them all: which of them were there before the nodes came, nothing would tell.
+    """
+    needed = _domains(before)
+    gone = needed - _domains(holder) - set(DEFAULT_DOMAINS)
+    if any(e.domain not in (*needed, *DEFAULT_DOMAINS) for e in before.opset_import):
+        return
+    kept = [entry for entry in holder.opset_import if entry.domain not in gone]
     copies = onnx.ModelProto(opset_import=kept).opset_import
     del holder.opset_import[:]
     holder.opset_import.extend(copies)
+
+
+def _domains(holder: Holder) -> set[str]:
+    """The domains of all nodes and functions."""
+    if isinstance(holder, onnx.FunctionProto):
+        return {node.domain for node in _all_nodes(holder.node)}
+    found = {node.domain for node in _all_nodes(holder.graph.node)}
+    for function in holder.functions:
+        found |= {function.domain, *_domains(function)}
+    return found

@@ -20,8 +20,15 @@ def printable(text: str) -> str:
 
 
 def in_one_line(error: BaseException, length: int = 300) -> str:
-    """What another package's error says, on one line and not too long."""
-    return " ".join(str(error).split())[:length]
+    """What another package's error says, on one line and not too long.
+
+    Of a long one the middle is left out: what failed stands first, the cause last.
+    """
+    text = " ".join(str(error).split())
+    if len(text) <= length:
+        return text
+    first = length // 3
+    return f"{text[:first]} ... {text[first + 5 - length :]}"
 
 
 class GraphfuseError(Exception):

@@ -32,20 +32,24 @@ from graphfuse.feeds import (
     shapes_of,
 )
 from graphfuse.graph.shapes import type_of
+from graphfuse.joined import past_symbols
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
 
-USUAL = (Sizes(2, 7), Sizes(1, 7), Sizes(1, 64))
-"""A batch of 2, of 1 where the model only runs so, or more where nothing is left of little."""
+USUAL = (Sizes(2, 7), Sizes(1, 7), Sizes(1, 64), Sizes(2, 7, empty=True), Sizes(1, 7, empty=True))
+"""A batch of 2, of 1 where the model only runs so, or more where nothing is left of little.
+
+Some decoders take several tokens only while their caches are empty, and then one at a time.
+"""
 
 LITTLE = (Sizes(2, 7), Sizes(1, 7), Sizes(1, 1))
 """What is drawn in place of sizes that are too large for the memory there is."""
 
 ONES = (Sizes(1, 1),)
-ODD = (Sizes(3, 5, 2), Sizes(3, 5), Sizes(1, 5))
+ODD = (Sizes(3, 5, 2), Sizes(3, 5), Sizes(1, 5), Sizes(3, 5, empty=True), Sizes(1, 5, empty=True))
 """A small odd size; different ones for different symbols, where the model runs so."""
 
 
@@ -147,6 +151,8 @@ class Feeding:
         """Feeds of several sizes, and, of a model with caches, with its extents read otherwise."""
         readings = Tokens if find_caches(model.graph) else (Tokens.DECLARED,)
         choices = sizes[:1] if self._fixes_all(model, shapes) else sizes
+        if not past_symbols(type_of(value.type).shape or () for value in model.graph.input):
+            choices = [size for size in choices if not size.empty]
         seen: set[tuple[tuple[int, ...], ...]] = set()
         for tokens, size in itertools.product(readings, choices):
             feed = self._draw(model, seed, shapes, size, condition, tokens)

@@ -20,7 +20,9 @@ from graphfuse.caches import Tokens, find_caches, settle, symbols_of
 from graphfuse.errors import OriginalModelError, UsageError
 from graphfuse.graph.shapes import type_of
 from graphfuse.graph.tensors import type_name
+from graphfuse.joined import fixed_extents, has_ring, past_symbols
 from graphfuse.records import Dim
+from graphfuse.tables import table_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,25 +43,24 @@ LARGEST_FEED = 2**30
 class Sizes:
     """What unknown extents are drawn as: an input's first, and later ones.
 
-    Later symbols get `step` more each, so that two of them are never taken for one another.
+    Later symbols get `step` more each, so that two of them are never taken for one another. With
+    `empty` the caches hold nothing yet.
     """
 
     batch: int = 2
     later: int = 7
     step: int = 0
+    empty: bool = False
 
     def __str__(self) -> str:
         more = f" and {self.step} more each" if self.step else ""
-        return f"batch {self.batch}, extents {self.later}{more}"
+        return f"batch {self.batch}, extents {self.later}{more}" + ", empty caches" * self.empty
 
 
 USUAL = Sizes()
 
 Ranges = Mapping[str, tuple[float, float]]
 """The least and the largest number to draw for an input; '' stands for every other."""
-
-ROUTES = frozenset(("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Slice"))
-"""Operators that pass ids on unchanged."""
 
 OPERATIONS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,
@@ -90,13 +91,14 @@ def random_feeds(
     bounds = dict(ranges or {})
     check_names(inputs, set(bounds) - {""})
     extents = shapes_of(model, shapes, sizes, symbols, tokens)
-    rows = _table_rows(graph)
+    rows = table_rows(model)
+    pads = seed % PADDED == PADDED - 1 and not has_ring(model)
     rng = np.random.default_rng(seed)
     feeds: dict[str, Array] = {}
     for value in inputs:
         bound = bounds.get(value.name, bounds.get(""))
         array = _draw(value, extents[value.name], rows.get(value.name), bound, rng)
-        if seed % PADDED == PADDED - 1 and bound is None and _is_mask(value, rows):
+        if pads and bound is None and _is_mask(value, rows):
             _pad(array)
         feeds[value.name] = array
     if condition is not None:
@@ -120,7 +122,10 @@ def shapes_of(
 ) -> dict[str, tuple[int, ...]]:
     """The shapes that `random_feeds` draws; nothing is allocated. Raises UsageError."""
     inputs, given, named = inputs_of(model.graph), dict(shapes or {}), dict(symbols or {})
-    known = bound(inputs, given, named)
+    known = {**fixed_extents(model, inputs), **bound(inputs, given, named)}
+    if sizes.empty:
+        declared = (type_of(value.type).shape or () for value in inputs)
+        known = {**dict.fromkeys(past_symbols(declared), 0), **known}
     found = {value.name: _shape(value, given, known, sizes) for value in inputs}
     caches = find_caches(model.graph)
     if caches is None:
@@ -292,24 +297,6 @@ def _evaluate_node(tree: ast.expr, sizes: Sizes, symbols: dict[str, int]) -> int
     if left is None or right is None or (right == 0 and isinstance(tree.op, ast.FloorDiv)):
         return None
     return OPERATIONS[type(tree.op)](left, right)
-
-
-def _table_rows(graph: onnx.GraphProto) -> dict[str, int]:
-    """For each tensor that indexes a table (directly or through a cast): the table's rows."""
-    tables = {tensor.name: tensor.dims[0] for tensor in graph.initializer if tensor.dims}
-    for node in graph.node:
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].t.dims:
-            tables[node.output[0]] = node.attribute[0].t.dims[0]
-    rows: dict[str, int] = {}
-    for node in reversed(graph.node):
-        if node.op_type == "Gather" and node.input[0] in tables:
-            bound, target = tables[node.input[0]], node.input[1]
-        elif node.op_type in ROUTES and node.output[0] in rows:
-            bound, target = rows[node.output[0]], node.input[0]
-        else:
-            continue
-        rows[target] = min(bound, rows.get(target, bound))
-    return rows
 
 
 def _draw(

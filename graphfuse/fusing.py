@@ -137,7 +137,7 @@ class Fusing:
             costs=planned.costs,
             runtime=planned.runtime,
             made_for=planned.made_for,
-            notes=tuple(advice.of_strange(self.scan.strange)),
+            notes=(*self.scan.notes, *advice.of_scan(self.scan)),
             complete=partial(materialized, self.source),
         )
 
@@ -206,7 +206,7 @@ class Fusing:
 def _is_there(looked: Looked, fusion: Fusion) -> bool:
     """Whether a site is a fused node already, and such as the target wants."""
     origin = looked.origin(fusion.site)
-    if origin is None or origin.node.domain != fusion.domain:
+    if origin is None or origin.node.domain != fusion.domain or not origin.whole:
         return False
     inside = fusion.body is not None and any(
         node.domain == ops.CONTRIB_DOMAIN for node in fusion.body.node
@@ -242,7 +242,8 @@ def validate_models(
     said = advice.of_bodies(fused.proto, runtimes.runtime())
     names = (*strange_names(original.proto), *strange_names(fused.proto))
     said += advice.of_strange(dict.fromkeys(names))
-    report = replace(report, notes=tuple(dict.fromkeys((*report.notes, *said))))
+    put_right = (*original.notes, *fused.notes)
+    report = replace(report, notes=tuple(dict.fromkeys((*put_right, *report.notes, *said))))
     return _certified(report, original, fused, sites, stage) if certify else report
 
 

@@ -24,7 +24,7 @@ from graphfuse.graph.tensors import (
     model_names,
     type_name,
 )
-from graphfuse.parameters import MARK, Operands
+from graphfuse.parameters import MARK, Constants, Operands
 from graphfuse.patterns.algebra import Refusal
 from graphfuse.reasons import Reason
 from graphfuse.records import (
@@ -81,7 +81,7 @@ def plan(
     known: list[Cost] = []
     bodies = _Bodies(model.proto, scan.sites, target.inside == ops.CONTRIB_DOMAIN, runtime)
     types = _Types(model.proto)
-    operands = Operands(model_names(model.proto))
+    operands = Operands(model_names(model.proto), Constants(model).value)
     interiors = {(site.scope, index) for site in scan.sites for index in site.interior}
     own = target.domain == ops.DOMAIN
     for site in _of_one_type(scan.sites) if own else scan.sites:

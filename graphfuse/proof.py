@@ -113,7 +113,13 @@ def prove(
         _prove_order(new, within=bool(ref.steps))
     _prove_model(before, after, plan)
     problem = _checker_says(after)
-    if problem and problem != _checker_says(before):
+    if problem and _checker_says(before):
+        # It stops at the first thing that it refuses, which the original has as well.
+        problem = _checker_says_of(after, [], after.functions[:added])
+        for ref, _, new in scopes:
+            holder = after if ref.function is None else after.functions[ref.function + added]
+            problem = problem or _checker_says_of(holder, _made(new, fusions.get(ref, [])))
+    if problem:
         raise InternalError(f"the checker refuses the result: {problem}")
 
 
@@ -157,6 +163,35 @@ def _checker_says(model: onnx.ModelProto) -> str:
     return ""
 
 
+def _made(graph: AnyGraph, fusions: list[Fusion]) -> list[onnx.NodeProto]:
+    """The nodes of a graph that were not there before: fused ones, and what stands beside them."""
+    outputs = {fusion.output for fusion in fusions}
+    for fusion in fusions:
+        outputs.update(node.output[0] for node in (*fusion.prelude, *fusion.epilogue))
+    return [node for node in graph.node if node.output and node.output[0] in outputs]
+
+
+def _checker_says_of(
+    holder: onnx.ModelProto | onnx.FunctionProto,
+    nodes: Iterable[onnx.NodeProto],
+    functions: Iterable[onnx.FunctionProto] = (),
+) -> str:
+    """What the checker says of nodes and functions on their own, in what imports their opsets."""
+    context = type(onnx.checker.DEFAULT_CONTEXT)()
+    context.ir_version = ops.MINIMUM_IR_VERSION
+    context.opset_imports = {entry.domain: entry.version for entry in holder.opset_import}
+    try:
+        for node in nodes:
+            onnx.checker.check_node(node, context)  # pyright: ignore[reportUnknownMemberType]
+        for function in functions:
+            onnx.checker.check_function(  # pyright: ignore[reportUnknownMemberType]
+                function, context
+            )
+    except onnx.checker.ValidationError as error:
+        return str(error)
+    return ""
+
+
 def _prove_nodes(
     before: AnyGraph,
     after: AnyGraph,
@@ -168,9 +203,7 @@ def _prove_nodes(
 
     `edited` are nodes whose bodies are compared on their own.
     """
-    outputs = {fusion.output for fusion in fusions}
-    for fusion in fusions:
-        outputs.update(node.output[0] for node in (*fusion.prelude, *fusion.epilogue))
+    outputs = {node.output[0] for node in _made(after, fusions)}
     holders = {before.node[index].output[0] for index in edited}
     kept = (node for i, node in enumerate(before.node) if i not in removed)
     others = (node for node in after.node if not node.output or node.output[0] not in outputs)
@@ -227,7 +260,8 @@ def _prove_vectors(added: list[onnx.TensorProto], vectors: tuple[Vector, ...]) -
         raise InternalError("other initializers were added than planned")
     for tensor, vector in zip(added, vectors, strict=True):
         array = numpy_helper.to_array(tensor)
-        if array.shape != vector.extents or not (array == vector.value).all():
+        same = tensor.raw_data == vector.data if vector.data else (array == vector.value).all()
+        if array.shape != vector.extents or tensor.data_type != vector.elem_type or not same:
             raise InternalError(f"the added initializer {vector.name!r} has other values")
 
 

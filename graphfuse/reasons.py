@@ -54,6 +54,17 @@ class Reason(Enum):
         "the algebra around the reduction is neither a LayerNorm nor an RMSNorm",
         "compare with scale * (x - mean(x)) / sqrt(variance + epsilon) + bias",
     )
+    STATISTIC_CLAMPED = (
+        "statistic-clamped",
+        "the variance is clamped before the root, and the clamp may act: not a norm then",
+        "add a positive epsilon in its place, or clamp at no more than the epsilon that is added",
+    )
+    BATCH_STATISTICS = (
+        "batch-statistics",
+        "the norm is written as a BatchNormalization in training mode, with rows as its channels "
+        "(Keras 2 does that)",
+        "write it as mean, variance and root, or as LayerNormalization, before the export",
+    )
     OTHER_AXES = (
         "other-axes",
         "the mean is not taken over the last axis alone",
@@ -147,6 +158,12 @@ class Reason(Enum):
         "sum-narrowed",
         "the sum is cast to a narrower type before the norm reads it",
         "add in the type of the norm",
+    )
+    SUM_QUANTIZED = (
+        "sum-quantized",
+        "the sum is rounded to integers (quantized) before the norm reads it",
+        "leave the Add and the norm out of quantization: nodes_to_exclude of quantize_static, or "
+        "quantize the fused model",
     )
     SUM_SLICED = (
         "sum-sliced",

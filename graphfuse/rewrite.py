@@ -17,6 +17,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from graphfuse import ops
 from graphfuse.errors import InternalError
+from graphfuse.graph.order import stable_order
 from graphfuse.graph.scopes import find
 from graphfuse.graph.tensors import (
     AnyGraph,
@@ -159,30 +160,12 @@ def _ordered(
     place: dict[int, list[NodeProto]],
 ) -> list[NodeProto]:
     """Emit nodes in order; a node whose inputs are not there yet pulls their producers up."""
-    producer = {
-        name: position for position, (_, node) in enumerate(entries) for name in node.output if name
-    }
-    needs = [set(node.input) if i in place else reads[i] for i, node in entries]
-    done = [False] * len(entries)
-    most = len(entries) + sum(map(len, needs))
-    ordered: list[NodeProto] = []
-    for start in range(len(entries)):
-        stack = [start]
-        while stack:
-            position = stack[-1]
-            if done[position]:
-                stack.pop()
-                continue
-            missing = {producer[n] for n in needs[position] if n in producer}
-            waiting = sorted((p for p in missing if not done[p]), reverse=True)
-            if len(stack) > most:
-                raise InternalError("the fused node would read its own result")
-            if waiting:
-                stack.extend(waiting)
-                continue
-            done[stack.pop()] = True
-            ordered.append(entries[position][1])
-    return ordered
+    needs = [set(node.input) if index in place else reads[index] for index, node in entries]
+    try:
+        order = stable_order(needs, [node.output for _, node in entries])
+    except ValueError as error:
+        raise InternalError("the fused node would read its own result") from error
+    return [entries[position][1] for position in order]
 
 
 def _clean(result: onnx.ModelProto, model: onnx.ModelProto, plan: Plan) -> None:
@@ -217,6 +200,13 @@ def _set_functions(model: onnx.ModelProto, functions: list[onnx.FunctionProto]) 
 
 
 def _vector(vector: Vector) -> TensorProto:
+    if vector.data:
+        return TensorProto(
+            name=vector.name,
+            data_type=vector.elem_type,
+            dims=vector.extents,
+            raw_data=vector.data,
+        )
     dtype = helper.tensor_dtype_to_np_dtype(vector.elem_type)
     return numpy_helper.from_array(np.full(vector.extents, vector.value, dtype), vector.name)
 

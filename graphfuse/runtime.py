@@ -9,13 +9,14 @@ import os
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 
-from graphfuse import faults, foreign, runtimes
+from graphfuse import faults, foreign, machine, runtimes
 from graphfuse.bodies import strange
 from graphfuse.errors import ProviderError, UsageError
 from graphfuse.graph.model_file import is_utf8, serialize
@@ -39,7 +40,13 @@ CUDA = "CUDAExecutionProvider"
 EXTRAS = {CPU: "cpu", CUDA: "cuda"}
 """The extra of graphfuse that brings an onnxruntime with the provider."""
 
+LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
+"""onnxruntime's levels of optimization, from none to all."""
+
 Providers = str | Sequence[str | tuple[str, Any]]
+
+
+NO_OPERATOR = "NoSuchOperator"
 
 
 def session_options(
@@ -176,11 +183,41 @@ def _crashing() -> tuple[str, ...]:
     return faults.off(foreign.onnxruntime().__version__)
 
 
+@cache
+def is_operator(domain: str, op_type: str, version: int) -> bool:
+    """Whether onnxruntime has an operator of a name in a version of its domain.
+
+    A model's own function of that name is then never called. Asked is a session of one node, and
+    one of a name that nobody has: where both are refused in the same words, there is none.
+    """
+    asked, nothing = (_refusal(domain, name, version) for name in (op_type, NO_OPERATOR))
+    return asked != nothing.replace(NO_OPERATOR, op_type)
+
+
+def _refusal(domain: str, op_type: str, version: int) -> str:
+    """What onnxruntime says of a model of one node that reads one tensor; '' where it takes it."""
+    graph = onnx.GraphProto(name="node")
+    graph.node.append(onnx.NodeProto(op_type=op_type, domain=domain, input=["x"], output=["y"]))
+    graph.input.append(onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, None))
+    graph.output.add(name="y")
+    model = onnx.ModelProto(ir_version=8, graph=graph)
+    model.opset_import.append(onnx.helper.make_opsetid(domain, version))
+    if domain:
+        model.opset_import.append(onnx.helper.make_opsetid("", 17))
+    try:
+        session(model, Path(), kernels=False)
+    except Exception as error:
+        # onnxruntime raises classes of its own.
+        machine.check(error, f"asking onnxruntime for {domain}::{op_type}")
+        return str(error)
+    return ""
+
+
 def session(
     model: onnx.ModelProto | bytes | Path,
     folder: Path,
     provider: str = CPU,
-    optimize: bool = True,
+    optimize: bool | str = True,
     kernels: bool | None = None,
     options: foreign.SessionOptions | None = None,
     fallback: bool = True,
@@ -189,7 +226,8 @@ def session(
 
     `kernels` is that of `session_options`, but that None registers none for a model with a function
     of its own under the name of one of them: they would run in its place. All else is onnxruntime's
-    default, so that both models of a validation are optimised alike. `options` stand in their
+    default, so that both models of a validation are optimised alike; `optimize` may be the name of
+    a level. `options` stand in their
     place. Without `fallback` no node may be given to the CPU in place of the provider. Raises
     ProviderError when
     onnxruntime lists the provider and cannot start it: it would go on with the CPU.
@@ -204,8 +242,8 @@ def session(
     options.log_severity_level = 4
     if not fallback and provider != CPU:
         options.add_session_config_entry(NO_FALLBACK_KEY, "1")
-    levels = runtime.GraphOptimizationLevel
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    level = optimize if isinstance(optimize, str) else LEVELS[-1 if optimize else 0]
+    options.graph_optimization_level = getattr(runtime.GraphOptimizationLevel, level)
     if isinstance(model, onnx.ModelProto):
         model, folder = without_links(model, folder)
     if isinstance(model, Path) and not is_utf8(model):

@@ -61,7 +61,8 @@ def look(model: Model, keep: Keep = keep_none) -> Looked:
     """Scan a model, its fused nodes taken apart but for those to `keep`."""
     apart = take_apart(model, keep)
     outputs = frozenset(output for _, output in apart.origins)
-    return Looked(model, apart, scan(apart.model, outputs))
+    found = replace(scan(apart.model, outputs), notes=model.notes)
+    return Looked(model, apart, found)
 
 
 class _Places:

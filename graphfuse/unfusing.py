@@ -113,7 +113,7 @@ def unfuse_file(
                     failure(report), "nothing was written; please report it with the model's graph"
                 )
             result = replace(result, validation=report)
-        result = replace(result, read=files_read(source))
+        result = replace(result, read=files_read(source), notes=source.notes)
     if dry_run or (only_if_changed and not result.changed):
         return result
     return write(result, source, target, stage)

@@ -191,14 +191,14 @@ def test_a_verdict_on_files_that_change_is_none(
 def test_what_is_seen_in_a_file_that_changes_is_not_told(
     look: str, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scan = pipeline.scan_model
+    scan = pipeline.look
 
     def late(model: model_file.Model) -> object:
         grow(source)
         return scan(model)
 
-    monkeypatch.setattr(pipeline, "scan_model", late)
-    monkeypatch.setattr("graphfuse.fusing.scan_model", late)
+    monkeypatch.setattr(pipeline, "look", late)
+    monkeypatch.setattr("graphfuse.fusing.look", late)
     calls: dict[str, Callable[[], object]] = {
         "scan": lambda: graphfuse.scan(source),
         "fuse": lambda: graphfuse.fuse(source),

@@ -99,9 +99,11 @@ def test_runtimes_fold_the_prelude(tmp_path: object) -> None:
     assert len(onnx.load(sessions.optimized_model_filepath).graph.node) <= 2
 
 
-def test_weights_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    norm, options = CASES["scale (1, 1, H)"]
-    proto = residual(norm, **options)
+@pytest.mark.parametrize("extents", [(1, 1, 8), (8,)])
+def test_only_small_constants_that_change_their_shape_are_read(
+    monkeypatch: pytest.MonkeyPatch, extents: tuple[int, ...]
+) -> None:
+    proto = residual(LN, **constants(scale=ROW.reshape(extents)))
     read: list[str] = []
     honest = Model.read
 
@@ -111,7 +113,56 @@ def test_weights_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Model, "read", watch)
     assert graphfuse.fuse(proto).changed
-    assert set(read) <= {"eps"}
+    assert set(read) <= ({"eps", "scale"} if len(extents) > 1 else {"eps"})
+
+
+def test_r01_a_constant_scale_of_three_axes_is_one_initializer() -> None:
+    """microsoft/onnxruntime#27455: it cost five nodes for each scale and bias."""
+    shaped = constants(scale=ROW.reshape(1, 1, 8), bias=ROW[::-1].reshape(1, 1, 8))
+    proto = residual("y = LayerNormalization(x, scale, bias)", **shaped)
+    result = graphfuse.fuse(proto)
+    assert kinds(result.model) == ["AddLayerNormalization"]
+    assert [tensor.dims for tensor in result.model.graph.initializer] == [[8], [8]]
+    assert (result.nodes_before, result.nodes_after) == (2, 1)
+    assert_passes(proto, result.model)
+
+
+GROWING = {
+    **CASES,
+    "operator, scale times a number": (
+        "n = LayerNormalization(x, scale, bias) y = Mul(n, k)",
+        constants(k=0.3),
+    ),
+    "operator, shaped and scaled": (
+        "n = LayerNormalization(x, scale, bias) y = Mul(n, k)",
+        constants(k=ROW.reshape(1, 1, 8), scale=ROW / 3),
+    ),
+    "operator, two biases": (
+        "n = LayerNormalization(x, scale, bias) y = Add(n, k)",
+        constants(k=ROW / 7),
+    ),
+}
+
+
+@pytest.mark.parametrize("ep", ["cpu", "cuda"])
+@pytest.mark.parametrize("case", GROWING)
+def test_no_fusion_adds_nodes(case: str, ep: str) -> None:
+    norm, options = GROWING[case]
+    proto = residual(norm, **options)
+    result = graphfuse.fuse(proto, ep, costs="none")
+    assert result.changed
+    assert result.nodes_after <= result.nodes_before
+    assert_passes(proto, result.model)
+
+
+def test_a_constant_that_is_too_large_to_copy_is_reshaped_by_one_node(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("graphfuse.parameters.LARGEST_FOLDED", 4)
+    shaped = constants(scale=ROW.reshape(1, 1, 8))
+    proto = residual("y = LayerNormalization(x, scale, bias)", **shaped)
+    result = graphfuse.fuse(proto)
+    assert kinds(result.model) == ["Constant", "Reshape", "AddLayerNormalization"]
 
 
 def test_a_weight_that_fits_is_passed_as_it_is() -> None:

@@ -10,7 +10,8 @@ from onnx import TensorProto
 
 from graphfuse.feeds import random_feeds
 from graphfuse.pipeline import as_model
-from graphfuse.validation.reference import Twin, rounded_by_chance
+from graphfuse.validation.reference import Twin
+from graphfuse.validation.rounding import rounded_by_chance
 from graphfuse.validation.tolerance import distance
 
 MODELS = Path(__file__).parents[1] / "models"

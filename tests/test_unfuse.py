@@ -169,6 +169,17 @@ def test_other_types_are_written_out_as_well(dtype: int) -> None:
     assert bytes_of(graphfuse.fuse(plain, costs="none").model) == bytes_of(fused)
 
 
+def test_a_function_that_got_lost_comes_back() -> None:
+    """onnx.version_converter drops functions: only sessions with our kernels run what is left."""
+    fused = graphfuse.fuse(residual("y = LayerNormalization(x, scale, bias)")).model
+    lost = onnx.ModelProto()
+    lost.CopyFrom(fused)
+    del lost.functions[:]
+    found = graphfuse.fuse(lost)
+    assert found.changed
+    assert bytes_of(found.model) == bytes_of(fused)
+
+
 def test_the_command_writes_and_validates(shell: Shell, tmp_path: Path) -> None:
     bert = MODELS / "bert.onnx"
     assert shell("fuse", bert, "-o", "fused.onnx").returncode == 0

@@ -313,7 +313,7 @@ def test_shrinking_and_expanding_is_no_change(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(data)
     with path.open("rb") as file:
-        shrinker = wire.Shrinker(wire.FileSource(file.fileno(), 64), path, 128, True, 2**20)
+        shrinker = wire.Shrinker(wire.FileSource(file.fileno(), 64), path, 128, 2**20)
         shrunk = shrinker.shrunk(len(data))
     # An initializer, sparse values, a node's two, a function's two, training.
     assert len(shrinker.tensors) == 7

@@ -41,7 +41,8 @@ def scan(
     if not activations and feeds.given:
         raise UsageError("feeds are given, and nothing is run", "pass --activations as well")
     found = pipeline.scan(model, limits=limits)
-    notes = advice.of_sites(found.sites, runtimes.runtime()) + advice.of_strange(found.strange)
+    right = [*found.notes, *advice.of_scan(found)]
+    notes = advice.of_sites(found.sites, runtimes.runtime()) + right
     readings = None
     if activations:
         with progress() as stage:
@@ -58,8 +59,7 @@ def scan(
         else:
             from graphfuse.report.activations import print_readings
 
-            said = advice.of_strange(found.strange)
-            print_readings(console(), readings, found.already_fused, said)
+            print_readings(console(), readings, found.already_fused, right)
 
 
 @is_gated

@@ -9,17 +9,27 @@ nothing more becomes known.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
 from onnx import TensorProto, helper
 
 from graphfuse.bodies import strange
+from graphfuse.graph.constants import show_axes
+from graphfuse.graph.operator_types import rules, sum_and_norm
 from graphfuse.graph.propagation import is_small
 from graphfuse.graph.scopes import FunctionKey, all_bodies, function_key
 from graphfuse.graph.shape_values import ShapeValues
-from graphfuse.graph.shapes import UNKNOWN, GraphTypes, Nested, weightless
-from graphfuse.graph.tensors import DEFAULT_DOMAINS, replace_nodes, subgraphs
+from graphfuse.graph.shapes import (
+    UNKNOWN,
+    GraphTypes,
+    Nested,
+    forget_saved,
+    give_constants,
+    weightless,
+)
+from graphfuse.graph.stand_ins import Rule, StandIns, Surroundings
+from graphfuse.graph.tensors import DEFAULT_DOMAINS, default_opset, replace_nodes, subgraphs
 from graphfuse.ops import DOMAIN, OPERATORS
 from graphfuse.records import TensorType
 
@@ -34,19 +44,8 @@ SAME_TYPE = frozenset((
 # fmt: on
 """Operators whose outputs have the element type of their first input."""
 
-PASSING = frozenset(
-    (
-        "SimplifiedLayerNormalization",
-        "SkipLayerNormalization",
-        "SkipSimplifiedLayerNormalization",
-        "FastGelu",
-        "BiasGelu",
-        "QuickGelu",
-    )
-)
-"""onnxruntime's operators whose first output has the type and shape of their first input."""
-
-SKIPPING = ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
+OURS = sum_and_norm(1)
+"""What stands for a node of graphfuse's own."""
 
 ROUNDS = 64
 """Inference runs again while a Reshape's target becomes known: its extents may come from others."""
@@ -79,6 +78,9 @@ def infer_types(model: onnx.ModelProto) -> Mapping[str, TensorType]:
 def inferred(skeleton: onnx.ModelProto) -> onnx.ModelProto:
     """A model without weights, with the types of its tensors in every graph. It is changed."""
     nested = _simplify(skeleton)
+    show_axes(skeleton.graph, default_opset(skeleton))
+    if nested:
+        give_constants(skeleton.graph, {})
     _complete(skeleton.graph, skeleton.graph, nested)
     result = _infer(skeleton)
     for _ in range(ROUNDS):
@@ -116,11 +118,12 @@ def _complete(
 
 
 def _simplify(skeleton: onnx.ModelProto) -> bool:
-    """Let operators that onnx has no inference for, and that keep their input's type, pass it on.
+    """Let operators that onnx has no inference for pass types on, by nodes that stand for them.
 
-    Inference would stop at the first of them: onnxruntime's norms in models that it saved, say.
+    Inference would stop at the first of them: onnxruntime's operators in models that it saved, say.
     Whether the graph has bodies.
     """
+    forget_saved(skeleton.graph)
     for entry in skeleton.opset_import:
         entry.domain = "" if entry.domain in DEFAULT_DOMAINS else entry.domain
     odd = {function.name for function in strange(skeleton)}
@@ -131,51 +134,87 @@ def _simplify(skeleton: onnx.ModelProto) -> bool:
         copies = onnx.ModelProto(functions=kept).functions
         del skeleton.functions[:]
         skeleton.functions.extend(copies)
-    return _pass_types(skeleton.graph, own)
+    simplifier = _Simplifier(own, default_opset(skeleton))
+    nested = simplifier.apply(skeleton.graph)
+    skeleton.functions.extend(simplifier.functions)
+    _import_domains(skeleton, simplifier.domains)
+    for function in skeleton.functions:
+        _import_domains(function, _domains(function.node))
+    return nested
 
 
 def _is_ours(domain: str, name: str) -> bool:
     return domain == DOMAIN and name in OPERATORS
 
 
-def _pass_types(graph: onnx.GraphProto, own: set[FunctionKey]) -> bool:
-    nested = False
-    replaced: dict[int, list[onnx.NodeProto]] = {}
-    for index, node in enumerate(graph.node):
-        # What types do not depend on would be written and parsed twice: traces of stacks, say.
-        for field in ("name", "doc_string", "metadata_props"):
-            node.ClearField(field)
-        node.domain = "" if node.domain in DEFAULT_DOMAINS else node.domain
+def _import_domains(holder: onnx.ModelProto | onnx.FunctionProto, used: set[str]) -> None:
+    """Import what nodes are of: for a domain without a version onnx would infer nothing at all."""
+    known = {entry.domain for entry in holder.opset_import}
+    holder.opset_import.extend(helper.make_opsetid(domain, 1) for domain in sorted(used - known))
+
+
+def _domains(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """The domains of nodes and of those in their bodies, ONNX's own left out."""
+    found: set[str] = set()
+    for node in nodes:
+        found.add(node.domain)
         for body in subgraphs(node):
-            nested = True
-            _pass_types(body, own)
-        if _is_ours(node.domain, node.op_type) and function_key(node) not in own:
-            replaced[index] = _sum_and_norm(node, 1)
-            continue
-        passes = node.op_type in PASSING and node.domain in ("", "com.microsoft")
-        # A function of the model under that name may do something else.
-        passes = passes and function_key(node) not in own
-        if not passes or not node.input:
-            continue
-        if node.op_type in SKIPPING:
-            replaced[index] = _sum_and_norm(node, 3)
-        else:
-            replaced[index] = [helper.make_node("Identity", node.input[:1], node.output[:1])]
-    if replaced:
-        kept = ([node] for node in graph.node)
-        nodes = [replaced.get(index, same) for index, same in enumerate(kept)]
-        replace_nodes(graph, [node for each in nodes for node in each])
-    return nested
+            found |= _domains(body.node)
+    return found - {*DEFAULT_DOMAINS}
 
 
-def _sum_and_norm(node: onnx.NodeProto, at: int) -> list[onnx.NodeProto]:
-    """A fused node, whose sum is output `at`, as far as types go."""
-    total = node.output[at] if len(node.output) > at and node.output[at] else ""
-    total = total or f"{node.output[0]}/{VECTOR}sum"
-    return [
-        helper.make_node("Add", node.input[:2], [total]),
-        helper.make_node("Identity", [total], node.output[:1]),
-    ]
+class _Simplifier:
+    """Puts stand-ins in place of nodes, in a graph and the bodies in it."""
+
+    def __init__(self, own: set[FunctionKey], opset: int) -> None:
+        """`own` are the model's functions: a node that calls one does what its body does."""
+        self._own, self._opset = own, opset
+        self._rules = rules(opset)
+        self.functions: list[onnx.FunctionProto] = []
+        self.domains: set[str] = set()
+
+    def apply(self, graph: onnx.GraphProto) -> bool:
+        """Whether the graph has bodies."""
+        nested = False
+        around = Surroundings(graph)
+        replaced: dict[int, list[onnx.NodeProto]] = {}
+        for index, node in enumerate(graph.node):
+            # What types do not depend on would be written and parsed twice: traces of stacks, say.
+            for field in ("name", "doc_string", "metadata_props"):
+                node.ClearField(field)
+            domain = node.domain
+            if domain in DEFAULT_DOMAINS:
+                node.domain = domain = ""
+            else:
+                self.domains.add(domain)
+            for body in subgraphs(node):
+                nested = True
+                self.apply(body)
+            rule = (
+                OURS if _is_ours(domain, node.op_type) else self._rules.get((domain, node.op_type))
+            )
+            if rule is not None and function_key(node) not in self._own:
+                nodes = self._stand_ins(node, rule, around)
+                if nodes:
+                    replaced[index] = nodes
+        if replaced:
+            kept = ([node] for node in graph.node)
+            nodes = [replaced.get(index, same) for index, same in enumerate(kept)]
+            replace_nodes(graph, [node for each in nodes for node in each])
+        return nested
+
+    def _stand_ins(
+        self, node: onnx.NodeProto, rule: Rule, around: Surroundings
+    ) -> list[onnx.NodeProto]:
+        """The nodes that stand for one; none where what it gives is not known."""
+        stand_ins = StandIns(node, around)
+        if not node.input or not node.output or not rule(stand_ins) or stand_ins.unsure:
+            return []
+        nodes, function = stand_ins.finished(self._opset)
+        if function is not None:
+            self.functions.append(function)
+            self.domains.add(function.domain)
+        return nodes
 
 
 def _infer(skeleton: onnx.ModelProto) -> onnx.ModelProto:

@@ -24,6 +24,7 @@ from graphfuse.errors import ChangedError, ModelError, in_one_line
 from graphfuse.graph import wire
 from graphfuse.graph.folder import Folder, Identity, RefusedError, identity, settled
 from graphfuse.graph.gate import BITS, check, tensor_bytes
+from graphfuse.graph.order import in_order
 from graphfuse.graph.tensors import external_entries, is_external, model_tensors
 from graphfuse.graph.wire import FileSource, Shrinker, Span, is_inline
 from graphfuse.limits import Limits
@@ -53,6 +54,7 @@ class Model:
     `path` is None for a model that was handed over in memory; its external data, if any, is then
     looked for in `folder`. `inline` has the tensors that were left in the model's own file, by the
     offset of their data. `digest` is the file's SHA-256, empty when it was not read as a whole.
+    `notes` say what of the model was put right in memory: nodes that were out of order.
     """
 
     proto: onnx.ModelProto
@@ -63,6 +65,7 @@ class Model:
     identity: Identity = (0, 0, 0, 0, 0)
     digest: str = ""
     is_edited: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def file(self) -> Path | None:
@@ -191,7 +194,7 @@ def load(path: str | os.PathLike[str], limits: Limits | None = None) -> Model:
     proto = _parse(data, file)
     model = Model(proto, file, file.parent, limits, inline, first, digest)
     check(model.proto, model.files, limits)
-    return model
+    return _in_order(model)
 
 
 @contextlib.contextmanager
@@ -216,7 +219,24 @@ def wrap(proto: onnx.ModelProto, folder: Path, limits: Limits | None = None) -> 
     limits = limits or Limits()
     model = Model(proto, None, folder, limits)
     check(proto, model.files, limits)
-    return model
+    return _in_order(model)
+
+
+def _in_order(model: Model) -> Model:
+    """The model with its nodes in topological order, which onnxruntime does not ask of a file.
+
+    Everything downstream may then rely on it. The file, if any, still holds this very model.
+    """
+    proto, moved = in_order(model.proto)
+    if not moved:
+        return model
+    said = (
+        f"nodes of the model are out of order: {moved} {'was' if moved == 1 else 'were'} moved up, "
+        "before what reads them, and the others keep their order"
+    )
+    found = replace(model, proto=proto, notes=(said,))
+    found.__dict__["files"] = model.files
+    return found
 
 
 @contextlib.contextmanager
@@ -259,7 +279,7 @@ def _graph_bytes(
                 f"{file} has more than 2 GiB and a name that is not UTF-8", "rename the file"
             )
         limit = min(limits.proto_bytes, PROTO_LIMIT)
-        shrinker = Shrinker(FileSource(descriptor), file, LEAST_INLINE, beyond, limit)
+        shrinker = Shrinker(FileSource(descriptor), file, LEAST_INLINE, limit)
         data = shrinker.shrunk(size)
         return data, shrinker.tensors
     with os.fdopen(os.dup(descriptor), "rb") as opened:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from sys import intern
 from typing import Any
@@ -140,3 +140,33 @@ def constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
             case _:
                 return None
     return None
+
+
+def redefined(name: str, node: Node, nodes: Sequence[Node], given: Collection[str]) -> ModelError:
+    """The error for a tensor that a node defines after something has defined or read it.
+
+    `given` are the graph's inputs and initializers. Nodes that have an order are in it
+    (graph/order.py): where no tensor is defined twice, they stand in a circle.
+    """
+    makers: dict[str, list[Node]] = {}
+    for one in nodes:
+        for output in one.outputs:
+            makers.setdefault(output, []).append(one)
+    if name not in given and len(makers[name]) == 1:
+        # Nodes that define a tensor twice are not put in order: then that is what is wrong.
+        twice = (each for each, by in makers.items() if each and len(by) > 1)
+        name = next(twice, name)
+    where = f" in {node.scope.text}" if node.scope.text else ""
+    by = [f"node {one.index} ({one.op_type})" for one in makers[name]]
+    if name in given:
+        by.insert(0, "an input or initializer")
+    if len(by) == 1:
+        return ModelError(
+            f"nodes{where} read each other's results in a circle, through tensor {name!r} of "
+            f"{by[0]}",
+            "no runtime can run it: export the model again",
+        )
+    return ModelError(
+        f"tensor {name!r} is defined twice{where}: by {by[0]} and by {by[1]}",
+        "no runtime can run it: give one of the two another name, or export the model again",
+    )

@@ -124,6 +124,59 @@ def type_of(value: onnx.TypeProto) -> TensorType:
     return TensorType(tensor.elem_type, tuple(dims))
 
 
+SAVED = "unk__"
+"""How the symbols begin that onnx.shape_inference writes for extents that it does not know."""
+
+
+def is_saved(symbol: str) -> bool:
+    """Whether a symbol of a file is one that an inference made up: a number, no name of anything.
+
+    The next inference numbers anew, and two that were joined in one file may have the same.
+    """
+    return symbol.startswith(SAVED) and symbol[len(SAVED) :].isdigit()
+
+
+def forget_saved(graph: onnx.GraphProto) -> None:
+    """Take symbols that an earlier inference made up out of a graph of no graph around it."""
+    for value in graph.input:
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if is_saved(dim.dim_param):
+                # Still one number in each run, and one that no other extent is known to be.
+                dim.dim_param = f"{value.name}:{axis}"
+    _forget(graph)
+
+
+def _forget(graph: onnx.GraphProto) -> None:
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if is_saved(dim.dim_param):
+                dim.ClearField("dim_param")
+    for node in graph.node:
+        for body in subgraphs(node):
+            _forget(body)
+
+
+def _without_saved(found: TensorType, shape: tuple[Dim, ...]) -> TensorType:
+    if not any(isinstance(dim, str) and is_saved(dim) for dim in shape):
+        return found
+    kept = (None if isinstance(dim, str) and is_saved(dim) else dim for dim in shape)
+    return TensorType(found.elem_type, tuple(kept))
+
+
+def merged(declared: TensorType, inferred: TensorType) -> TensorType:
+    """What a file says of a tensor and what inference does: a number says more than a symbol."""
+    elem_type = declared.elem_type or inferred.elem_type
+    said, found = declared.shape, inferred.shape
+    if said is None or found is None or len(said) != len(found):
+        return TensorType(elem_type, found if said is None else said)
+    pairs = zip(said, found, strict=True)
+    return TensorType(elem_type, tuple(_extent(one, other) for one, other in pairs))
+
+
+def _extent(declared: Dim, inferred: Dim) -> Dim:
+    return declared if isinstance(declared, int) or inferred is None else inferred
+
+
 class GraphTypes(Mapping[str, TensorType]):
     """The types that a graph declares: inputs, value_info and outputs, initializers.
 
@@ -132,7 +185,11 @@ class GraphTypes(Mapping[str, TensorType]):
     holds in one table, which gets slow when it no longer fits the caches.
     """
 
-    def __init__(self, graph: onnx.GraphProto | onnx.FunctionProto) -> None:
+    def __init__(
+        self, graph: onnx.GraphProto | onnx.FunctionProto, from_file: bool = False
+    ) -> None:
+        """Of a graph `from_file` the symbols count for nothing that an inference made up."""
+        self._from_file = from_file
         self._known: dict[str, TensorType] = {}
         # Most tensors of a model share a few types: one record of each spares memory, and the
         # garbage collector has not to look at tens of thousands of equal ones.
@@ -162,6 +219,8 @@ class GraphTypes(Mapping[str, TensorType]):
                 found = TensorType(value.data_type, tuple(value.dims))
             else:
                 found = type_of(value.type)
+            if self._from_file and found.shape is not None:
+                found = _without_saved(found, found.shape)
             self._known[name] = self._one.setdefault(found, found)
         return self._known[name]
 

@@ -171,6 +171,14 @@ def holds(elem_type: int, values: NDArray[Any]) -> bool:
     return bool((held == values).all())
 
 
+def equal(left: onnx.TensorProto, right: onnx.TensorProto) -> bool:
+    """Whether two small tensors hold the same numbers, whatever their names."""
+    if is_external(right) or (left.data_type, left.dims) != (right.data_type, right.dims):
+        return False
+    one, other = (onnx.numpy_helper.to_array(tensor) for tensor in (left, right))
+    return bool(np.array_equal(one, other))
+
+
 def replace_nodes(graph: AnyGraph, nodes: Iterable[onnx.NodeProto]) -> None:
     """Give a graph another list of nodes, which may be its own in part: they are copied first."""
     copies = onnx.GraphProto(node=nodes).node

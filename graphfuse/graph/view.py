@@ -7,7 +7,8 @@ memory, and calls an initializer constant that a graph input can override.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +17,24 @@ import onnx
 from onnx import TensorProto
 
 from graphfuse.errors import ModelError
+from graphfuse.graph.constants import (
+    ARITHMETIC,
+    EXTENTS,
+    KEEPS_SCALAR,
+    LARGEST,
+    NOT_NUMBERS,
+    Computed,
+)
 from graphfuse.graph.model_file import Model
-from graphfuse.graph.nodes import Node, constant_value, nodes_of
+from graphfuse.graph.nodes import Node, constant_value, nodes_of, redefined
 from graphfuse.graph.scope_types import Types, infer_scopes
 from graphfuse.graph.scopes import Scope, fully_seen, function_key, scopes
 from graphfuse.graph.shape_values import ShapeValues
-from graphfuse.graph.shapes import SMALL, UNKNOWN, GraphTypes
+from graphfuse.graph.shapes import SMALL, UNKNOWN, GraphTypes, merged
 from graphfuse.graph.tensors import (
     FLOAT_TYPES,
+    default_opset,
+    equal,
     holds,
     is_external,
     read_names,
@@ -33,38 +44,6 @@ from graphfuse.records import Dim, TensorType
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-# fmt: off
-KEEPS_SCALAR = frozenset((
-    "Identity", "Dropout", "Cast", "CastLike",
-    "Reshape", "Unsqueeze", "Squeeze", "Expand", "Flatten",
-))
-# fmt: on
-"""Operators whose output has the single value of their first input, whatever its shape."""
-
-
-ARITHMETIC: Mapping[str, Callable[[list[float]], float]] = {
-    "Add": lambda operands: operands[0] + operands[1],
-    "Sub": lambda operands: operands[0] - operands[1],
-    "Mul": lambda operands: operands[0] * operands[1],
-    "Div": lambda operands: operands[0] / operands[1],
-    "Pow": lambda operands: math.pow(operands[0], operands[1]),
-    "Neg": lambda operands: -operands[0],
-    "Reciprocal": lambda operands: 1 / operands[0],
-    "Sqrt": lambda operands: math.sqrt(operands[0]),
-}
-
-EXTENTS = frozenset(("Gather", "Slice", "Shape", "Size", "Concat", "ReduceProd"))
-"""Operators that make shapes, and take extents out of them."""
-
-NOT_NUMBERS = frozenset(
-    (
-        onnx.TensorProto.UNDEFINED,
-        onnx.TensorProto.STRING,
-        onnx.TensorProto.COMPLEX64,
-        onnx.TensorProto.COMPLEX128,
-    )
-)
 
 
 def views(model: Model) -> list[GraphView]:
@@ -122,6 +101,7 @@ class GraphView:
         if isinstance(graph, onnx.GraphProto):
             self._own_weights.update(t.values.name for t in graph.sparse_initializer)
         inputs = frozenset(self.inputs)
+        self._given_names = inputs | self._own_weights
         self.initializers = {t.name: t for t in weights if t.name not in inputs}
         self._producers: dict[str, Node] = {}
         # Most tensors have one reader: a list for each would be half of what the garbage collector
@@ -131,7 +111,8 @@ class GraphView:
         for node in self.nodes:
             self._index(node, node.in_call or node.position in with_bodies)
         self._check_names()
-        self._declared = GraphTypes(graph)
+        self._declared = GraphTypes(graph, from_file=True)
+        self._merged: dict[str, TensorType] = {}
 
     def _index(self, node: Node, has_bodies: bool) -> None:
         for name in read_names(node.source) if has_bodies else {*node.inputs}:
@@ -145,13 +126,8 @@ class GraphView:
         for name in node.outputs:
             if not name:
                 continue
-            if name in self._producers or name in self._readers:
-                raise ModelError(
-                    f"tensor {name!r} is defined twice, or read before node {node.index} "
-                    f"({node.op_type}) defines it",
-                    "a graph must be in single-assignment, topological order; "
-                    "run onnx.checker on the file",
-                )
+            if name in self._producers or name in self._readers or name in self._given_names:
+                raise redefined(name, node, self.nodes, self._given_names)
             self._producers[name] = node
 
     def _check_names(self) -> None:
@@ -159,9 +135,12 @@ class GraphView:
         if self.outer is not None:
             unknown = {name for name in unknown if not self.outer.sees(name)}
         if unknown:
+            name, where = min(unknown), self.scope.ref.text
+            readers = [str(node.ref) for node in self.readers(name)]
+            by = readers[0] if readers else f"an output of {where or 'the graph'}"
             raise ModelError(
-                f"tensor {min(unknown)!r} is read, but nothing defines it",
-                "run onnx.checker on the file",
+                f"tensor {name!r} is read, but nothing defines it ({by})",
+                "no runtime can run it: export the model again",
             )
 
     @cached_property
@@ -207,15 +186,31 @@ class GraphView:
         return name in self._readers or name in self.outputs
 
     def type(self, name: str) -> TensorType:
-        """A tensor's element type and shape, as declared or else as inferred."""
+        """A tensor's element type and shape: what is declared of it and what is inferred."""
         view = self.home(name)
         if view is not self:
             return view.type(name)
-        declared = self._declared.get(name, UNKNOWN)
-        if declared.elem_type and declared.shape is not None and None not in declared.shape:
-            return declared
-        inferred = self._types.by_scope[self.scope.ref].get(name, declared)
-        return inferred if inferred.shape is not None else declared
+        found = self._merged.get(name)
+        if found is None:
+            found = self._declared.get(name, UNKNOWN)
+            if not found.elem_type or not self._says_all(found.shape):
+                found = merged(found, self._types.by_scope[self.scope.ref].get(name, UNKNOWN))
+            self._merged[name] = found
+        return found
+
+    def _says_all(self, shape: tuple[Dim, ...] | None) -> bool:
+        """Whether inference can add nothing to a declared shape.
+
+        Of a graph input's symbol, and of `Min(64, sequence)`, it knows no number; others hide some.
+        """
+        words = [re.findall(r"\w+", d or "") for d in shape or () if not isinstance(d, int)]
+        return shape is not None and not any(map(self._free.isdisjoint, words))
+
+    @cached_property
+    def _free(self) -> frozenset[str]:
+        shapes = (self._declared.get(name, UNKNOWN).shape or () for name in self.inputs)
+        own = {dim for shape in shapes for dim in shape if isinstance(dim, str)}
+        return self.outer._free | own if self.outer is not None else frozenset(own)
 
     def cast_type(self, node: Node) -> int:
         """The type that a Cast or CastLike gives; 0 when it is not known."""
@@ -270,16 +265,19 @@ class GraphView:
     def _number(self, name: str, reach: int) -> NDArray[Any] | None:
         tensor = self.constant(name)
         if tensor is not None:
-            single = int(np.prod(tensor.dims)) == 1
-            return self.model.read(tensor).reshape(()) if single else None
+            return self._element(tensor)
         if self._callers and name in self.inputs and reach:
             return self._number_given(name, reach - 1)
         node = self.producer(name)
-        shape = self.type(name).shape
-        if node is None or not node.standard or not reach or shape is None:
+        if node is None or not node.standard or not reach:
             return None
-        if any(extent != 1 for extent in shape):
-            return None
+        if node.op_type == "ConstantOfShape":
+            filled = node.attributes.get("value")
+            return np.zeros((), np.float32) if filled is None else self._element(filled)
+        if node.op_type in ("Tile", "Transpose"):
+            value = self.scalar(node.input(0), reach - 1)
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(self.type(name).elem_type or 1)
+            return None if value is None else np.asarray(value).astype(dtype)
         if node.op_type in ARITHMETIC:
             elem_type = self.type(name).elem_type
             if elem_type not in FLOAT_TYPES:
@@ -302,6 +300,11 @@ class GraphView:
                 return np.asarray(values[0])
         return None
 
+    def _element(self, tensor: onnx.TensorProto) -> NDArray[Any] | None:
+        """The number in a constant of one element."""
+        single = math.prod(tensor.dims) == 1
+        return self.model.read(tensor).reshape(()) if single else None
+
     def _given(self, name: str) -> Iterator[tuple[GraphView, str]]:
         """What each call of this function hands in for an input, '' when it is left out."""
         position = self.inputs.index(name)
@@ -314,7 +317,7 @@ class GraphView:
         first = found[0]
         if first is None or is_external(first) or first.ByteSize() > SMALL:
             return None
-        return first if all(other is not None and _equal(first, other) for other in found) else None
+        return first if all(other is not None and equal(first, other) for other in found) else None
 
     def _shapes_given(self) -> Iterator[onnx.TensorProto]:
         """The constants that every call hands in alike, under the names that they have here."""
@@ -348,14 +351,21 @@ class GraphView:
         )
 
     def integers(self, name: str) -> tuple[int, ...] | None:
-        """The values of a small constant integer tensor, flat: axes, shapes."""
-        source, casts = self.behind(name)
-        tensor = self.constant(source)
-        if any(to != TensorProto.INT64 for to in casts):
+        """The values of a small integer tensor that is computed from constants, flat: axes."""
+        value = Computed(self._small, self._maker, default_opset(self.model.proto)).of(name)
+        if value is None or value.dtype.name not in ("int32", "int64"):
             return None
-        if tensor is None or tensor.data_type not in (6, 7) or int(np.prod(tensor.dims)) > 64:
-            return None
-        return tuple(int(value) for value in self.model.read(tensor).reshape(-1))
+        return tuple(int(each) for each in value.reshape(-1))
+
+    def _small(self, name: str) -> NDArray[Any] | None:
+        """The value of a small constant."""
+        tensor = self.constant(name)
+        small = tensor is not None and math.prod(tensor.dims) <= LARGEST
+        return self.model.read(tensor) if tensor is not None and small else None
+
+    def _maker(self, name: str) -> onnx.NodeProto | None:
+        node = self.home(name).producer(name)
+        return node.source if node is not None and node.standard else None
 
     def is_weight(self, name: str) -> bool:
         """Whether a tensor can be a parameter: an initializer, or computed from such alone.
@@ -380,11 +390,3 @@ class GraphView:
             if (constant or derived) and not any(subgraphs(node.source)):
                 known.update(name for name in node.outputs if name)
         return known
-
-
-def _equal(left: onnx.TensorProto, right: onnx.TensorProto) -> bool:
-    """Whether two small tensors hold the same numbers, whatever their names."""
-    if is_external(right) or (left.data_type, left.dims) != (right.data_type, right.dims):
-        return False
-    one, other = (onnx.numpy_helper.to_array(tensor) for tensor in (left, right))
-    return bool(np.array_equal(one, other))

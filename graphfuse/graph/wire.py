@@ -177,15 +177,14 @@ def header(number: int, length: int) -> bytes:
 class Shrinker:
     """Leaves the large `raw_data` out of a model's bytes.
 
-    `least` is the size from which it does; with `everywhere` it looks beyond the main graph's
-    initializers. `limit` bounds what is left. `tensors` then has, by the offset of its raw data,
-    where each tensor is.
+    `least` is the size from which it does, wherever a tensor is: an initializer, a Constant node, a
+    body. `limit` bounds what is left. `tensors` then has, by the offset of its raw data, where each
+    tensor is.
     """
 
     source: Source
     path: Path
     least: int
-    everywhere: bool
     limit: int
     tensors: dict[int, Span] = field(default_factory=dict[int, Span])
     kept: int = 0
@@ -204,8 +203,6 @@ class Shrinker:
         for entry in entries(self.source, start, end):
             inner = FIELDS[kind].get(entry.number) if entry.kind == 2 else None
             if inner is None or entry.end - entry.body <= self.least:
-                continue
-            if not self.everywhere and inner not in ("GraphProto", "TensorProto"):
                 continue
             if inner == "TensorProto":
                 body = self._tensor(entry)

@@ -38,7 +38,8 @@ from graphfuse.pipeline import optimize, write
 from graphfuse.records import Check, FuseResult, ValidationReport
 from graphfuse.runtime import require_provider, run, session
 from graphfuse.validation.outputs import OutputJudge
-from graphfuse.validation.reference import RoundedSamples, Twin
+from graphfuse.validation.reference import Twin
+from graphfuse.validation.rounding import RoundedSamples
 from graphfuse.validation.tolerance import MEANING_BOUND
 
 if TYPE_CHECKING:

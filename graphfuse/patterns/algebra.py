@@ -174,6 +174,24 @@ def _non_negative_sum(form: Form) -> bool:
     return form.terms.get(EMPTY, 0) >= 0 and _is_spread(form)
 
 
+def at_least(form: Form, number: Fraction) -> bool:
+    """Whether a form is known to be a number or more, wherever it has a value.
+
+    Of c * (a + b)^p with p > 0 it is where a + b is (number / c)^(1/p) or more.
+    """
+    if form.terms.get(EMPTY, 0) >= number and _is_spread(form):
+        return True
+    if len(form.terms) != 1:
+        return False
+    ((factors, coefficient),) = form.terms.items()
+    if coefficient < 0 or number <= 0 or len(factors) != 1:
+        return False
+    ((atom, exponent),) = factors
+    if not isinstance(atom, Root) or exponent != HALF:
+        return False
+    return at_least(atom.base, (number / coefficient) ** 2)
+
+
 def _is_spread(form: Form) -> bool:
     """Whether the terms, numbers aside, are c*mean(a^2), or c*mean(a^2) - c*mean(a)^2, c > 0."""
     terms = {factors: number for factors, number in form.terms.items() if factors}

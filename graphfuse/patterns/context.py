@@ -63,8 +63,14 @@ class Context:
             return Refusal(Reason.NOT_THE_DEFINITION, f"input {position} is absent")
         return self.opaque(name)
 
-    def opaque(self, name: str) -> Value | Refusal:
-        """A tensor that does not come from x: a number, or a leaf that may be a parameter."""
+    def opaque(self, name: str, fits: bool = False) -> Value | Refusal:
+        """A tensor that does not come from x: a number, or a leaf that may be a parameter.
+
+        `fits` tells that the operator takes only what broadcasts to x: a scale or bias of a norm.
+        """
+        number = self.view.scalar(name)
+        if fits and number is not None and isfinite(number):
+            return Value(algebra.constant(number))
         shape = self.view.type(name).shape
         rank, axes = self.candidate.rank, self.candidate.axes
         if shape is None:
@@ -72,12 +78,13 @@ class Context:
         if len(shape) > rank:
             return Refusal(Reason.PARAMETER_ENLARGES, f"{name} has {len(shape)} axes, x has {rank}")
         x_shape = self.view.type(self.candidate.tensor).shape
-        number = self.view.scalar(name)
-        fits = all(dim == 1 for dim in shape) or (x_shape and broadcasts_to(shape, x_shape))
-        if number is not None and isfinite(number) and fits:
+        small = all(dim == 1 for dim in shape) or (x_shape and broadcasts_to(shape, x_shape))
+        if number is not None and isfinite(number) and (small or self._of_extents(name)):
             return Value(algebra.constant(number))
-        if not self.view.is_weight(name) and (reshaped := self._reshaped_weight(name, shape)):
-            return self.opaque(reshaped)
+        if not self.view.is_weight(name):
+            behind = self._reshaped_weight(name, shape) or self._typed_weight(name)
+            if behind:
+                return self.opaque(behind)
         if not self.view.is_weight(name) and not self._is_given_vector(name, shape):
             return Refusal(Reason.PARAMETER_COMPUTED, name)
         refusal = self._outside_axes(name, shape)
@@ -136,6 +143,23 @@ class Context:
         known = before is not None and all(isinstance(dim, int) for dim in before)
         same = before is not None and _without_ones(before) == _without_ones(shape)
         return node.input(0) if known and same and self.view.is_weight(node.input(0)) else ""
+
+    def _of_extents(self, name: str) -> bool:
+        """Whether a tensor has extents that are taken from x, by what ConstantOfShape reads."""
+        x_shape, node = self.view.type(self.candidate.tensor).shape, self.view.producer(name)
+        if node is None or node.op_type != "ConstantOfShape" or x_shape is None:
+            return False
+        extents = self.view.shape_value(node.input(0))
+        return extents is not None and broadcasts_to(extents, x_shape)
+
+    def _typed_weight(self, name: str) -> str:
+        """The weight that CastLike(weight, x) is: CastLike reads the type of x, and no number."""
+        node = self.view.producer(name)
+        if node is None or not node.standard or node.op_type != "CastLike":
+            return ""
+        before = self.view.type(node.input(0)).elem_type
+        lossless = widens(before, self.view.cast_type(node))
+        return node.input(0) if lossless else ""
 
     def _is_given_vector(self, name: str, shape: tuple[Dim, ...]) -> bool:
         """Whether a graph input of one axis can be a parameter: it depends on no sum.

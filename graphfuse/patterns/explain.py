@@ -16,9 +16,11 @@ from graphfuse.patterns.form import (
     Leaf,
     Mean,
     Root,
+    is_of_x,
     render_product,
     render_term,
 )
+from graphfuse.patterns.norms import MEAN_OF_SQUARE, SQUARE_OF_MEAN
 from graphfuse.patterns.translate import DEFAULT_EPSILON, normalize
 from graphfuse.records import LAYER_NORM, RMS_NORM, Explanation, NearMiss, Scan, Site
 
@@ -74,6 +76,9 @@ def _terms(form: Form, other: Form) -> tuple[str, ...]:
 def nearest(seen: Form) -> tuple[str, Form]:
     """The definition with the scale, bias and epsilon that a form seems to have, and its kind."""
     kind = LAYER_NORM if any(atom == FIRST for atom in seen.atoms()) else RMS_NORM
+    if not is_of_x(seen):
+        # A statistic on its way to the root: the number in it is an epsilon, and no bias.
+        return kind, _under_root(seen, kind)
     epsilon = _epsilon(seen)
     scale, bias = algebra.constant(1), Form({})
     for factors, number in seen.terms.items():
@@ -87,6 +92,14 @@ def nearest(seen: Form) -> tuple[str, Form]:
     meant = scaled if isinstance(scaled, Refusal) else algebra.add(scaled, bias)
     assert isinstance(meant, Form), "the definition is within the bounds of the algebra"
     return kind, meant
+
+
+def _under_root(seen: Form, kind: str) -> Form:
+    """What the definition has under its root, with the epsilon of a form."""
+    number = seen.terms.get(EMPTY, Fraction(0))
+    epsilon = number if number > 0 else Fraction(DEFAULT_EPSILON)
+    middle = {SQUARE_OF_MEAN: -ONE} if kind == LAYER_NORM else {}
+    return Form({MEAN_OF_SQUARE: ONE, **middle, EMPTY: epsilon})
 
 
 def _epsilon(seen: Form) -> float:

@@ -9,7 +9,7 @@ from graphfuse.patterns.algebra import Refusal
 from graphfuse.patterns.form import Form, exponents, has_second_moment, has_square, is_of_x
 from graphfuse.patterns.residual import is_sum
 from graphfuse.patterns.site import interior_of
-from graphfuse.patterns.translate import NORMALIZATIONS, OPERATORS, REDUCTIONS, Region
+from graphfuse.patterns.translate import NORMALIZATIONS, REDUCTIONS, Region, rule_for
 from graphfuse.reasons import Reason
 from graphfuse.records import NearMiss
 
@@ -84,7 +84,7 @@ def feeds_root(view: GraphView, node: Node, reach: int = 12) -> bool:
         readers = [reader for name in names for reader in view.readers(name)[:8]]
         if any(reader.op_type == "Sqrt" or _is_fractional(view, reader) for reader in readers):
             return True
-        near = [r for r in readers if r.op_type in OPERATORS and not _joins(view, r)]
+        near = [r for r in readers if rule_for(r) is not None and not _joins(view, r)]
         names = [reader.outputs[0] for reader in near[:16] if reader.outputs]
     return False
 

@@ -43,6 +43,8 @@ class Source:
     path: tuple[Node, ...] = ()
     obstacle: Node | None = None
     reason: Reason | None = None
+    merged: int = 1
+    """How many of the sum's last axes the path makes one: those that the norm is over."""
 
     @property
     def key(self) -> tuple[object, int]:
@@ -64,7 +66,10 @@ SEQUENCES = frozenset(
     )
 )
 CLAMPING = frozenset(("Clip", "Min", "Max"))
+QUANTIZING = frozenset(("QuantizeLinear", "DequantizeLinear"))
+QUANTIZED_SUM = ("com.microsoft", "QLinearAdd")
 OBSTACLES = {
+    **dict.fromkeys(QUANTIZING, Reason.SUM_QUANTIZED),
     **dict.fromkeys(CLAMPING, Reason.SUM_CLAMPED),
     **dict.fromkeys(RESHAPING, Reason.SUM_RESHAPED),
     **dict.fromkeys(SLICING, Reason.SUM_SLICED),
@@ -110,7 +115,11 @@ def sources(view: GraphView, name: str, reach: int = 16) -> list[Source]:
         seen[key] = step.left
         home = view.home(step.tensor)
         node = home.producer(step.tensor)
-        if node is None or not node.standard or step.left == 0:
+        if node is None or step.left == 0:
+            continue
+        if (node.domain, node.op_type) == QUANTIZED_SUM and node.known:
+            found[step.tensor] = Source(node, step.tensor, (), node, Reason.SUM_QUANTIZED)
+        if not node.standard and not _dequantizes(node):
             continue
         if home is not view and step.obstacle is None:
             step = replace(step, reason=Reason.SUM_IN_OTHER_SCOPE)
@@ -121,12 +130,18 @@ def sources(view: GraphView, name: str, reach: int = 16) -> list[Source]:
         elif step.obstacle is None and (path := _path(home, node)) is not None:
             add = home.producer(path[0].input(0))
             assert add is not None, "a path starts behind a sum"
-            found[step.tensor] = Source(add, step.tensor, path, None, step.reason)
+            merged = merged_axes(home, path[0])
+            found[step.tensor] = Source(add, step.tensor, path, None, step.reason, merged)
         else:
             pending.extend(_behind(node, step))
             if node.op_type == "Sub":
                 pending.extend(_shifted(view, node, step) or _common(view, node, step))
     return sorted(found.values(), key=lambda source: source.add.position)
+
+
+def _dequantizes(node: Node) -> bool:
+    """onnxruntime's own quantizing operators, which take 16 bits where ONNX's did not."""
+    return node.known and node.domain == "com.microsoft" and node.op_type in QUANTIZING
 
 
 def _shifted(view: GraphView, node: Node, step: _Step) -> list[_Step]:
@@ -176,7 +191,9 @@ def _behind(node: Node, step: _Step) -> list[_Step]:
         return [replace(_further(step, node.input(0)), casts=(*step.casts, node))]
     if node.op_type in OBSTACLES:
         blocked = replace(step, obstacle=node, reason=OBSTACLES[node.op_type])
-        return [_further(blocked, name) for name in node.inputs if name]
+        # The others are a scale and a zero point.
+        read = node.inputs[:1] if node.op_type in QUANTIZING else node.inputs
+        return [_further(blocked, name) for name in read if name]
     return []
 
 
@@ -202,8 +219,13 @@ def _path(view: GraphView, last: Node) -> tuple[Node, ...] | None:
     path: list[Node] = []
     node: Node | None = last
     while node is not None and len(path) < LONGEST_PATH and not is_sum(node):
-        if not node.standard or node.in_call or not _keeps_rows(view, node):
+        if not node.standard or node.in_call:
             return None
+        if not _keeps_rows(view, node):
+            # Only the sum's own axes may be merged: what moved rows before that had others.
+            first = is_sum(view.producer(node.input(0)))
+            if not first or merged_axes(view, node) == 1:
+                return None
         path.insert(0, node)
         node = view.producer(node.input(0))
     moved = any(step.op_type not in PASSING for step in path)
@@ -225,8 +247,32 @@ def _keeps_rows(view: GraphView, node: Node) -> bool:
     return kept and before.elem_type in FLOAT_TYPES
 
 
+def merged_axes(view: GraphView, node: Node) -> int:
+    """How many last axes a Flatten or Reshape makes one; 1 where it keeps the last, or others.
+
+    Rows of several axes are flattened so in the body of ONNX's LayerNormalization.
+    """
+    before, after = view.type(node.input(0)), view.type(node.outputs[0])
+    if node.op_type not in ("Flatten", "Reshape") or not before.shape or not after.shape:
+        return 1
+    if before.elem_type not in FLOAT_TYPES or before.shape[-1] == after.shape[-1]:
+        return 1
+    extent = 1
+    for count, dim in enumerate(reversed(before.shape), 1):
+        if not isinstance(dim, int):
+            return 1
+        extent *= dim
+        if extent == after.shape[-1] and extent > 0:
+            return count
+    return 1
+
+
 def residual_sum(view: GraphView, add: Node) -> ResidualSum | Refusal:
     """What an Add adds, or why it is not a residual."""
+    if (add.domain, add.op_type) == QUANTIZED_SUM:
+        adds_weight = any(view.is_weight(add.input(position)) for position in (0, 3))
+        reason = Reason.VECTOR_OPERAND if adds_weight else Reason.SUM_OF_MANY
+        return Refusal(reason, "a sum of quantized tensors")
     if not is_sum(add):
         return Refusal(Reason.SUM_OF_MANY, f"{len(add.inputs)} operands")
     left, right = add.inputs

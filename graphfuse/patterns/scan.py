@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 
 from graphfuse.bodies import strange_names
@@ -40,6 +41,7 @@ def scan(model: Model, pinned: frozenset[str] = frozenset()) -> Scan:
     kept: list[Site | NearMiss] = []
     fused = nodes = 0
     unlike = strange_names(model.proto)
+    unimported: set[str] = set()
     for view in views(model):
         found = [
             item for candidate in _candidates(view) for item in _judge(view, candidate, pinned)
@@ -51,6 +53,7 @@ def scan(model: Model, pinned: frozenset[str] = frozenset()) -> Scan:
             for node in view.nodes
             if not node.in_call
         )
+        unimported |= _unimported(view)
         nodes += len(view.scope.graph.node)
     sites = [item for item in kept if isinstance(item, Site)]
     misses = [item for item in kept if isinstance(item, NearMiss)]
@@ -60,7 +63,16 @@ def scan(model: Model, pinned: frozenset[str] = frozenset()) -> Scan:
         already_fused=fused,
         nodes=nodes,
         strange=unlike,
+        unimported=tuple(sorted(unimported)),
     )
+
+
+def _unimported(view: GraphView) -> set[str]:
+    """The domains of a graph's nodes that it imports no opset of."""
+    model, function = view.model.proto, view.scope.ref.function
+    holder = model if function is None else model.functions[function]
+    known = {entry.domain for entry in holder.opset_import}
+    return {node.domain for node in view.nodes if not node.in_call} - known - {*DEFAULT_DOMAINS}
 
 
 def _without_overlap(found: Iterable[Site | NearMiss]) -> list[Site | NearMiss]:
@@ -97,6 +109,11 @@ def _candidates(view: GraphView) -> list[_Candidate]:
     """Each Add with the axes that a reduction takes of it, once."""
     seen: dict[tuple[str, tuple[int, ...] | None], _Candidate] = {}
     for node in view.nodes:
+        if _takes_batch_statistics(view, node):
+            blocked = partial(replace, path=(), obstacle=node, reason=Reason.BATCH_STATISTICS)
+            found = (blocked(source) for source in sources(view, node.input(0)))
+            seen.update(((source.tensor, None), _Candidate(source, node, None)) for source in found)
+            continue
         is_normalization = node.op_type in NORMALIZATIONS and node.domain in NORM_DOMAINS
         if not is_normalization and not (node.standard and node.op_type in REDUCTIONS):
             continue
@@ -114,6 +131,17 @@ def _candidates(view: GraphView) -> list[_Candidate]:
         for candidate in seen.values()
         if candidate.source.obstacle is None or candidate.source.key not in direct
     ]
+
+
+def _takes_batch_statistics(view: GraphView, node: Node) -> bool:
+    """Whether a BatchNormalization normalises what it reads by that itself, as a norm does.
+
+    Keras 2 writes a LayerNorm so, its rows as channels. One with constant statistics is none.
+    """
+    if not node.standard or node.op_type != "BatchNormalization":
+        return False
+    trains = node.attributes.get("training_mode", 0) == 1
+    return trains or not all(view.is_weight(node.input(at)) for at in (3, 4))
 
 
 def _axes(

@@ -14,7 +14,8 @@ from graphfuse.graph.tensors import holds, widens
 from graphfuse.graph.view import GraphView
 from graphfuse.patterns import algebra, norms
 from graphfuse.patterns.algebra import Refusal
-from graphfuse.patterns.form import Form
+from graphfuse.patterns.clamps import CLAMPS
+from graphfuse.patterns.form import EMPTY, Form
 from graphfuse.patterns.layout import layer_of, layout_of
 from graphfuse.patterns.norms import Norm
 from graphfuse.patterns.residual import PASSING, ResidualSum, Source, addends, bias_add
@@ -50,11 +51,12 @@ def site(
     if refusal is None:
         refusal = _of_the_interior(view, interior, total.elem_type, output)
     parameter_type = _parameter_type(view, region, norm, total.elem_type)
+    count = len(region.candidate.axes) * source.merged
     parameters: list[Parameter] = []
     for form, absent in ((norm.scale, 1), (norm.bias, 0)):
         if refusal is not None:
             break
-        parameter = _parameter(view, form, absent, parameter_type, total, region)
+        parameter = _parameter(view, form, absent, parameter_type, total, count)
         if isinstance(parameter, Refusal):
             refusal = parameter
         else:
@@ -75,7 +77,7 @@ def site(
         scale=parameters[0],
         bias=parameters[1],
         epsilon=norm.epsilon,
-        axis=region.candidate.axes[0],
+        axis=region.candidate.axes[0] * source.merged,
         elem_type=total.elem_type,
         parameter_type=parameter_type,
         shape=total.shape,
@@ -105,8 +107,17 @@ def described(
         sum_readers=readers,
         addends=addends(view, residual),
         bias_add=bias_add(view, residual),
+        clamps=tuple(_idle(region, node) for node in interior if node.op_type in CLAMPS),
     )
     return replace(full, layout=layout_of(view, full), layer=layer_of(view, full))
+
+
+def _idle(region: Region, node: Node) -> str:
+    """Why a clamp in a norm changes nothing."""
+    form = region.values[node.outputs[0]].form
+    number = form.terms.get(EMPTY, 0)
+    least = f"at least {float(number):.6g}" if number > 0 else "never negative"
+    return f"{node.ref} cannot act: {form} is {least} in exact arithmetic"
 
 
 def producer(view: GraphView, name: str) -> Node:
@@ -140,7 +151,8 @@ def _of_the_norm(
         return Refusal(Reason.OTHER_AXES, f"axes {list(axes)}")
     if source.path and len(axes) > 1:
         return Refusal(Reason.SUM_RESHAPED, f"by {source.path[0].ref}, over {len(axes)} axes")
-    if total.shape is None or not all(isinstance(dim, int) for dim in total.shape[-len(axes) :]):
+    count = len(axes) * source.merged
+    if total.shape is None or not all(isinstance(dim, int) for dim in total.shape[-count:]):
         return Refusal(Reason.UNKNOWN_SHAPE, "the normalised extents of the sum")
     if norm.kind == RMS_NORM and norm.bias.terms:
         return Refusal(Reason.NOT_THE_DEFINITION, f"an RMSNorm with the bias {norm.bias}")
@@ -234,10 +246,13 @@ def _is_of(number: Fraction, elem_type: int) -> bool:
 
 
 def _parameter(
-    view: GraphView, form: Form, absent: int, to: int, total: TensorType, region: Region
+    view: GraphView, form: Form, absent: int, to: int, total: TensorType, axes: int
 ) -> Parameter | Refusal:
-    """A scale or bias, if its weights can be brought to the type and shape of the norm's."""
-    axes = len(region.candidate.axes)
+    """A scale or bias, if its weights can be brought to the type and shape of the norm's.
+
+    It is over the last `axes` of the sum, or over one that these were flattened to.
+    """
+    normalized = (total.shape or ())[-axes:]
     factors: dict[str, Factor] = {}
     for name in norms.weights(form):
         if not view.is_real(name):
@@ -247,10 +262,16 @@ def _parameter(
             return Refusal(Reason.PARAMETER_TYPE, name)
         shape = kind.shape or ()
         extents = tuple(dim for dim in shape[-axes:] if isinstance(dim, int))
-        factors[name] = Factor(name, 1.0, extents if axes > 1 else (-1,))
+        known = tuple(dim for dim in normalized if isinstance(dim, int))
+        if axes > 1 and prod(extents[:-1]) == 1 and extents[-1:] == (prod(known),):
+            extents = known
+        whole = extents == normalized
+        target = extents if axes > 1 else (-1,)
+        flat = len(shape) <= axes and extents == shape
+        factors[name] = Factor(name, 1.0, target, kind.elem_type, whole, flat)
     parameter = norms.parameter(form, absent, factors)
     if isinstance(parameter, str):
-        wanted = TensorType(to, (total.shape or ())[-axes:])
+        wanted = TensorType(to, normalized)
         if view.type(parameter) != wanted:
             return Expression(((1.0, (factors[parameter],)),))
     return parameter

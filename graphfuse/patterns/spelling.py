@@ -56,6 +56,10 @@ def _within(text: Text, binding: int) -> str:
     return text[0] if text[1] >= binding else f"({text[0]})"
 
 
+def _several(function: str) -> Callable[[list[Text]], Text]:
+    return lambda operands: (f"{function}({', '.join(text for text, _ in operands)})", ATOM)
+
+
 def _infix(sign: str, binding: int, right: int) -> Callable[[list[Text]], Text]:
     def write(operands: list[Text]) -> Text:
         first, *others = operands
@@ -80,6 +84,11 @@ WRITERS: Mapping[str, Callable[[list[Text]], Text]] = {
     "Pow": _infix("^", POWER, ATOM),
     "Neg": lambda operands: (f"-{_within(operands[0], POWER)}", SUM),
     "Sqrt": _call("sqrt"),
+    "Max": _several("max"),
+    "Min": _several("min"),
+    "Clip": _several("clip"),
+    "Relu": _call("relu"),
+    "Abs": _call("abs"),
     "Reciprocal": lambda operands: (f"1/{_within(operands[0], POWER)}", PRODUCT),
     "ReduceMean": _call("mean"),
     "ReduceSum": _call("sum"),

@@ -19,6 +19,7 @@ from graphfuse.graph.tensors import FLOAT_TYPES
 from graphfuse.graph.view import GraphView
 from graphfuse.patterns import algebra
 from graphfuse.patterns.algebra import Refusal
+from graphfuse.patterns.clamps import CLAMPS
 from graphfuse.patterns.context import (
     Candidate,
     Context,
@@ -117,7 +118,7 @@ Rule = Callable[[Context], Value | Refusal]
 def rule_for(node: Node) -> Rule | None:
     """The row of the table for a node; None for an operator outside the algebra."""
     if node.standard:
-        return OPERATORS.get(node.op_type)
+        return OPERATORS.get(node.op_type) or CLAMPS.get(node.op_type)
     if (
         node.known
         and node.domain == "com.microsoft"
@@ -304,7 +305,7 @@ def _normalize(centred: bool) -> Rule:
             name = context.node.input(position)
             if name in context.values:
                 return Refusal(Reason.PARAMETER_OF_SUM, name)
-            parameter = context.opaque(name)
+            parameter = context.opaque(name, fits=True)
             if isinstance(parameter, Refusal):
                 return parameter
             if isinstance(normal, Form):

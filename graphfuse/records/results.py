@@ -40,12 +40,17 @@ class Fusion:
 
 @dataclass(frozen=True, slots=True)
 class Vector:
-    """An initializer to add: `value` in every element, for an absent scale or bias."""
+    """An initializer to add: `value` in every element, for an absent scale or bias.
+
+    `data` are its bytes in ONNX's raw form where it has more than one number: a scale or bias that
+    is computed from small constants.
+    """
 
     name: str
     elem_type: int
     extents: tuple[int, ...]
     value: float
+    data: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

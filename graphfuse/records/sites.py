@@ -61,6 +61,12 @@ class Factor:
     exponent: float = 1.0
     extents: tuple[int, ...] = (-1,)
     """What to reshape it to: its other axes have extent 1."""
+    elem_type: int = field(default=0, compare=False)
+    """Its type; 0 when it is not known."""
+    is_whole: bool = field(default=False, compare=False)
+    """Whether it has every extent of the normalised axes, so that nothing need expand it."""
+    is_flat: bool = field(default=False, compare=False)
+    """Whether it has no other axes, so that nothing need reshape it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +146,8 @@ class Site:
     layout: str = ""
     """Where the norm stands in its block: see patterns/layout.py."""
     layer: int | None = None
+    clamps: tuple[str, ...] = ()
+    """Clamps in the norm that cannot act, and why, in words."""
     fused_by: str = ""
     """The operator of the fused node that the site is already, with its domain; '' for none."""
 
@@ -199,7 +207,9 @@ class Explanation:
 class Scan:
     """What a model holds: sites that can be fused, near misses, and sites fused before.
 
-    `strange` are functions under our operators' names that graphfuse did not write.
+    `strange` are functions under our operators' names that graphfuse did not write, `unimported`
+    domains that nodes are of and that their graph imports no opset of, `notes` what was put right
+    of the model before it was scanned.
     """
 
     sites: tuple[Site, ...]
@@ -207,6 +217,8 @@ class Scan:
     already_fused: int
     nodes: int
     strange: tuple[str, ...] = ()
+    unimported: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def count(self, kind: str) -> int:
         """The number of sites of one kind, `LayerNorm` or `RMSNorm`."""

@@ -165,6 +165,7 @@ def _site(site: Site) -> Document:
         "shape": list(site.shape),
         "b_shape": None if site.b_shape is None else list(site.b_shape),
         "spelling": site.spelling,
+        "clamps": list(site.clamps),
         "fused_by": site.fused_by or None,
         "form": str(site.form),
     }

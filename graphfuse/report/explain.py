@@ -44,4 +44,5 @@ def _of_a_site(item: Site) -> list[tuple[str, str]]:
         ("sum read by", sum_readers(item)),
         ("epsilon", f"{item.epsilon:.9g}"),
         ("written as", item.spelling),
+        *(("clamp", text) for text in item.clamps),
     ]

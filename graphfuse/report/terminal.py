@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from graphfuse.graph.tensors import type_name
+from graphfuse.parameters import MARK
 from graphfuse.reasons import Reason
 from graphfuse.records import (
     LAYER_NORM,
@@ -269,7 +270,10 @@ def print_context(console: Console, report: ValidationReport) -> None:
         if means not in ("numpy", "onnxruntime"):
             console.print(f"float64 by {means}: {', '.join(operators)}")
     for item in report.unpaired[:SHOWN]:
-        console.print(f"not paired: {item.site} ({item.why})")
+        # The name of a fused node's own output is nothing to the reader: its norm's is.
+        site, _, own = item.site.partition(f"/{MARK}")
+        why = item.why.replace(item.site, site) if own else item.why
+        console.print(f"not paired: {site} ({why})")
     if len(report.unpaired) > SHOWN:
         console.print(f"not paired: {len(report.unpaired) - SHOWN} more")
     large = [found for found in report.activations if found.squares_overflow]

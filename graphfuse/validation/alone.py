@@ -215,7 +215,7 @@ class Trial:
             if name is None:
                 continue
             there = feeds.setdefault(name, array)
-            if there is not array and not np.array_equal(there, array):
+            if there is not array and not np.array_equal(there, array, equal_nan=True):
                 return None
         return feeds
 

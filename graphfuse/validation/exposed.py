@@ -21,8 +21,9 @@ from graphfuse.graph.shapes import UNKNOWN
 from graphfuse.records import Activation
 from graphfuse.runtime import has_kernels, run, session
 from graphfuse.validation.fused_nodes import FusedNode, takes_kernels
+from graphfuse.validation.ran import Ran
 from graphfuse.validation.tolerance import FLOAT, distance, end_to_end
-from graphfuse.validation.whole_model import Ran, WholeModel
+from graphfuse.validation.whole_model import WholeModel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -129,7 +130,8 @@ def _first_of(
     before, after = exposed(whole.original, names), exposed(whole.fused, names)
     feeds = ran.feed.values
     own = kernels and takes_kernels(before.proto)
-    plain = session(before.proto, before.folder, whole.provider, optimize, own)
+    level = whole.optimized if optimize else False
+    plain = session(before.proto, before.folder, whole.provider, level, own)
     base = run(plain, feeds)
     del plain
     fused = session(after.proto, after.folder, whole.provider, optimize, kernels)

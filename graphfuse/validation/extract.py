@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import onnx
 from onnx import helper
@@ -13,7 +13,7 @@ from graphfuse.graph.model_file import Model
 from graphfuse.graph.scope_types import infer_scopes
 from graphfuse.graph.scopes import Scope, scopes
 from graphfuse.graph.shapes import UNKNOWN
-from graphfuse.graph.tensors import subgraphs, value_names
+from graphfuse.graph.tensors import read_names, subgraphs, value_names
 from graphfuse.records import ScopeRef, TensorType
 from graphfuse.validation.fused_nodes import ScopeKey, scope_keys
 from graphfuse.validation.lifting import FUSED_DOMAINS
@@ -71,9 +71,18 @@ class Parts:
             for name in node.output
             if name
         }
-        weights = scope.graph.initializer if isinstance(scope.graph, onnx.GraphProto) else ()
-        self._initializers = {tensor.name: tensor for tensor in weights}
         self._inputs = set(scope.inputs)
+        self._initializers: dict[str, onnx.TensorProto] = {}
+        self._sparse: dict[str, onnx.SparseTensorProto] = {}
+        self.defaults: dict[str, onnx.TensorProto] = {}
+        """Initializers that are inputs as well: whoever feeds them overrides them."""
+        if isinstance(scope.graph, onnx.GraphProto):
+            self._sparse = {each.values.name: each for each in scope.graph.sparse_initializer}
+            # Up to IR version 3 every initializer had to be an input too, and none was overridden.
+            given = self._inputs if outer is None and model.proto.ir_version > 3 else set[str]()
+            for tensor in scope.graph.initializer:
+                held = self.defaults if tensor.name in given else self._initializers
+                held[tensor.name] = tensor
 
     def node(self, output: str) -> onnx.NodeProto | None:
         """The node that computes a tensor."""
@@ -82,11 +91,24 @@ class Parts:
 
     def computes(self, name: str) -> bool:
         """Whether a tensor is an activation here: no initializer, of this graph or one around."""
-        return self._known(name) and self._initializer(name) is None
+        return self._known(name) and not self.holds(name)
 
     def weight(self, name: str) -> onnx.TensorProto | None:
-        """The initializer of that name, of this graph or one around it."""
+        """The dense initializer of that name, of this graph or one around it."""
         return self._initializer(name)
+
+    def sparse(self, name: str) -> onnx.SparseTensorProto | None:
+        """The sparse initializer of that name, of this graph or one around it."""
+        home = self._home(name)
+        return None if name in home._producers else home._sparse.get(name)
+
+    def holds(self, name: str) -> bool:
+        """Whether a tensor is an initializer that nothing overrides."""
+        return self._initializer(name) is not None or self.sparse(name) is not None
+
+    def default(self, name: str) -> onnx.TensorProto | None:
+        """What an input of the main graph is where nobody feeds it."""
+        return self._home(name).defaults.get(name)
 
     def knows(self, name: str) -> bool:
         """Whether there is a tensor of that name, here or in a graph around."""
@@ -103,13 +125,16 @@ class Parts:
         return self._graph.node
 
     def _known(self, name: str) -> bool:
-        own = name in self._producers or name in self._inputs or name in self._initializers
-        return own or (self._outer is not None and self._outer._known(name))
+        return self._own(name) or (self._outer is not None and self._outer._known(name))
+
+    def _own(self, name: str) -> bool:
+        made = name in self._producers or name in self._inputs
+        return made or name in self._initializers or name in self._sparse
 
     def _initializer(self, name: str) -> onnx.TensorProto | None:
         if name in self._initializers:
             return self._initializers[name]
-        if name in self._producers or name in self._inputs or self._outer is None:
+        if self._own(name) or self._outer is None:
             return None
         return self._outer._initializer(name)
 
@@ -151,10 +176,45 @@ class Parts:
         defaults = sorted(a.SerializeToString() for a in graph.attribute_proto)
         return (*names, sorted(graph.attribute), defaults, opsets)
 
-    def places(self, nodes: Iterable[onnx.NodeProto]) -> set[Place]:
-        """Where nodes are that were cut out here: in this graph, or in one around it."""
-        outputs = (next(name for name in node.output if name) for node in nodes)
-        return {(self._home(name).key, name) for name in outputs}
+    def places(
+        self, nodes: Iterable[onnx.NodeProto], other: Parts, compared: Container[str]
+    ) -> set[Place]:
+        """Where those nodes are of which a comparison with `other` shows all that others read.
+
+        They were cut out here, of this graph or of one around it, and `compared` are the tensors
+        that were compared. Whatever else a node computes has to be read by those nodes alone. What
+        the other model has not, only nodes read that differ themselves.
+        """
+        inside = {_first(node): node for node in nodes}
+        return {
+            (self._home(first).key, first)
+            for first, node in inside.items()
+            if all(
+                name in compared
+                or not other.knows(name)
+                or self._home(name)._readers.get(name, set()) <= inside.keys()
+                for name in node.output
+                if name
+            )
+        }
+
+    def readers(self, name: str) -> set[Place]:
+        """The nodes that read a tensor of this graph, itself or in a body; '' is the graph."""
+        return {(self.key, reader) for reader in self._readers.get(name, ())}
+
+    @property
+    def outputs(self) -> list[str]:
+        """The names of the graph's outputs."""
+        return value_names(self._graph.output)
+
+    @cached_property
+    def _readers(self) -> dict[str, set[str]]:
+        """The nodes that read each tensor, by the first that they compute; '' is the graph."""
+        found: dict[str, set[str]] = {name: {""} for name in self.outputs}
+        for node in self._graph.node:
+            for name in read_names(node):
+                found.setdefault(name, set()).add(_first(node) or "")
+        return found
 
     def _slice(
         self, outputs: list[str], cuts: Container[str]
@@ -170,7 +230,7 @@ class Parts:
             # What is asked for is computed, also where a cut goes through it.
             if name in cuts and name not in outputs:
                 continue
-            if self._initializer(name) is not None:
+            if self.holds(name):
                 continue
             home = self._home(name)
             index = home._producers.get(name)
@@ -202,8 +262,7 @@ class Parts:
 
     def _home(self, name: str) -> Parts:
         """The graph that a tensor is of: this one, or one around it."""
-        mine = name in self._producers or name in self._inputs or self._outer is None
-        return self if mine or self._outer is None else self._outer._home(name)
+        return self if self._own(name) or self._outer is None else self._outer._home(name)
 
     def _part(
         self, nodes: list[onnx.NodeProto], read: set[str], inputs: list[str], outputs: list[str]
@@ -216,8 +275,14 @@ class Parts:
         part.graph.node.extend(nodes)
         weights = (t for name in sorted(read) if (t := self._initializer(name)) is not None)
         part.graph.initializer.extend(weights)
+        thin = (t for name in sorted(read) if (t := self.sparse(name)) is not None)
+        part.graph.sparse_initializer.extend(thin)
         for name in inputs:
             part.graph.input.append(helper.make_tensor_value_info(name, 0, None))
         for name in outputs:
             part.graph.output.append(helper.make_tensor_value_info(name, 0, None))
         return self.model.edited(part)
+
+
+def _first(node: onnx.NodeProto) -> str:
+    return next((name for name in node.output if name), "")

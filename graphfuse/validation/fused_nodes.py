@@ -65,8 +65,8 @@ class FusedNode:
 
     @property
     def centred(self) -> bool:
-        """Whether it is a LayerNorm."""
-        return "Bias" in self.roles
+        """Whether it is a LayerNorm, which may leave its bias out."""
+        return "Bias" in ROLES[self.node.domain, self.node.op_type]
 
     @property
     def hidden(self) -> int:
@@ -135,6 +135,9 @@ def fused_nodes(
     keys = scope_keys(found)
     for scope in holders:
         for node in filter(is_fused, scope.graph.node):
+            if not node.output or not node.output[0]:
+                # Nobody reads what it computes; onnxruntime refuses it, or leaves it out.
+                continue
             reader = _Reader(model, scope, types, rng)
             yield node, keys[scope.ref], reader.fused_node(node, keys[scope.ref])
 
@@ -161,6 +164,8 @@ class _Reader:
         if not scale.shape or not all(isinstance(extent, int) for extent in scale.shape):
             return "the extents of its scale are not known"
         extents = tuple(extent for extent in scale.shape if isinstance(extent, int))
+        if not prod(extents):
+            return "its scale is empty"
         unknown: tuple[Dim, ...] = (None, None, *extents)
         a_type = self._type(roles["A"])
         a_shape = a_type.shape or unknown

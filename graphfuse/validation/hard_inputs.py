@@ -47,7 +47,14 @@ def hard_inputs(site: FusedNode, seed: int) -> tuple[Array, Array, list[str]]:
     a, b = operands(site, np.clip(np.stack(rows), -limit, limit), rng)
     flat = a.reshape(-1, hidden)
     flat[-2, 0], flat[-1, 0] = np.nan, np.inf
+    if _is_doubled(site):
+        b = a
     return a.astype(dtype), b.astype(dtype), labels
+
+
+def _is_doubled(site: FusedNode) -> bool:
+    """Whether a node adds a tensor to itself: both operands are then the same numbers."""
+    return site.roles.get("A") == site.roles.get("B")
 
 
 LARGEST = 2**22
@@ -77,6 +84,9 @@ def operands(
         if missing or one:
             middle = b.shape[axis] // 2
             b = np.take(b, [middle], axis=axis)
+    if _is_doubled(site):
+        half = (total - vector) / 2
+        return half, half
     a = total - b - vector
     dropped = rank - len(site.b_shape)
     return a, b.reshape(b.shape[dropped:])

@@ -26,6 +26,7 @@ from graphfuse.validation.fitting import TooLargeError
 from graphfuse.validation.fused_nodes import FusedNode, ScopeKey, unlike_functions
 from graphfuse.validation.reference import evaluated_by
 from graphfuse.validation.sites import SiteResults, check_sites, new_sites
+from graphfuse.validation.well_formed import flaw, narrower
 from graphfuse.validation.whole_model import WholeModel
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class _Findings:
     reached: set[ScopeKey] = field(default_factory=set[ScopeKey])
     level: str = ""
     """The level that was judged at, where the one asked for could not be."""
+    strays: dict[str, NotShown] = field(default_factory=dict[str, NotShown])
 
     def add(self, found: SiteResults) -> None:
         self.checks += found.checks
@@ -95,6 +97,7 @@ def judge(
         stage("looking at what else differs")
         fused_ones = [each for each, _ in unknown]
         differing = _differing(original, fused, fused_ones, level, feeding.seed, found)
+        found.checks += _not_taken(original, fused)
     not_shown = _not_shown(original, fused, sites, differing, found)
     if not found.checks:
         found.notes.append("no fused node could be checked alone: nothing was judged")
@@ -138,6 +141,7 @@ def _runs(
         activations: dict[str, tuple[Array, Array]] = {}
         if level != "sites":
             whole = _whole(original, fused, provider, feeding, level, stage, nodes, found)
+            found.strays |= {} if whole is None else whole.strays
         if whole is not None and level == "full":
             stage("looking at activations")
             activations = _activations(whole, sites, found)
@@ -202,8 +206,10 @@ def _differing(
     `unknown` are fused nodes that are no sites, for want of what is known of them.
     """
     before, after = parts_by_scope(original), parts_by_scope(fused)
-    listed = (*unknown, *differences(before, after, level != "sites"))
-    result = check_differences(listed, before, after, found.shown, seed)
+    # Where nothing else was judged, the models have to be equal in all that they hold.
+    every = level != "sites" or not found.checks
+    listed = (*unknown, *differences(before, after, every))
+    result = check_differences(listed, before, after, found.shown, seed, every)
     repeat = f"--validate {level} --seed {seed}"
     found.checks += [replace(check, repeat=repeat) for check in result.checks]
     found.wrong += result.wrong
@@ -211,7 +217,19 @@ def _differing(
     for each, _ in result.left:
         judged = "whole model" if each.scope in found.reached else ""
         result.changes.append(each.change(judged))
+    result.changes += [each.change("") for each, _ in result.unseen]
     return result
+
+
+def _not_taken(original: Model, fused: Model) -> list[Check]:
+    """What keeps the second model from being loaded, or takes fewer inputs than the first does."""
+    found: list[tuple[str, str]] = []
+    problem = flaw(fused.proto)
+    if problem and not flaw(original.proto):
+        found.append(("no session loads the fused model, and one does the original", problem))
+    for name, shapes in narrower(original.proto.graph, fused.proto.graph):
+        found.append((f"the fused model takes fewer shapes of input {name!r}", shapes))
+    return [Check("G2", what, float("inf"), 0.0, why, False) for what, why in found]
 
 
 def _not_shown(
@@ -225,18 +243,18 @@ def _not_shown(
 
     Fused nodes that a comparison of what reads them has reached are no longer unpaired.
     """
-    missing: dict[str, NotShown] = {}
+    missing: dict[str, NotShown] = dict(found.strays)
     for _, output in found.shown:
         found.unpaired.pop(output, None)
     for site in sites:
         if site.output in found.unpaired and site.scope not in found.reached:
             missing[site.output] = NotShown(site.output, found.unpaired[site.output].why)
-    for each, why in differing.left:
-        if each.scope not in found.reached:
-            change = each.change("")
-            subject = f"{change.operator} {change.output!r}"
-            subject += f" in {change.scope}" if change.scope else ""
-            missing.setdefault(subject, NotShown(subject, f"it is {each.how}: {why}"))
+    runs = [(each, why) for each, why in differing.left if each.scope not in found.reached]
+    for each, why in (*runs, *differing.unseen):
+        change = each.change("")
+        subject = f"{change.operator} {change.output!r}"
+        subject += f" in {change.scope}" if change.scope else ""
+        missing.setdefault(subject, NotShown(subject, f"it is {each.how}: {why}"))
     for one, other in ((fused, original), (original, fused)):
         for function in unlike_functions(one.proto, other.proto):
             subject = f"function {function.domain}::{function.name}"

@@ -25,6 +25,7 @@ from graphfuse.graph.tensors import (
     read_names,
     subgraphs,
 )
+from graphfuse.runtime import is_operator
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,7 +41,11 @@ CONTRIB_OPERATORS = (
 )
 
 ADDED = "/graphfuse_"
-"""What graphfuse computes a scale from is in the name of its nodes' outputs; it is exact."""
+"""What graphfuse computes a scale from is in the name of its nodes' outputs; it is exact, if it is
+read as a scale or bias and as nothing else: names prove nothing."""
+
+OPERANDS = 2
+"""The inputs of a fused node that are added; those behind them are scale and biases."""
 
 SINGLE = frozenset(("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Expand", "Flatten"))
 """Operators that pass a single number on."""
@@ -74,6 +79,14 @@ def is_fused_operator(function: onnx.FunctionProto) -> bool:
     return (function.domain, function.name) in CONTRIB_OPERATORS
 
 
+def _is_of_runtime(function: onnx.FunctionProto, versions: Mapping[str, int]) -> bool:
+    """Whether onnxruntime has an operator of a function's name, which it then runs in its place."""
+    domain = "" if function.domain in DEFAULT_DOMAINS else function.domain
+    default = max((versions.get(name, 0) for name in DEFAULT_DOMAINS), default=0)
+    version = versions.get(domain, 0) if domain else default
+    return is_operator(domain, function.name, version)
+
+
 def lifted(source: Model) -> onnx.ModelProto:
     """The graph in float64, without its initializers; functions inlined, fused ones aside."""
     model = source.proto
@@ -81,9 +94,9 @@ def lifted(source: Model) -> onnx.ModelProto:
     proto.opset_import.extend(model.opset_import)
     # What a function of ours means is a formula; any other, whatever its name, is its nodes.
     named = {function.name for function in strange(model)}
-    proto.functions.extend(
-        f for f in model.functions if not is_fused_operator(f) or f.name in named or f.overload
-    )
+    own = [f for f in model.functions if not is_fused_operator(f) or f.name in named or f.overload]
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    proto.functions.extend(f for f in own if not _is_of_runtime(f, versions))
     proto.graph.node.extend(_sorted(model.graph))
     for field in ("input", "output"):
         getattr(proto.graph, field).extend(getattr(model.graph, field))
@@ -102,10 +115,7 @@ def lifted(source: Model) -> onnx.ModelProto:
     for domain in FUSED_DOMAINS:
         if domain not in present:
             proto.opset_import.append(helper.make_opsetid(domain, 1))
-    for values in (proto.graph.input, proto.graph.output):
-        for value in values:
-            if value.type.tensor_type.elem_type in FLOAT_TYPES:
-                value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    _lift_values(proto.graph)
     _round_constants(proto.graph, _single_numbers(model.graph, source))
     _lift_nodes(proto.graph.node, source)
     return proto
@@ -182,6 +192,7 @@ def _round_constants(graph: onnx.GraphProto, known: dict[str, Array]) -> None:
     Casts of activations are lifted, but an epsilon that is cast to float16 is another number: the
     one that every run of the model adds.
     """
+    parameters = _Parameters(graph)
     for node in graph.node:
         for body in subgraphs(node):
             hidden = {value.name for value in (*body.input, *body.initializer)}
@@ -198,13 +209,40 @@ def _round_constants(graph: onnx.GraphProto, known: dict[str, Array]) -> None:
         if node.op_type == "Cast" and to not in FLOAT_TYPES:
             # Evaluated as it is: a number that becomes an integer loses its fraction.
             continue
-        exact = node.op_type != "Cast" or ADDED in node.output[0]
+        exact = node.op_type != "Cast" or parameters.hold(node)
         if not exact and to in FLOAT_TYPES:
             with np.errstate(all="ignore"):
                 array = array.astype(helper.tensor_dtype_to_np_dtype(to))
             value = numpy_helper.from_array(array)
             node.CopyFrom(helper.make_node("Constant", [], list(node.output), value=value))
         known[node.output[0]] = array
+
+
+class _Parameters:
+    """What only fused nodes of a graph read, as a scale or bias, at once or in another shape."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self._outputs = {value.name for value in graph.output}
+        self._readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in graph.node:
+            for name in read_names(node):
+                self._readers.setdefault(name, []).append(node)
+
+    def hold(self, cast: onnx.NodeProto) -> bool:
+        """Whether a cast is one that graphfuse has put there to compute a scale or bias."""
+        pending, added = [cast.output[0]], ADDED in cast.output[0]
+        while pending and added:
+            name = pending.pop()
+            readers = self._readers.get(name, [])
+            if name in self._outputs or not readers:
+                return False
+            for node in readers:
+                fused = node.domain in FUSED_DOMAINS and name not in node.input[:OPERANDS]
+                if node.op_type in SINGLE and not node.domain:
+                    pending.append(node.output[0])
+                elif any(subgraphs(node)) or not fused:
+                    return False
+        return added
 
 
 def _is_number(tensor: TensorProto) -> bool:
@@ -221,6 +259,13 @@ def _constant_number(node: onnx.NodeProto) -> Array | None:
     return np.array(attribute.f, np.float32) if attribute.name == "value_float" else None
 
 
+def _lift_values(graph: onnx.GraphProto) -> None:
+    """Make float64 of what a graph says of its values."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if value.type.tensor_type.elem_type in FLOAT_TYPES:
+            value.type.tensor_type.elem_type = TensorProto.DOUBLE
+
+
 def _lift_nodes(nodes: Iterable[onnx.NodeProto], source: Model) -> None:
     for node in nodes:
         lift = LIFTED.get(node.op_type)
@@ -232,6 +277,7 @@ def _lift_nodes(nodes: Iterable[onnx.NodeProto], source: Model) -> None:
         for graph in subgraphs(node):
             for tensor in graph.initializer:
                 _lift_tensor(tensor, source)
+            _lift_values(graph)
             _lift_nodes(graph.node, source)
 
 

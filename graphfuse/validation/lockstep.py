@@ -18,11 +18,12 @@ import numpy as np
 import onnx
 
 from graphfuse.graph.model_file import Model
-from graphfuse.graph.tensors import FLOAT_TYPES, read_names
+from graphfuse.graph.tensors import FLOAT_TYPES, is_external, read_names
 from graphfuse.records import Check
-from graphfuse.validation.evaluator import UnsupportedModelError
+from graphfuse.validation.evaluator import NARROW_AGREE, UnsupportedModelError
 from graphfuse.validation.lifting import FUSED_DOMAINS
-from graphfuse.validation.reference import Twin, Values, has_fused, nudge
+from graphfuse.validation.reference import MAIN, Twin, Values
+from graphfuse.validation.rounding import has_fused, nudge
 from graphfuse.validation.tolerance import MEANING_BOUND, compare
 
 if TYPE_CHECKING:
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
 
 AGREE = 1e-13
 """Relative L2 distance of what float64 rounds differently; a difference in meaning is larger."""
-
-NARROW_AGREE = 1e-3
-"""The same where a float32 kernel had to do."""
 
 
 @dataclass
@@ -51,7 +49,7 @@ class Meaning:
     fused: list[str] = field(default_factory=list[str])
     """Outputs of fused nodes that read what the original's read, in the fused model's order."""
     unjudged: list[str] = field(default_factory=list[str])
-    """Tensors behind operators of the fused model that only a float32 kernel knows."""
+    """Tensors behind operators, of either model, that only a float32 kernel knows."""
 
     @property
     def wrong(self) -> list[str]:
@@ -83,6 +81,7 @@ class Lockstep:
     def __init__(self, original: Twin, fused: Twin) -> None:
         self.original, self.fused = original, fused
         before = {n: node for node in original.proto.graph.node for n in node.output if n}
+        self.producers = before
         self.computed = frozenset(before.keys() | set(original.inputs))
         self.changed = {name for name in fused.weights if not self._same_weight(name)}
         # The same node means something else in another version of its operator set.
@@ -118,7 +117,9 @@ class Lockstep:
         done = {*feeds, *self.original.inputs}
         walk.advance(done)
         for node in self.original.proto.graph.node:
+            self.original.slack()
             values.put(self.original.evaluate(node, values.get))
+            walk.narrow_originals.update(dict.fromkeys(node.output, self.original.slack()))
             done.update(node.output)
             values.release(read_names(node))
             walk.advance(done)
@@ -132,7 +133,8 @@ def same_tensor(
     before: Model, after: Model, mine: onnx.TensorProto, other: onnx.TensorProto
 ) -> bool:
     """Whether a weight of each of two models has the same type, extents and values."""
-    if mine == other and (before.folder == after.folder or mine.HasField("raw_data")):
+    # External data is what the file has, whatever else an entry holds.
+    if mine == other and (before.folder == after.folder or not is_external(mine)):
         return True
     if mine.data_type != other.data_type or list(mine.dims) != list(other.dims):
         return False
@@ -151,9 +153,12 @@ class _Walk:
         self._pair, self._values = pair, values
         self._next = 0
         self._own: dict[str, Array] = {}
-        self._narrow: set[str] = set()
+        self._narrow: dict[str, float] = {}
         self._wrong: set[str] = set()
         self._lost: set[str] = set()
+        self._shared: set[str] = set()
+        self.narrow_originals: dict[str, float] = {}
+        """How far tensors of the original may be from the same in other nodes: `Twin.slack`."""
 
     def advance(self, done: set[str] | None) -> None:
         """Evaluate the nodes that are next, while the original has what they are compared with."""
@@ -165,16 +170,41 @@ class _Walk:
             same = step.reads.isdisjoint(self._own) and step.reads.isdisjoint(self._lost)
             if not step.unchanged or not same:
                 self._evaluate(step)
+            else:
+                self._take(step)
+            self._shared.update(n for n in step.node.output if n not in self._own)
             self._values.release(step.watched)
             self._next += 1
 
+    def _take(self, step: _Step) -> None:
+        """A node that does what the original's has done: so do its bodies."""
+        key = (*MAIN, tuple(step.node.output))
+        for path, bodies in self._pair.original.taken.items():
+            if path[: len(key)] == key:
+                self._pair.fused.taken.setdefault(path, set()).update(bodies)
+
+    def _slack_of_original(self, name: str) -> float:
+        """The slack of what the original computed between tensors that are shared and this one."""
+        pending, seen, slack = [name], {name}, 0.0
+        while pending:
+            current = pending.pop()
+            node = self._pair.producers.get(current)
+            if node is None:
+                continue
+            slack = max(slack, self.narrow_originals.get(current, 0.0))
+            more = read_names(node) - self._shared - seen
+            pending += more
+            seen |= more
+        return slack
+
     def _evaluate(self, step: _Step) -> None:
         fused, node = self._pair.fused, step.node
-        before = fused.narrow_runs
+        fused.slack()
         results = self._results(step)
         if results is None:
             return
-        narrow = fused.narrow_runs > before or not step.reads.isdisjoint(self._narrow)
+        narrow = max((self._narrow.get(name, 0.0) for name in step.reads), default=0.0)
+        narrow = max(narrow, fused.slack())
         wrong = not step.reads.isdisjoint(self._wrong)
         for name, result in results.items():
             if name not in self._pair.computed:
@@ -183,7 +213,7 @@ class _Walk:
                 self._own[name] = result
                 self._wrong.add(name)
             if name in self._own:
-                self._narrow |= {name} if narrow else set()
+                self._narrow[name] = narrow
                 self._wrong |= {name} if wrong else set()
 
     def _results(self, step: _Step) -> dict[str, Array] | None:
@@ -209,16 +239,20 @@ class _Walk:
         return None
 
     def _agrees(
-        self, node: onnx.NodeProto, name: str, result: Array, narrow: bool, wrong: bool
+        self, node: onnx.NodeProto, name: str, result: Array, narrow: float, wrong: bool
     ) -> bool:
         """Compare a tensor that both compute; `wrong` when it reads one that is wrong already."""
         value, slack = compare(result, self._values.get(name)), 0.0
-        if narrow:
+        if value > AGREE:
+            narrow = max(narrow, self._slack_of_original(name))
+        if narrow >= NARROW_AGREE:
             # What float32 computed proves nothing; where it is near, the walk starts afresh.
             self.found.unjudged.append(name)
             return value <= NARROW_AGREE
         is_fused = has_fused(node)
-        if value > AGREE and is_fused:
+        if narrow:
+            slack = narrow
+        elif value > AGREE and is_fused:
             # What float32 does to an epsilon is no difference in meaning.
             moved = self._pair.fused.evaluate(nudge(node), self._look)
             slack = compare(moved[name], result)

@@ -51,7 +51,8 @@ def norm_of_sum(
     return (y if bias is None else y + bias, total)
 
 
-def _erf(x: Array) -> Array:
+def erf(x: Array) -> Array:
+    """The error function of each element, in float64."""
     flat = np.fromiter(map(math.erf, x.reshape(-1)), np.float64, x.size)
     return flat.reshape(x.shape)
 
@@ -62,7 +63,7 @@ class Erf(OpRun):
     op_domain = ""
 
     def _run(self, x: Array) -> tuple[Array]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return (_erf(x),)
+        return (erf(x),)
 
 
 class Gelu(OpRun):
@@ -76,7 +77,7 @@ class Gelu(OpRun):
         if approximate == "tanh":
             inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
             return (0.5 * x * (1 + np.tanh(inner)),)
-        return (0.5 * x * (1 + _erf(x / math.sqrt(2))),)
+        return (0.5 * x * (1 + erf(x / math.sqrt(2))),)
 
 
 class GatherElements(OpRun):

@@ -23,6 +23,10 @@ FEW = 5
 HOPELESS = 4.0
 """After a few samples of rounding, no more are looked at for what is this many times its bound."""
 
+GROSS, STRAYS = 0.1, 100.0
+"""An original is not what float64 says when its distance is above the first, relative in L2, and
+above this many times that of samples of rounding."""
+
 CLEAR = 4.0
 """An argmax is clear when the gap to the next is this many times the original's own error."""
 
@@ -31,9 +35,10 @@ CLEAR = 4.0
 class OutputJudge:
     """One output: the float64 reference, and what the original's runs gave.
 
-    `originals` are the runs with optimizations off and on, or one of them; `rounded` gives, when
-    they are needed, runs of the float64 twin with every edge rounded to its type. `decides` says
-    that one such run can be any distance from another. `least` is G2's bound at the least.
+    A sequence is judged item by item; `elem_type` is that of its items. `originals` are the runs
+    with optimizations off and on, or one of them; `rounded` gives, when they are needed, runs of
+    the float64 twin with every edge rounded to its type. `decides` says that one such run can be
+    any distance from another. `least` is G2's bound at the least.
     `peers` are the same output on all feeds, for what one feed alone says too little about.
     """
 
@@ -50,6 +55,8 @@ class OutputJudge:
         """G2, G3 and G4 of a run of the fused model; `base` is the original's run like it."""
         if self.elem_type not in FLOAT_TYPES:
             return [self._same(result, where)]
+        if isinstance(self.exact, list):
+            return self._items(cast("list[Any]", result), cast("list[Any]", base), where)
         exact: Array = self.exact
         y, x = (np.asarray(array).astype(np.float64) for array in (result, base))
         if y.shape != exact.shape:
@@ -84,6 +91,71 @@ class OutputJudge:
             self._finite(y, x, in_range, where),
             *self._decisions(y, number.roundoff, where),
         ]
+
+    def _items(self, result: Sequence[Any], base: Sequence[Any], where: str) -> list[Check]:
+        """A sequence of floats, each item as an output of its own."""
+        exact = cast("list[Any]", self.exact)
+        count = len(exact)
+        if len(result) != count or len(base) != count:
+            # Float64 has decided otherwise, or the original has: nothing tells which item is which.
+            return [self._same(result, f"{where}, {len(result)} items in place of {len(base)}")]
+        return [
+            check
+            for number in range(count)
+            for check in self._item(number).checks(result[number], base[number], where)
+        ]
+
+    def _all_items(self) -> Iterable[OutputJudge]:
+        """The items that float64 and all runs of the original have."""
+        count = min(len(run) for run in (self.exact, *self.originals))
+        return map(self._item, range(count))
+
+    def _item(self, number: int) -> OutputJudge:
+        def peers() -> Iterable[OutputJudge]:
+            for peer in self.peers():
+                if number < len(peer.exact):
+                    yield peer._item(number)
+
+        return OutputJudge(
+            f"{self.name}[{number}]",
+            self.elem_type,
+            self.exact[number],
+            [run[number] for run in self.originals if number < len(run)],
+            lambda: (sample[number] for sample in self.rounded() if number < len(sample)),
+            self.decides,
+            self.least,
+            peers,
+        )
+
+    @property
+    def strays(self) -> str:
+        """Why G2 shows nothing: the original's own runs are far from what its twin computes.
+
+        Then the twin stands for something else than what onnxruntime runs, and a bound that grows
+        with that distance lets anything pass. Kernels are a few times as far from float64 as
+        samples of rounding are, and a hundred times where they cancel; a share of the output
+        itself on top of that is no rounding. '' where the runs are as near as they should be.
+        """
+        if self.elem_type not in FLOAT_TYPES or self.decides:
+            return ""
+        if isinstance(self.exact, list):
+            return next(filter(None, (item.strays for item in self._all_items())), "")
+        if any(np.shape(run) != np.shape(self.exact) for run in self.originals):
+            return "the original's output has another shape than float64 gives it"
+        far = self.far
+        if not far > GROSS:
+            return ""
+        explained = 0.0
+        for sample in islice(self.rounded(), FEW):
+            rounded = np.asarray(sample)
+            there = np.isfinite(rounded) & np.isfinite(self.exact)
+            explained = max(explained, distance(rounded[there], self.exact[there]))
+            if far <= STRAYS * explained:
+                return ""
+        return (
+            f"the original is {far:.2g} from its own meaning in float64, and rounding explains "
+            f"{explained:.2g}: what onnxruntime runs is something else"
+        )
 
     @property
     def few(self) -> Spread | None:

@@ -9,67 +9,81 @@ the memory is that of the largest weight and of the values in flight.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from graphfuse import machine
 from graphfuse.errors import in_one_line
 from graphfuse.graph.inference import infer_types
 from graphfuse.graph.model_file import Model
-from graphfuse.graph.tensors import FLOAT_TYPES, read_names, replace_nodes, subgraphs
-from graphfuse.validation.evaluator import NUMPY, REFERENCE, NodeEvaluator, unsupported
-from graphfuse.validation.lifting import FUSED_DOMAINS, OWN_DOMAIN, dense, lifted, upcast
-from graphfuse.validation.operators import OWN_OPERATORS, round_to
+from graphfuse.graph.tensors import FLOAT_TYPES, default_opset, read_names, subgraphs
+from graphfuse.runtime import run
+from graphfuse.validation.evaluator import (
+    EXACT,
+    FORMULAS,
+    NUMPY,
+    REFERENCE,
+    RUNTIME,
+    NodeEvaluator,
+    UnsupportedModelError,
+    element_type,
+    session_of,
+    unsupported,
+)
+from graphfuse.validation.iteration import (
+    MANY_TRIPS,
+    ManyTripsError,
+    OutOfTimeError,
+    Trips,
+    run_loop,
+    run_scan,
+)
+from graphfuse.validation.lifting import dense, lifted, upcast
+from graphfuse.validation.rounding import nudge, rounded_by_chance, with_casts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
     Lookup = Callable[[str], Array]
+    Path = tuple[object, ...]
 
-HALF_UNIT = 2.0**-24
-"""An epsilon attribute is a float32: it is off by this share of itself at most."""
+MAIN = ("main",)
+"""The main graph; a body is named as by `fused_nodes.scope_keys`, by what its node computes."""
 
 KEPT_WEIGHT = 2**16
 """Weights of up to this many elements stay in memory as float64."""
 
 
-SAMPLES = 16
-"""How many samples of rounding there are. Where all of an output's error hangs on one near tie,
-1.25 times the largest of n samples and the original misses another one in 8 % of cases for 5, 2 %
-for 16."""
-
-SAMPLES_OF_DECISIONS = 64
-"""The same for a model that decides inside: a router's near tie may fall either way, and does so
-in few samples. Of a fair tie that falls in a share p of them, n samples miss p (1 - p)^n, at most
-1 / (e n)."""
-
-KEPT_SAMPLES = 2**28
-"""Bytes of samples that are kept for a model's other outputs; beyond, they are computed again."""
-
-# fmt: off
-DECIDING = frozenset((
-    "TopK", "ArgMax", "ArgMin", "Hardmax", "Round", "Floor", "Ceil", "NonMaxSuppression",
-    "QuantizeLinear", "DynamicQuantizeLinear",
-))
-# fmt: on
-"""Operators that turn a difference in rounding into one of any size."""
+OPSET_OF_BATCHED_SCAN = 8
+"""Until there Scan has a batch axis and lengths."""
 
 
 class Twin:
     """A model's float64 twin: the graph lifted; weights stay where they are."""
 
-    def __init__(self, model: Model) -> None:
-        """Lift a model."""
+    def __init__(self, model: Model, limit: float | None = None) -> None:
+        """Lift a model. A Loop or Scan of it may take `limit` seconds.
+
+        Raises UnsupportedModelError where that cannot be done.
+        """
         self.model = model
-        self.proto = lifted(model)
+        self._limit = limit
+        try:
+            self.proto = lifted(model)
+        except onnx.checker.ValidationError as error:
+            # onnx's inliner refuses functions that call themselves.
+            raise UnsupportedModelError(
+                f"the model's functions cannot be inlined: {in_one_line(error, 160)}",
+                "a function may not call itself; `--validate sites` checks the fused nodes alone",
+            ) from error
         self.tensors = {tensor.name: tensor for tensor in model.proto.graph.initializer}
         self.inputs = [value.name for value in model.proto.graph.input]
         self.outputs = [value.name for value in model.proto.graph.output]
@@ -77,8 +91,8 @@ class Twin:
         for sparse in model.proto.graph.sparse_initializer:
             self._kept[sparse.values.name] = upcast(dense(sparse))
         self._evaluator = NodeEvaluator(self.proto.opset_import)
-        self.taken: dict[tuple[str, ...], set[str]] = {}
-        """The branches of each If that some run took, by the names of its outputs."""
+        self.taken: dict[Path, set[str]] = {}
+        """The bodies of each If, Loop and Scan that some run executed, by graph and outputs."""
 
     @cached_property
     def types(self) -> Mapping[str, int]:
@@ -92,9 +106,18 @@ class Twin:
         return self._evaluator.used
 
     @property
+    def ignored(self) -> tuple[str, ...]:
+        """Attributes that operators of the model do not have, in words."""
+        return tuple(self._evaluator.ignored)
+
+    @property
     def narrow_runs(self) -> int:
-        """How many nodes were evaluated in float32, for want of anything better."""
+        """How many nodes have no more digits than float32, for want of anything better."""
         return self._evaluator.narrow_runs
+
+    def slack(self) -> float:
+        """How far what was evaluated since the last call may be from the same in other nodes."""
+        return self._evaluator.slack()
 
     @property
     def weights(self) -> list[str]:
@@ -146,7 +169,7 @@ class Twin:
         for node in self.proto.graph.node:
             step = nudge(node) if nudged else node
             if rounded is not None and any(subgraphs(node)):
-                step = _with_casts(node, max((rounded.get(n, 0) for n in node.output), default=0))
+                step = with_casts(node, max((rounded.get(n, 0) for n in node.output), default=0))
             found = self.evaluate(step, values.get)
             if rounded is not None:
                 found = {
@@ -157,21 +180,24 @@ class Twin:
             values.release(read_names(node))
         return {name: values.get(name) for name in names}
 
-    def evaluate(
-        self, node: onnx.NodeProto, get: Lookup, in_body: bool = False
-    ) -> dict[str, Array]:
-        """The outputs of one node by name, what it reads looked up by `get`."""
-        bodies = list(subgraphs(node))
+    def evaluate(self, node: onnx.NodeProto, get: Lookup, path: Path = MAIN) -> dict[str, Array]:
+        """The outputs of one node by name, what it reads looked up by `get`.
+
+        `path` names the graph that the node is in.
+        """
         if node.op_type == "If":
-            results = self._branch(node, get)
-        elif not in_body and self._picks_rows(node):
+            results = self._branch(node, get, path)
+        elif path == MAIN and self._picks_rows(node):
             results = [self._rows(node, get(node.input[1]))]
-        elif bodies:
-            results = self._loop(node, get)
+        elif any(subgraphs(node)):
+            results = self._iterated(node, get, path)
         else:
             inputs = [get(name) if name else None for name in node.input]
             results = self._evaluator.run(node, inputs)
-        return dict(zip(filter(None, node.output), results, strict=True))
+        names = [name for name in node.output if name]
+        if len(results) < len(names):
+            raise unsupported(node, [f"it gives {len(results)} outputs of {len(names)}"])
+        return dict(zip(names, results, strict=False))
 
     def _picks_rows(self, node: onnx.NodeProto) -> bool:
         """Whether a node takes rows of a large weight: an embedding."""
@@ -191,23 +217,114 @@ class Twin:
         self._evaluator.used.setdefault(NUMPY, set()).add(node.op_type)
         return upcast(np.take(table, indices, axis))
 
-    def _branch(self, node: onnx.NodeProto, get: Lookup) -> list[Array]:
-        taken = "then_branch" if bool(np.all(get(node.input[0]))) else "else_branch"
-        self.taken.setdefault(tuple(node.output), set()).add(taken)
-        body = next(a.g for a in node.attribute if a.name == taken)
-        inner = {t.name: numpy_helper.to_array(t) for t in body.initializer}
-        inner |= {s.values.name: upcast(dense(s)) for s in body.sparse_initializer}
+    def _branch(self, node: onnx.NodeProto, get: Lookup, path: Path) -> list[Array]:
+        name = "then_branch" if bool(np.all(get(node.input[0]))) else "else_branch"
+        graph = next((a.g for a in node.attribute if a.name == name), None)
+        if graph is None:
+            raise unsupported(node, [f"it has no {name}"])
+        results = self._body(node, name, graph, get, path)([])
+        return [value for name, value in zip(node.output, results, strict=False) if name]
 
-        def look(name: str) -> Array:
-            return inner[name] if name in inner else get(name)
+    def _body(
+        self, node: onnx.NodeProto, name: str, graph: onnx.GraphProto, get: Lookup, path: Path
+    ) -> Callable[[Sequence[Array]], list[Array]]:
+        """What evaluates a body once, given its inputs; that it does so is written down."""
+        outside = (*path, tuple(node.output))
+        inside = (*outside, name, 0)
+        weights = {t.name: upcast(numpy_helper.to_array(t)) for t in graph.initializer}
+        weights |= {s.values.name: upcast(dense(s)) for s in graph.sparse_initializer}
+        captured: dict[str, Array] = {}
 
-        for step in body.node:
-            inner |= self.evaluate(step, look, in_body=True)
-        pairs = zip(node.output, body.output, strict=True)
-        return [look(value.name) for name, value in pairs if name]
+        def run(given: Sequence[Array]) -> list[Array]:
+            self.taken.setdefault(outside, set()).add(name)
+            values = weights | dict(zip((v.name for v in graph.input), given, strict=True))
 
-    def _loop(self, node: onnx.NodeProto, get: Lookup) -> list[Array]:
-        """Loop, Scan and the like, by onnx.reference: what their bodies capture become inputs."""
+            def look(name: str) -> Array:
+                if name in values:
+                    return values[name]
+                if name not in captured:
+                    # Read once for all trips: a large weight is upcast each time that it is read.
+                    captured[name] = get(name)
+                return captured[name]
+
+            for step in graph.node:
+                values |= self.evaluate(step, look, inside)
+            return [look(value.name) for value in graph.output]
+
+        return run
+
+    def _iterated(self, node: onnx.NodeProto, get: Lookup, path: Path) -> list[Array]:
+        """Loop and Scan, trip by trip; a Loop of many trips in onnxruntime, if that has it all."""
+        attribute = next((a for a in node.attribute if a.name == "body"), None)
+        scan = node.op_type == "Scan" and any(a.name == "num_scan_inputs" for a in node.attribute)
+        scan = scan and default_opset(self.proto) > OPSET_OF_BATCHED_SCAN
+        if attribute is None or not (scan or node.op_type == "Loop"):
+            return self._by_reference(node, get)
+        body = self._body(node, "body", attribute.g, get, path)
+        inputs = [get(name) if name else None for name in node.input]
+        try:
+            if scan:
+                given = [array for array in inputs if array is not None]
+                results = run_scan(node, attribute.g, given, body, Trips(self._limit))
+            else:
+                results = self._loop(node, attribute.g, inputs, body, get)
+        except (OutOfTimeError, TimeoutError) as error:
+            raise UnsupportedModelError(
+                f"{node.op_type} {node.name or node.output[0]!r} takes long in float64: {error}",
+                "give smaller feeds with --input-shapes, or more time with --run-limit; "
+                "`--validate sites` checks the fused nodes alone",
+            ) from error
+        except (ValueError, TypeError, IndexError) as error:
+            # What numpy makes of a body that does not fit what it is given.
+            raise unsupported(node, [in_one_line(error, 160)]) from error
+        # A node may leave out outputs at its end, or in between.
+        named = zip(node.output, results, strict=False)
+        return [value for name, value in named if name]
+
+    def _loop(
+        self,
+        node: onnx.NodeProto,
+        graph: onnx.GraphProto,
+        inputs: Sequence[Array | None],
+        body: Callable[[Sequence[Array]], list[Array]],
+        get: Lookup,
+    ) -> list[Array]:
+        plain = all(
+            (step.domain, step.op_type) not in EXACT and not any(subgraphs(step))
+            for step in graph.node
+        )
+        try:
+            trips = Trips(self._limit, MANY_TRIPS if plain else None)
+            return run_loop(graph, inputs, body, trips)
+        except ManyTripsError:
+            whole = self._whole(node, get)
+            return run_loop(graph, inputs, body, Trips(self._limit)) if whole is None else whole
+
+    def _whole(self, node: onnx.NodeProto, get: Lookup) -> list[Array] | None:
+        """A node with a body in onnxruntime in float64; None where it lacks an operator.
+
+        Raises TimeoutError.
+        """
+        feeds = {name: get(name) for name in sorted(read_names(node))}
+        types = {name: element_type(array) for name, array in feeds.items()}
+        if 0 in types.values():
+            return None
+        session = session_of(node, self.proto.opset_import, types)
+        if session is None:
+            return None
+        try:
+            found = run(session, feeds, self._limit)
+        except TimeoutError:
+            raise
+        except Exception as error:
+            # onnxruntime raises classes of its own; trip by trip it shows what the matter is.
+            machine.check(error, f"evaluating {node.op_type} in float64")
+            return None
+        self._evaluator.used.setdefault(RUNTIME, set()).add(node.op_type)
+        return [found.get(name, np.zeros(0)) for name in node.output]
+
+    def _by_reference(self, node: onnx.NodeProto, get: Lookup) -> list[Array]:
+        """SequenceMap and the like, by onnx.reference: what their bodies capture become inputs."""
         names = sorted(read_names(node))
         model = onnx.ModelProto(ir_version=10)
         model.opset_import.extend(self.proto.opset_import)
@@ -219,7 +336,7 @@ class Twin:
         for name in outputs:
             model.graph.output.add(name=name)
         try:
-            evaluator = ReferenceEvaluator(model, new_ops=OWN_OPERATORS)
+            evaluator = ReferenceEvaluator(model, new_ops=FORMULAS)
             with np.errstate(all="ignore"):
                 results: Any = evaluator.run(  # pyright: ignore[reportUnknownMemberType]
                     None, {name: get(name) for name in names}
@@ -231,47 +348,6 @@ class Twin:
             raise unsupported(node, [problem]) from error
         self._evaluator.used.setdefault(REFERENCE, set()).add(node.op_type)
         return results
-
-
-class RoundedSamples:
-    """What rounding does to a model's outputs: samples, each computed when it is asked for."""
-
-    def __init__(self, twin: Twin, feeds: Mapping[str, Array]) -> None:
-        self._twin, self._feeds = twin, feeds
-        self._found: list[Mapping[str, Array]] = []
-
-    @cached_property
-    def decides(self) -> bool:
-        """Whether the model has an operator after which samples can be any distance apart."""
-        return _decides(self._twin.proto.graph)
-
-    def __iter__(self) -> Iterator[Mapping[str, Array]]:
-        for sample in range(SAMPLES_OF_DECISIONS if self.decides else SAMPLES):
-            if sample < len(self._found):
-                yield self._found[sample]
-                continue
-            values = self._twin.run_rounded(self._feeds, sample)
-            size = sum(np.asarray(array).nbytes for array in values.values())
-            if sample == len(self._found) and (sample + 1) * size <= KEPT_SAMPLES:
-                self._found.append(values)
-            yield values
-
-
-def _decides(graph: onnx.GraphProto) -> bool:
-    nodes = graph.node
-    inside = (body for node in nodes for body in subgraphs(node))
-    return any(node.op_type in DECIDING for node in nodes) or any(map(_decides, inside))
-
-
-def rounded_by_chance(array: Array, elem_type: int, rng: np.random.Generator | None) -> Array:
-    """An array with the errors of rounding to a type, of random signs where there is `rng`."""
-    nearest = round_to(array, elem_type)
-    if rng is None or nearest is array:
-        return nearest
-    with np.errstate(invalid="ignore"):
-        other = array + (array - nearest)
-    takes_other = np.isfinite(nearest) & (rng.random(array.shape) < 0.5)
-    return np.where(takes_other, other, nearest)
 
 
 class Values:
@@ -306,56 +382,6 @@ class Values:
             self._readers[name] -= 1
             if self._readers[name] <= 0:
                 self._values.pop(name, None)
-
-
-def _with_casts(node: onnx.NodeProto, elem_type: int) -> onnx.NodeProto:
-    """A node in whose bodies every value is rounded to a type: that of what the node yields."""
-    if elem_type in (0, TensorProto.DOUBLE):
-        return node
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    for graph in subgraphs(copy):
-        rounded = [
-            step
-            for inner in graph.node
-            for step in _rounded_step(_with_casts(inner, elem_type), elem_type)
-        ]
-        replace_nodes(graph, rounded)
-    return copy
-
-
-def _rounded_step(node: onnx.NodeProto, elem_type: int) -> list[onnx.NodeProto]:
-    """A node, and what rounds each of its outputs."""
-    steps = [node]
-    for position, name in enumerate(node.output):
-        if name:
-            node.output[position] = f"{name}/exact"
-            rounding = helper.make_node("RoundTo", [f"{name}/exact"], [name], to=elem_type)
-            rounding.domain = OWN_DOMAIN
-            steps.append(rounding)
-    return steps
-
-
-def has_fused(node: onnx.NodeProto) -> bool:
-    """Whether a node is a fused one, or has one in a body."""
-    if node.domain in FUSED_DOMAINS:
-        return True
-    return any(has_fused(inner) for graph in subgraphs(node) for inner in graph.node)
-
-
-def nudge(node: onnx.NodeProto) -> onnx.NodeProto:
-    """A node with every fused epsilon in it off by half a unit in its last place."""
-    if not has_fused(node):
-        return node
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    pending = [copy]
-    while pending:
-        current = pending.pop()
-        if current.domain in FUSED_DOMAINS:
-            current.attribute.append(helper.make_attribute("nudge", HALF_UNIT))
-        pending.extend(inner for graph in subgraphs(current) for inner in graph.node)
-    return copy
 
 
 def evaluated_by(twins: Iterable[Twin]) -> dict[str, tuple[str, ...]]:

@@ -15,19 +15,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 
 from graphfuse.graph.model_file import Model
 from graphfuse.records import Check, Unpaired
 from graphfuse.validation.alone import Lost, Part, Trial, on_activations, on_hard_rows
-from graphfuse.validation.differences import Difference, compared
+from graphfuse.validation.comparing import Compared, compared, other_casts
+from graphfuse.validation.differences import Difference
 from graphfuse.validation.evaluator import UnsupportedModelError
+from graphfuse.validation.extract import Part as Cut
 from graphfuse.validation.extract import Parts, Place, parts_by_scope
 from graphfuse.validation.fused_nodes import FusedNode, fused_nodes, unlike_functions
 from graphfuse.validation.hard_inputs import operands
 from graphfuse.validation.lifting import OWN_DOMAIN
 from graphfuse.validation.reference import Twin
-from graphfuse.validation.tolerance import MEANING_BOUND, distance
+from graphfuse.validation.tolerance import MEANING_BOUND, distance, distances
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -102,20 +103,21 @@ def check_sites(
     parts: dict[str, Part] = {}
     for site in sites:
         there = before.get(site.scope)
-        found: str | tuple[Check, list[onnx.NodeProto]] = "the original has no such graph"
+        found = Compared(why="the original has no such graph")
         if there is not None:
             found = _check_meaning(there, after[site.scope], site, seed)
-        if isinstance(found, str) or there is None:
-            results.unpaired.append(Unpaired(site.output, str(found)))
+        if found.check is None or there is None:
+            results.unpaired.append(Unpaired(site.output, found.why))
             continue
-        check, nodes = found
-        results.checks.append(check)
-        if check.passed:
-            results.shown |= after[site.scope].places(nodes)
+        results.checks.append(found.check)
+        if found.check.passed:
+            here = after[site.scope]
+            results.shown |= here.places(found.nodes, there, found.names)
             # Only where both mean the same can the one be measured by the other's bound.
-            parts[site.output] = partial(_replaced, there, after[site.scope], site)
-            part = _replaced(there, after[site.scope], site)
-            results.replaced |= there.places(part.proto.graph.node) if part is not None else set()
+            parts[site.output] = partial(_replaced, there, here, site)
+            part = _replaced(there, here, site)
+            nodes = part.proto.graph.node if part is not None else ()
+            results.replaced |= there.places(nodes, here, found.names)
     alike: dict[object, list[FusedNode]] = {}
     for site in sites:
         alike.setdefault(_likeness(site), []).append(site)
@@ -185,22 +187,24 @@ def _likeness(site: FusedNode) -> object:
     )
 
 
-def _check_meaning(
-    before: Parts, after: Parts, site: FusedNode, seed: int
-) -> tuple[Check, list[onnx.NodeProto]] | str:
-    """The node against what it replaced, in float64; a sentence when they cannot be paired.
+def _check_meaning(before: Parts, after: Parts, site: FusedNode, seed: int) -> Compared:
+    """The node against what it replaced, in float64; or why they cannot be paired.
 
-    Also gives the nodes of the fused model that were evaluated. What cannot be paired, or does not
-    run on rows of another number, is left to the whole model.
+    What cannot be paired, or does not run on rows of another number, is left to the whole model.
     """
     if before.node(site.output) is None:
-        return f"the original computes no {site.output!r}"
+        return Compared(why=f"the original computes no {site.output!r}")
     part = _replaced(before, after, site)
     replacement = after.behind(site.node, _shared(before, after, site))
     if part is not None and replacement is not None:
         found = _figure(part, replacement, site, seed)
         if not isinstance(found, str):
-            return found, list(replacement.proto.graph.node)
+            pair = Cut(replacement, frozenset()), Cut(part, frozenset())
+            lost = other_casts(before, after, pair, site.elem_type) if found.passed else ""
+            names = tuple(value.name for value in part.proto.graph.output)
+            return Compared(
+                None if lost else found, tuple(replacement.proto.graph.node), names, lost
+            )
     # What it replaced reads more, or something else: cut where both have tensors.
     return compared(before, after, site.node, "fused", seed)
 
@@ -216,31 +220,49 @@ def _figure(part: Model, replacement: Model, site: FusedNode, seed: int) -> Chec
         meant = Twin(part).run(feeds)
     except UnsupportedModelError as error:
         return f"what it replaced does not run on rows of its own ({error.message[:120]})"
-    twin, name = Twin(replacement), site.output
+    twin = Twin(replacement)
     try:
-        result, wanted = twin.run(feeds)[name], meant[name]
+        results = twin.run(feeds)
     except UnsupportedModelError as error:
-        where = f"float64, {error.message[:160]}"
-        return Check("G0", name, float("inf"), MEANING_BOUND, where, False)
-    if result.shape != wanted.shape or wanted.size % site.hidden:
-        where = f"float64, shape {result.shape} in place of {wanted.shape}"
-        return Check("G0", name, float("inf"), MEANING_BOUND, where, False)
-    got = _rows(site, result)
-    # Row by row: in one norm over all, large rows would hide the small ones.
-    values = [distance(*pair) for pair in zip(got, _rows(site, wanted), strict=True)]
-    bounds = [MEANING_BOUND] * len(values)
-    if max(values) > MEANING_BOUND:
-        # What float32 does to an epsilon is no difference in meaning.
-        nudged = _rows(site, twin.run(feeds, nudged=True)[name])
-        slack = [distance(*pair) for pair in zip(nudged, got, strict=True)]
-        bounds = [
-            bound + more if value > bound else bound
-            for value, bound, more in zip(values, bounds, slack, strict=True)
-        ]
-    figures = zip(values, bounds, strict=True)
-    value, bound = max(figures, key=lambda figure: figure[0] / figure[1])
-    where = f"float64, rows around epsilon, seed {seed}"
-    return Check("G0", name, value, bound, where, value <= bound)
+        return _wrong(site, f"float64, {error.message[:160]}")
+    nudged: Mapping[str, Array] = {}
+    figures: list[tuple[float, float, str]] = []
+    for name, wanted in meant.items():
+        result = results[name]
+        whole = wanted.size % site.hidden == 0 or name != site.output
+        if result.shape != wanted.shape or not whole:
+            what = "shape" if name == site.output else f"{name!r} of shape"
+            return _wrong(site, f"float64, {what} {result.shape} in place of {wanted.shape}")
+        values = _distances(site, result, wanted)
+        bounds = np.full(values.shape, MEANING_BOUND)
+        if (values > MEANING_BOUND).any():
+            # What float32 does to an epsilon is no difference in meaning.
+            nudged = nudged or twin.run(feeds, nudged=True)
+            slack = _distances(site, nudged[name], result)
+            moved = (values > bounds) & np.isfinite(slack)
+            bounds = np.where(moved, bounds + slack, bounds)
+        worst = int(np.argmax(values / bounds))
+        where = "" if name == site.output else f" of {name!r}"
+        figures.append((float(values[worst]), float(bounds[worst]), where))
+    value, bound, which = max(figures, key=lambda figure: figure[0] / figure[1])
+    where = f"float64, rows around epsilon{which}, seed {seed}"
+    return Check("G0", site.output, value, bound, where, value <= bound)
+
+
+def _wrong(site: FusedNode, where: str) -> Check:
+    return Check("G0", site.output, float("inf"), MEANING_BOUND, where, False)
+
+
+def _distances(site: FusedNode, result: Array, wanted: Array) -> Array:
+    """How far apart two tensors are, in each row and in each column.
+
+    In one norm over all, large rows would hide the small ones, and a row a small entry of a scale.
+    """
+    if not wanted.size or wanted.size % site.hidden:
+        return np.array([distance(result, wanted)])
+    rows = [each.reshape(-1, site.hidden) for each in (result, wanted)]
+    columns = [each.T for each in rows]
+    return np.concatenate([distances(*rows), distances(*columns)])
 
 
 def _shared(before: Parts, after: Parts, site: FusedNode) -> set[str]:
@@ -261,7 +283,3 @@ def _rows_around_epsilon(site: FusedNode, rng: np.random.Generator) -> Array:
         for ratio in (0.0, 1.0)
     ]
     return np.stack(rows)
-
-
-def _rows(site: FusedNode, array: Array) -> Array:
-    return array.reshape(-1, site.hidden)

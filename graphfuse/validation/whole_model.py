@@ -7,7 +7,7 @@ model is judged as it comes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
@@ -16,21 +16,20 @@ import numpy as np
 import onnx
 
 from graphfuse import machine
-from graphfuse.errors import OriginalModelError, UsageError, in_one_line
-from graphfuse.feeding import Feed, Feeding
-from graphfuse.graph.model_file import Model
+from graphfuse.errors import UsageError, in_one_line
+from graphfuse.feeding import Feed
 from graphfuse.graph.scopes import function_key
-from graphfuse.graph.shapes import type_of
-from graphfuse.graph.tensors import subgraphs
 from graphfuse.profiling import profile, require_fused_on
-from graphfuse.records import Check
-from graphfuse.runtime import CPU, has_kernels, plain_options, run, session
+from graphfuse.records import Check, NotShown
+from graphfuse.runtime import CPU, LEVELS, has_kernels, plain_options, run, session
 from graphfuse.validation.evaluator import UnsupportedModelError
-from graphfuse.validation.fitting import Fitting
 from graphfuse.validation.fused_nodes import ScopeKey, takes_kernels
-from graphfuse.validation.lockstep import Lockstep, Meaning
+from graphfuse.validation.lockstep import Lockstep
+from graphfuse.validation.originals import Originals
 from graphfuse.validation.outputs import OutputJudge
-from graphfuse.validation.reference import RoundedSamples, Twin
+from graphfuse.validation.ran import Ran, Way, elem_type_of, is_numeric, type_of_array
+from graphfuse.validation.reference import MAIN, Twin
+from graphfuse.validation.rounding import RoundedSamples, draws
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,63 +41,20 @@ Stage = Callable[[str], object]
 
 BRANCHES = ("then_branch", "else_branch")
 
-Way = tuple[bool, bool]
-"""How a model is run: with optimizations, and with graphfuse's kernels."""
-
-FEEDS = {"fast": 1, "full": 3}
-"""How many feeds are drawn at each level, unless the user says."""
-
-
-MOST_SHOWN = 4
-"""Feeds that an error shows."""
-
-DOES_NOT_RUN = (
-    "run it in onnxruntime alone first; feeds can be given with --load-inputs "
-    "or --input-shapes, and `--validate sites` checks the fused nodes alone"
-)
-
 
 @dataclass
-class Ran:
-    """One feed that the original ran on: its outputs by way of running it, and float64's."""
-
-    feed: Feed
-    before: dict[Way, Outputs]
-    meaning: Meaning = field(default_factory=Meaning)
-    samples: RoundedSamples | None = None
-
-    def like(self, kernels: bool) -> Mapping[bool, Outputs]:
-        """The original's outputs by optimization: run alike, or as it could be run."""
-        flags = {flag for _, flag in self.before}
-        wanted = kernels if kernels in flags else next(iter(flags))
-        return {level: found for (level, flag), found in self.before.items() if flag == wanted}
-
-
-@dataclass
-class WholeModel:
+class WholeModel(Originals):
     """Two models on one provider; `run` gives the checks, and what it found on the way."""
 
-    original: Model
-    fused: Model
-    provider: str
-    feeding: Feeding
-    level: str
-    stage: Stage
-    notes: list[str] = field(default_factory=list[str])
     wrong: list[str] = field(default_factory=list[str])
-    ran: list[Ran] = field(default_factory=list[Ran])
-    captured: Sequence[str] = ()
-    """Tensors of the original that are kept from a run once this is done."""
-
-    @cached_property
-    def fitting(self) -> Fitting:
-        """What fits into memory."""
-        return Fitting(self.original, self.captured, self.notes)
+    strays: dict[str, NotShown] = field(default_factory=dict[str, NotShown])
+    """Outputs of which runs show nothing, as the original is not what its twin is."""
 
     @cached_property
     def twins(self) -> Lockstep:
         """The float64 twins of both models."""
-        return Lockstep(Twin(self.original), Twin(self.fused))
+        limit = self.feeding.run_limit
+        return Lockstep(Twin(self.original, limit), Twin(self.fused, limit))
 
     def run(self) -> list[Check]:
         """Run everything. Raises OriginalModelError when the original runs on no feed.
@@ -106,7 +62,7 @@ class WholeModel:
         Raises TooLargeError when it would not fit into memory on any.
         """
         self.stage(f"running the original on {self.provider}")
-        self._run_originals()
+        self.run_originals_somehow()
         checks: list[Check] = []
         for ran in self.ran:
             self.stage(f"evaluating in float64 ({ran.feed.label})")
@@ -117,19 +73,34 @@ class WholeModel:
                 if failure is None:
                     raise
                 return [*checks, failure]
-        half = [outputs for outputs, taken in self.twins.original.taken.items() if len(taken) == 1]
+        taken = self.twins.original.taken.items()
+        half = [path for path, bodies in taken if len(bodies) == 1 and bodies < set(BRANCHES)]
         if half:
+            first = cast("tuple[str, ...]", half[0][-1])[0]
             self.notes.append(
-                f"of {len(half)} If nodes, such as that of {half[0][0]!r}, one branch was taken "
+                f"of {len(half)} If nodes, such as that of {first!r}, one branch was taken "
                 "on all feeds: the other was not run"
             )
         for optimize, kernels in self.ways():
             self.stage(f"running the fused model on {self.provider}")
             checks += self._end_to_end(optimize, kernels)
+        self._look_for_strays()
         if self.provider != CPU and all(check.passed for check in checks):
             self.stage(f"looking where the fused nodes ran, on {self.provider}")
             self._require_placement()
         return checks
+
+    def _look_for_strays(self) -> None:
+        if draws(self.twins.original.proto.graph):
+            # Numbers drawn at random differ from those that float64 draws, as from run to run.
+            return
+        for ran in self.ran:
+            for name in dict.fromkeys(self.twins.original.outputs):
+                kernels = next(flag for _, flag in ran.before)
+                why = self._judge(ran, name, kernels).strays
+                if why:
+                    subject = f"output {name!r}"
+                    self.strays[subject] = NotShown(subject, f"{why} ({ran.feed.label})")
 
     def _require_placement(self) -> None:
         """Raise ProviderError when fused nodes ran elsewhere: onnxruntime falls back silently."""
@@ -140,17 +111,35 @@ class WholeModel:
     def reached(self, scope: ScopeKey) -> bool:
         """Whether the walk of the twins has evaluated a graph of the fused model.
 
-        A branch inside a function is taken for one that it has not.
+        A body inside a function is taken for one that it has not.
         """
         if scope[0] == "function":
-            return len(scope) == 4 and scope[1:] in _called(self.fused.proto.graph)
-        taken, path = self.twins.fused.taken, scope[1:]
-        steps = zip(path[::3], path[1::3], strict=False)
+            return len(scope) == 4 and scope[1:] in self._called
+        taken = self.twins.fused.taken
         return all(
-            attribute in taken.get(cast("tuple[str, ...]", outputs), ())
-            for outputs, attribute in steps
-            if attribute in BRANCHES
+            attribute in taken.get(scope[: 3 * step + 2], ())
+            for step, attribute in enumerate(scope[2::3])
         )
+
+    @cached_property
+    def _called(self) -> set[ScopeKey]:
+        """The functions that were called, at the end of all runs: in graphs that were evaluated."""
+        proto = self.fused.proto
+        functions = {function_key(function): function for function in proto.functions}
+        found: set[ScopeKey] = set()
+        pending: list[tuple[ScopeKey, Iterable[onnx.NodeProto]]] = [(MAIN, proto.graph.node)]
+        while pending:
+            scope, nodes = pending.pop()
+            for node in nodes:
+                key = function_key(node)
+                if key in functions and key not in found:
+                    found.add(key)
+                    pending.append((("function", *key), functions[key].node))
+                for attribute in node.attribute:
+                    body = (*scope, tuple(node.output), attribute.name, 0)
+                    if attribute.HasField("g") and self.reached(body):
+                        pending.append((body, attribute.g.node))
+        return found
 
     def ways(self) -> list[Way]:
         """How the fused model is run.
@@ -164,104 +153,10 @@ class WholeModel:
             return [(False, True), (True, True), (True, False)]
         return [(False, False), (True, False)]
 
-    def _run_originals(self) -> None:
-        choices = self.feeding.feeds(self.original.proto, FEEDS[self.level])
-        choices = self.fitting.choose(choices, self.feeding)
-        first, *more = self._original_ways()
-        made = self._original_session(*first)
-        for number, alternatives in enumerate(choices):
-            # What the user gives must run; sizes that are made up need not, but for the first.
-            required = number == 0 or self.feeding.inputs is not None
-            found = self._first_that_runs(made, alternatives, required)
-            if found is not None:
-                self.fitting.keep(found[0])
-                self.ran.append(Ran(found[0], {first: found[1]}))
-        for way in more:
-            del made
-            made = self._original_session(*way)
-            try:
-                for ran in self.ran:
-                    ran.before[way] = self._run_original(made, ran.feed)
-            except OriginalModelError as error:
-                if first[1] == way[1]:
-                    raise
-                self.notes.append(f"without graphfuse's kernels {error.message}")
-                return
-
-    def _original_ways(self) -> list[Way]:
-        """An original with fused nodes of ours is run with our kernels and without them."""
-        levels = (True,) if self.level == "fast" else (False, True)
-        own = has_kernels([self.provider]) and takes_kernels(self.original.proto)
-        return [(level, flag) for flag in ((True, False) if own else (False,)) for level in levels]
-
-    def _first_that_runs(
-        self, made: Any, alternatives: Sequence[Feed], required: bool
-    ) -> tuple[Feed, Outputs] | None:
-        failures: list[OriginalModelError] = []
-        for feed in filter(self.fitting.fits, alternatives):
-            try:
-                outputs = self._run_original(made, feed)
-            except OriginalModelError as error:
-                failures.append(error)
-                continue
-            given = self.feeding.inputs is not None or self.feeding.shapes
-            if given or any(np.size(array) for array in outputs.values()):
-                return feed, outputs
-            failures.append(
-                OriginalModelError(
-                    f"every output of the original is empty ({feed.label})",
-                    "give larger feeds with --input-shapes or --load-inputs",
-                )
-            )
-        if required and failures:
-            raise self._with_feeds(failures[0], alternatives)
-        if failures:
-            self.notes.append(f"the original does not run on other sizes ({alternatives[0].label})")
-        else:
-            self.fitting.leave_out(alternatives)
-        return None
-
-    def _with_feeds(self, error: OriginalModelError, tried: Sequence[Feed]) -> OriginalModelError:
-        """The first failure, and all feeds that were tried in vain; memory has its own remedy."""
-        shown = "; ".join(feed.shapes for feed in tried[:MOST_SHOWN])
-        more = f"; and {len(tried) - MOST_SHOWN} more" if len(tried) > MOST_SHOWN else ""
-        text = f"{error.message} (feeds tried: {shown}{more})"
-        own = self.feeding.inputs is None and error.remedy == DOES_NOT_RUN
-        path = self.original.path
-        remedy = self.feeding.next_to_try(self.original.proto, path) if own else error.remedy
-        return OriginalModelError(text, remedy)
-
-    def _original_session(self, optimize: bool, kernels: bool) -> Any:
-        try:
-            proto, folder = self.original.proto, self.original.folder
-            return session(proto, folder, self.provider, optimize, kernels)
-        except Exception as error:
-            # onnxruntime raises its own classes, one per failure code.
-            raise self._does_not_run(error) from error
-
-    def _run_original(self, made: Any, feed: Feed) -> Outputs:
-        values = feed.values
-        try:
-            return run(made, values, self.feeding.run_limit)
-        except TimeoutError as error:
-            raise OriginalModelError(
-                f"the original model does not run on {self.provider}: {in_one_line(error)}",
-                "give smaller feeds with --input-shapes, or more time with --run-limit",
-            ) from error
-        except Exception as error:
-            raise self._does_not_run(error) from error
-
-    def _does_not_run(self, error: Exception) -> OriginalModelError:
-        doing = f"running the original on {self.provider}"
-        remedy = machine.remedy(error, doing, DOES_NOT_RUN)
-        return OriginalModelError(
-            f"the original model does not run on {self.provider}: {in_one_line(error)}", remedy
-        )
-
     def _meaning(self, ran: Ran) -> list[Check]:
         ran.meaning = self.twins.run(ran.feed.values)
         outputs = (ran.meaning.values[name] for name in self.twins.original.outputs)
-        arrays = [array for array in outputs if _is_numeric(array)]
+        arrays = [array for array in outputs if is_numeric(array)]
         if arrays and not any(np.isfinite(array).any() for array in arrays):
             what = "finite" if any(array.size for array in arrays) else "other than empty"
             raise UsageError(
@@ -275,6 +170,12 @@ class WholeModel:
             self.notes.append(
                 f"{len(changed)} weights differ between the models, such as {changed[0]!r}: "
                 "what the feeds read of them is compared"
+            )
+        stray = dict.fromkeys((*self.twins.original.ignored, *self.twins.fused.ignored))
+        if stray and ran is self.ran[0]:
+            self.notes.append(
+                f"{len(stray)} attribute{'s' if len(stray) > 1 else ''} that no operator has, such "
+                f"as {next(iter(stray))}, count for nothing here, as in onnxruntime"
             )
         if ran.meaning.unjudged and ran is self.ran[0]:
             self.notes.append(
@@ -306,6 +207,9 @@ class WholeModel:
     def _end_to_end(self, optimize: bool, kernels: bool) -> list[Check]:
         checks: list[Check] = []
         made = None
+        level: bool | str = optimize
+        if optimize and not kernels and self._breaks_too():
+            level = self.optimized
         for ran in self.ran:
             where = f"{self.provider}, {ran.feed.label}, "
             where += f"optimizations {'on' if optimize else 'off'}"
@@ -313,7 +217,7 @@ class WholeModel:
             try:
                 if made is None:
                     proto, folder = self.fused.proto, self.fused.folder
-                    made = session(proto, folder, self.provider, optimize, kernels)
+                    made = session(proto, folder, self.provider, level, kernels)
                 results = run(made, ran.feed.values)
             except Exception as error:
                 # onnxruntime raises its own classes, one per failure code.
@@ -327,14 +231,32 @@ class WholeModel:
                 checks += [replace(check, repeat=self._repeat(ran.feed)) for check in found]
         return checks
 
+    def _breaks_too(self) -> bool:
+        """Whether onnxruntime's optimiser breaks the fused model's functions as the original."""
+        if self.optimized == LEVELS[-1]:
+            return False
+        proto, folder, feed = self.fused.proto, self.fused.folder, self.ran[0].feed.values
+        try:
+            run(session(proto, folder, self.provider, True, False), feed)
+        except Exception as error:
+            # onnxruntime raises its own classes, one per failure code.
+            machine.check(error, f"running the fused model on {self.provider}")
+            self.notes.append(
+                "so it does to the fused model where graphfuse's kernels are not registered, which "
+                f"is judged at {self.optimized} as well"
+            )
+            return True
+        return False
+
     def _judge(self, ran: Ran, name: str, kernels: bool) -> OutputJudge:
         value = next(value for value in self.original.proto.graph.output if value.name == name)
+        alike = ran.like(kernels)
         ran.samples = samples = ran.samples or RoundedSamples(self.twins.original, ran.feed.values)
         return OutputJudge(
             name,
-            type_of(value.type).elem_type,
+            elem_type_of(value.type) or type_of_array(next(iter(alike.values()))[name]),
             ran.meaning.values[name],
-            [outputs[name] for outputs in ran.like(kernels).values()],
+            [outputs[name] for outputs in alike.values()],
             lambda: (outputs[name] for outputs in samples),
             samples.decides,
             peers=lambda: (self._judge(each, name, kernels) for each in self.ran),
@@ -342,13 +264,3 @@ class WholeModel:
 
     def _repeat(self, feed: Feed) -> str:
         return f"--validate {self.level} {feed.repeat}".strip()
-
-
-def _called(graph: onnx.GraphProto) -> set[ScopeKey]:
-    """The functions that a graph calls, itself or in a body."""
-    found: set[ScopeKey] = {function_key(node) for node in graph.node}
-    return found.union(*(_called(body) for node in graph.node for body in subgraphs(node)))
-
-
-def _is_numeric(array: Any) -> bool:
-    return getattr(array, "dtype", np.dtype(object)).kind in "fiub"

@@ -18,6 +18,8 @@ ELSEWHERE = {
     "output_of_another": "the fused nodes are right, their readers are not",
     "operands_swapped_under_broadcast": "a sum is the same, onnxruntime's kernel is what is wrong",
     "statistics_in_float16": "a type, which is lifted",
+    "plain_epsilon": "a norm that is not fused",
+    "node_added_behind_a_norm": "the fused nodes are right, what reads them is not",
 }
 """Mutants of tests/mutants that do not change a number of a fused node: other gates see them."""
 

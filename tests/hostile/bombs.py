@@ -289,7 +289,7 @@ BOMBS: Mapping[str, Bomb] = {
     "a node of 300,000 attributes": Bomb(many_attributes),
     "300,000 weights": Bomb(many_weights),
     "a type 45 sequences deep": Bomb(deep_type),
-    "nodes in a circle": Bomb(circle, "is defined twice, or read before"),
+    "nodes in a circle": Bomb(circle, "in a circle"),
     "versions of 2^62": Bomb(odd_versions),
     "shapes doubled 2,000 times": Bomb(shape_chain),
     "one sum and 5,000 norms": Bomb(many_sums),

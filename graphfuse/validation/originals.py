@@ -1,0 +1,191 @@
+"""Running the original: on which feeds, in which ways, and at which level of optimization."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from graphfuse import foreign, machine
+from graphfuse.errors import OriginalModelError, in_one_line
+from graphfuse.feeding import Feed, Feeding
+from graphfuse.graph.model_file import Model
+from graphfuse.runtime import LEVELS, has_kernels, run, session
+from graphfuse.validation.fitting import Fitting
+from graphfuse.validation.fused_nodes import takes_kernels
+from graphfuse.validation.ran import Ran, Way
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+    Outputs = Mapping[str, Array]
+
+Stage = Callable[[str], object]
+
+FEEDS = {"fast": 1, "full": 3}
+"""How many feeds are drawn at each level, unless the user says."""
+
+
+MOST_SHOWN = 4
+"""Feeds that an error shows."""
+
+DOES_NOT_RUN = (
+    "run it in onnxruntime alone first; feeds can be given with --load-inputs "
+    "or --input-shapes, and `--validate sites` checks the fused nodes alone"
+)
+
+
+@dataclass
+class Originals:
+    """An original on one provider: what it gives on feeds that it runs on, run in every way."""
+
+    original: Model
+    fused: Model
+    provider: str
+    feeding: Feeding
+    level: str
+    stage: Stage
+    notes: list[str] = field(default_factory=list[str])
+    ran: list[Ran] = field(default_factory=list[Ran])
+    optimized: str = LEVELS[-1]
+    """The level at which the original runs optimized: the highest that leaves it whole."""
+    captured: Sequence[str] = ()
+    """Tensors of the original that are kept from a run once this is done."""
+
+    @cached_property
+    def fitting(self) -> Fitting:
+        """What fits into memory."""
+        return Fitting(self.original, self.captured, self.notes)
+
+    def run_originals_somehow(self) -> None:
+        """Run the original, where onnxruntime's optimiser breaks it at the levels that it leaves.
+
+        A valid model that runs unoptimized is not at fault, but onnxruntime: it can be judged.
+        """
+        try:
+            self._run_originals()
+            return
+        except OriginalModelError as error:
+            broken = error
+        runs: list[str] = []
+        for level in LEVELS:
+            self.optimized, self.ran = level, []
+            try:
+                self._run_originals(level)
+            except OriginalModelError:
+                if not runs:
+                    raise broken from None
+                break
+            runs.append(level)
+        if len(runs) == len(LEVELS):
+            return
+        self.optimized, self.ran = runs[-1], []
+        self._run_originals()
+        self.notes.append(
+            f"onnxruntime {foreign.onnxruntime().__version__} breaks the original at "
+            f"{' and '.join(LEVELS[len(runs) :])} by its own optimiser, and runs it at "
+            f"{' and '.join(runs)}, so it is judged there: the model is not at fault "
+            f"({broken.message})"
+        )
+
+    def _run_originals(self, level: str = "") -> None:
+        choices = self.feeding.feeds(self.original.proto, FEEDS[self.level])
+        choices = self.fitting.choose(choices, self.feeding)
+        first, *more = self._original_ways()
+        if level:
+            # One feed tells whether it runs at a level.
+            choices, first, more = choices[:1], (True, first[1]), []
+        made = self._original_session(*first)
+        for number, alternatives in enumerate(choices):
+            # What the user gives must run; sizes that are made up need not, but for the first.
+            required = number == 0 or self.feeding.inputs is not None
+            found = self._first_that_runs(made, alternatives, required)
+            if found is not None:
+                self.fitting.keep(found[0])
+                self.ran.append(Ran(found[0], {first: found[1]}))
+        for way in more:
+            del made
+            made = self._original_session(*way)
+            try:
+                for ran in self.ran:
+                    ran.before[way] = self._run_original(made, ran.feed)
+            except OriginalModelError as error:
+                if first[1] == way[1]:
+                    raise
+                self.notes.append(f"without graphfuse's kernels {error.message}")
+                return
+
+    def _original_ways(self) -> list[Way]:
+        """An original with fused nodes of ours is run with our kernels and without them."""
+        levels = (True,) if self.level == "fast" else (False, True)
+        own = has_kernels([self.provider]) and takes_kernels(self.original.proto)
+        return [(level, flag) for flag in ((True, False) if own else (False,)) for level in levels]
+
+    def _first_that_runs(
+        self, made: Any, alternatives: Sequence[Feed], required: bool
+    ) -> tuple[Feed, Outputs] | None:
+        failures: list[OriginalModelError] = []
+        for feed in filter(self.fitting.fits, alternatives):
+            try:
+                outputs = self._run_original(made, feed)
+            except OriginalModelError as error:
+                failures.append(error)
+                continue
+            given = self.feeding.inputs is not None or self.feeding.shapes
+            if given or any(np.size(array) for array in outputs.values()):
+                return feed, outputs
+            failures.append(
+                OriginalModelError(
+                    f"every output of the original is empty ({feed.label})",
+                    "give larger feeds with --input-shapes or --load-inputs",
+                )
+            )
+        if required and failures:
+            raise self._with_feeds(failures[0], alternatives)
+        if failures:
+            self.notes.append(f"the original does not run on other sizes ({alternatives[0].label})")
+        else:
+            self.fitting.leave_out(alternatives)
+        return None
+
+    def _with_feeds(self, error: OriginalModelError, tried: Sequence[Feed]) -> OriginalModelError:
+        """The first failure, and all feeds that were tried in vain; memory has its own remedy."""
+        shown = "; ".join(feed.shapes for feed in tried[:MOST_SHOWN])
+        more = f"; and {len(tried) - MOST_SHOWN} more" if len(tried) > MOST_SHOWN else ""
+        text = f"{error.message} (feeds tried: {shown}{more})"
+        own = self.feeding.inputs is None and error.remedy == DOES_NOT_RUN
+        path = self.original.path
+        remedy = self.feeding.next_to_try(self.original.proto, path) if own else error.remedy
+        return OriginalModelError(text, remedy)
+
+    def _original_session(self, optimize: bool, kernels: bool) -> Any:
+        try:
+            proto, folder = self.original.proto, self.original.folder
+            level = self.optimized if optimize else False
+            return session(proto, folder, self.provider, level, kernels)
+        except Exception as error:
+            # onnxruntime raises its own classes, one per failure code.
+            raise self._does_not_run(error) from error
+
+    def _run_original(self, made: Any, feed: Feed) -> Outputs:
+        values = feed.values
+        try:
+            return run(made, values, self.feeding.run_limit)
+        except TimeoutError as error:
+            raise OriginalModelError(
+                f"the original model does not run on {self.provider}: {in_one_line(error)}",
+                "give smaller feeds with --input-shapes, or more time with --run-limit",
+            ) from error
+        except Exception as error:
+            raise self._does_not_run(error) from error
+
+    def _does_not_run(self, error: Exception) -> OriginalModelError:
+        doing = f"running the original on {self.provider}"
+        remedy = machine.remedy(error, doing, DOES_NOT_RUN)
+        return OriginalModelError(
+            f"the original model does not run on {self.provider}: {in_one_line(error, 600)}", remedy
+        )
