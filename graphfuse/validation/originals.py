@@ -34,8 +34,8 @@ MOST_SHOWN = 4
 """Feeds that an error shows."""
 
 DOES_NOT_RUN = (
-    "run it in onnxruntime alone first; feeds can be given with --load-inputs "
-    "or --input-shapes, and `--validate sites` checks the fused nodes alone"
+    "run it in onnxruntime alone first; feeds can be given with --load-inputs, "
+    "--input-shapes or --val-range, and `--validate sites` checks the fused nodes alone"
 )
 
 
