@@ -171,8 +171,8 @@ class Feeding:
         alone = shlex.join([*words[:4], "--validate", "sites"])
         sizes = f"say sizes that it takes, such as `{command}`, or " if symbols else ""
         return (
-            f"{sizes}give feeds with --load-inputs, --input-shapes or --val-range; `{alone}` judges "
-            "the fused nodes alone"
+            f"{sizes}give feeds with --load-inputs, --input-shapes or --val-range; "
+            f"`{alone}` judges the fused nodes alone"
         )
 
     def _given(self, model: onnx.ModelProto) -> Iterable[Feed]:
