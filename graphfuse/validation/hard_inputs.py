@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from onnx import helper
 
+from graphfuse.records import Dim
 from graphfuse.validation.fused_nodes import FusedNode
 from graphfuse.validation.tolerance import FLOAT
 
@@ -71,6 +73,11 @@ def operands(
     keeps the extents that the model fixes, for a part of it that depends on them; rows are
     repeated, or left out, to fill them.
     """
+    if _is_smaller(site.a_shape, site.b_shape):
+        # Which of them broadcasts is the node's to say: some kernels take it of one only.
+        turned = replace(site, a_shape=site.b_shape, b_shape=site.a_shape)
+        b, a = operands(turned, rows, rng, as_declared)
+        return a, b
     vector = site.vectors.get("AddBias", np.zeros(site.extents))
     layout = _layout(site, len(rows), as_declared)
     rank = len(layout)
@@ -92,10 +99,32 @@ def operands(
     return a, b.reshape(b.shape[dropped:])
 
 
+def _is_smaller(shape: tuple[Dim, ...], other: tuple[Dim, ...]) -> bool:
+    """Whether a shape broadcasts to another one, as far as numbers say."""
+    if len(shape) != len(other):
+        return len(shape) < len(other)
+    pairs = list(zip(shape, other, strict=True))
+    return any(one == 1 and more != 1 for one, more in pairs) and not any(
+        one != 1 and more == 1 for one, more in pairs
+    )
+
+
+def _broadcasts_at(site: FusedNode, behind: int) -> bool:
+    """Whether one operand has one row, or none, along an axis, and the other more.
+
+    `behind` counts axes from the first that is normalised: 1 is the one before it.
+    """
+    axis = -len(site.extents) - behind
+    dims = [shape[axis] if -axis <= len(shape) else 1 for shape in (site.a_shape, site.b_shape)]
+    return (dims[0] == 1) != (dims[1] == 1)
+
+
 def _layout(site: FusedNode, rows: int, as_declared: bool) -> tuple[int, ...]:
     """The shape of the sum: rows along one axis, or the fixed extents where they are asked for."""
     outer = max(len(site.a_shape), len(site.b_shape)) - len(site.extents)
-    free = (*(1,) * (max(outer, 1) - 1), rows, *site.extents)
+    # Two of what one operand has one of, or a wrong broadcast would not show.
+    lead = [2 if _broadcasts_at(site, outer - at) else 1 for at in range(max(outer, 1) - 1)]
+    free = (*lead, rows, *site.extents)
     if not as_declared:
         return free
     shape = site.a_shape if len(site.a_shape) >= len(site.b_shape) else site.b_shape
