@@ -230,12 +230,11 @@ def test_only_our_own_faults_are_to_be_reported(
         runtime.faults = {"own": lost}
         assert "please report it" in strict()
     runtime.faults = {}
-    run, calls = whole_model.run, list[None]()
+    run = whole_model.run
 
     def rounded_badly(*arguments: Any, **options: Any) -> Any:
-        calls.append(None)
-        off = 1.0 if len(calls) == 1 else 1 + 1e-5
-        return {k: array * np.float32(off) for k, array in run(*arguments, **options).items()}
+        # The fused model's: the original's are run elsewhere.
+        return {k: array * np.float32(1 + 1e-5) for k, array in run(*arguments, **options).items()}
 
     monkeypatch.setattr(whole_model, "run", rounded_badly)
     assert "--load-inputs" in strict()
