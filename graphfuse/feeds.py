@@ -122,6 +122,8 @@ def shapes_of(
 ) -> dict[str, tuple[int, ...]]:
     """The shapes that `random_feeds` draws; nothing is allocated. Raises UsageError."""
     inputs, given, named = inputs_of(model.graph), dict(shapes or {}), dict(symbols or {})
+    for name, shape in given.items():
+        _check_size(name, shape)
     known = {**fixed_extents(model, inputs), **bound(inputs, given, named)}
     if sizes.empty:
         declared = (type_of(value.type).shape or () for value in inputs)
@@ -299,6 +301,14 @@ def _evaluate_node(tree: ast.expr, sizes: Sizes, symbols: dict[str, int]) -> int
     return OPERATIONS[type(tree.op)](left, right)
 
 
+def _check_size(name: str, shape: Sequence[int]) -> None:
+    if math.prod(shape) > LARGEST_FEED:
+        raise UsageError(
+            f"input {name!r} of shape {list(shape)} is too large to draw",
+            "give smaller extents with --input-shapes",
+        )
+
+
 def _draw(
     value: onnx.ValueInfoProto,
     shape: tuple[int, ...],
@@ -307,11 +317,7 @@ def _draw(
     rng: np.random.Generator,
 ) -> Array:
     elem_type = type_of(value.type).elem_type
-    if math.prod(shape) > LARGEST_FEED:
-        raise UsageError(
-            f"input {value.name!r} of shape {list(shape)} is too large to draw",
-            "give smaller extents with --input-shapes",
-        )
+    _check_size(value.name, shape)
     try:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(elem_type)
     except KeyError:

@@ -103,7 +103,7 @@ def activations(
         looked = look(loaded)
         sums = stream(views(looked.model)[0], looked.scan)
         stage("running the model")
-        return tuple(read(loaded, sums, feeding))
+        return tuple(read(looked.model, sums, feeding))
 
 
 def explain(model: ModelLike, site: str, *, limits: Limits | None = None) -> Explanation:

@@ -61,7 +61,8 @@ def shell(tmp_path: Path) -> Shell:
             text=True,
             check=False,
             cwd=tmp_path,
-            env={**os.environ, **(env or {})},
+            # What runs the tests may say how wide its own terminal is.
+            env={**{k: v for k, v in os.environ.items() if k != "COLUMNS"}, **(env or {})},
             stdin=subprocess.DEVNULL,
             timeout=300,
         )

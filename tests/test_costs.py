@@ -339,8 +339,8 @@ def test_autotuning_times_every_site_of_a_model(no_rest: None) -> None:
 
 def test_symbols_are_bound_by_the_shapes_that_the_user_gives() -> None:
     proto = residual(NORM)
-    assert sites.symbols_of(proto, {"a": (3, 5, 8)}) == {"B": 3, "S": 5}
-    assert sites.symbols_of(proto, {}) == {}
+    assert sites.symbols_of(proto, {"a": (3, 5, 8)}, {}) == {"B": 3, "S": 5}
+    assert sites.symbols_of(proto, {}, {}) == {}
 
 
 def test_a_site_is_cut_out_with_the_matmul_that_its_bias_belongs_to() -> None:

@@ -140,7 +140,7 @@ def failing(error: Exception, after: int = 0) -> Callable[..., Any]:
 PLACES = [
     (alone, 0, "fast"),
     (alone, 1, "sites"),
-    (whole_model, 1, "fast"),
+    (whole_model, 0, "fast"),
     (exposed, 0, "full"),
 ]
 

@@ -10,9 +10,7 @@ from tests.mutants.trial import TARGETS, verdicts
 
 SAMPLE = [
     ("bert", "float16", "graphfuse"),
-    ("t5", "float32", "graphfuse"),
     ("gpt2", "float32", "onnxruntime"),
-    ("gemma", "float16", "graphfuse"),
 ]
 
 

@@ -256,7 +256,7 @@ SILENT = {
     "statistic through Max": (
         DECOMPOSED_RMS_NORM.replace("Add(v, eps)", "Max(v, eps)"),
         {},
-        Reason.NOT_THE_DEFINITION,
+        Reason.STATISTIC_CLAMPED,
     ),
     "transposed": (
         "t = Transpose<perm=[0, 2, 1]>(x) y = LayerNormalization(t, s3, s3)",

@@ -128,12 +128,13 @@ SAVED = "unk__"
 """How the symbols begin that onnx.shape_inference writes for extents that it does not know."""
 
 
-def is_saved(symbol: str) -> bool:
+def is_saved(symbol: str | bytes) -> bool:
     """Whether a symbol of a file is one that an inference made up: a number, no name of anything.
 
     The next inference numbers anew, and two that were joined in one file may have the same.
     """
-    return symbol.startswith(SAVED) and symbol[len(SAVED) :].isdigit()
+    # A name that is not UTF-8 comes as bytes.
+    return isinstance(symbol, str) and symbol.startswith(SAVED) and symbol[len(SAVED) :].isdigit()
 
 
 def forget_saved(graph: onnx.GraphProto) -> None:

@@ -36,7 +36,7 @@ def print_readings(
     if readings:
         console.print(table)
     console.print(summary(readings))
-    if fused:
+    if fused and not readings:
         console.print(f"{fused} nodes are fused already: scan the original model for their sums")
     for note in notes:
         console.print(f"note: {note}", soft_wrap=True)

@@ -85,9 +85,7 @@ def same_node(before: Model, after: Model, one: onnx.NodeProto, other: onnx.Node
     same = same and one.input == other.input and one.output == other.output
     if not same or _attributes(one) != _attributes(other):
         return False
-    if before.folder == after.folder:
-        return True
-    # What is equal may be external data of two folders.
+    # One number has many encodings, and what is equal may be external data of two folders.
     mine = {a.name: a for a in one.attribute}
     return all(
         same_tensor(before, after, *pair)
@@ -105,11 +103,15 @@ def _operator(node: onnx.NodeProto) -> tuple[str, str]:
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """Bodies are graphs of their own: here it counts how many there are."""
-    return {
-        a.name: (a.type, len(a.graphs)) if a.HasField("g") or a.graphs else a
-        for a in node.attribute
-    }
+    """What attributes say; of bodies, which are graphs of their own, and of tensors their kind."""
+    found: dict[str, Any] = {}
+    for a in node.attribute:
+        kinds = [(tensor.data_type, tuple(tensor.dims)) for tensor in _tensors(a)]
+        if a.HasField("g") or a.graphs:
+            found[a.name] = (a.type, len(a.graphs))
+        else:
+            found[a.name] = (a.type, kinds) if kinds else a
+    return found
 
 
 def operators(part: Part) -> Counter[tuple[str, str]]:
