@@ -30,7 +30,10 @@ def _epsilon(node: onnx.NodeProto) -> onnx.AttributeProto:
 
 def _other(proto: onnx.ModelProto) -> onnx.NodeProto:
     """An earlier fused node: what it computes is there where the middle one reads."""
-    return fused_nodes(proto)[0]
+    first = fused_nodes(proto)[0]
+    if first == _middle(proto):
+        raise NothingToDamageError("there is one fused node only")
+    return first
 
 
 def _weight(proto: onnx.ModelProto, name: str) -> onnx.TensorProto:
