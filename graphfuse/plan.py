@@ -17,6 +17,7 @@ from graphfuse.errors import UsageError
 from graphfuse.faults import STRICT_MODE
 from graphfuse.graph import scopes
 from graphfuse.graph.model_file import Model
+from graphfuse.graph.shapes import symbol_of
 from graphfuse.graph.tensors import (
     DEFAULT_DOMAINS,
     AnyGraph,
@@ -305,10 +306,10 @@ class _Types:
     def __init__(self, model: onnx.ModelProto) -> None:
         self._model = model
         self._symbols = {
-            dim.dim_param
+            symbol
             for value in model.graph.input
             for dim in value.type.tensor_type.shape.dim
-            if dim.dim_param
+            if (symbol := symbol_of(dim))
         }
         self._known: dict[ScopeRef, set[str]] = {}
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
+import graphfuse
 from graphfuse.graph import inference
-from tests.graphs import DECOMPOSED_LAYER_NORM, model
+from tests.graphs import DECOMPOSED_LAYER_NORM, model, residual
 
 LONG = "float[B,S,512] a, float[B,S,512] b, float[512] scale, float[512] bias"
 
@@ -34,3 +36,19 @@ def test_long_vectors_are_hidden_from_data_propagation_only(
     assert len(inference._long_vectors(graph.graph)) == 2
     assert dict(inference.infer_types(graph)) == plain
     assert not any("graphfuse" in str(found.shape) for found in plain.values())
+
+
+def test_a_symbol_that_is_not_utf8_is_a_symbol_like_any() -> None:
+    """Protobuf hands it over as bytes; it names an extent all the same."""
+    proto = residual(
+        "y = LayerNormalization(x, scale, bias)",
+        inputs="float[Q,S,8] a, float[Q,S,8] b",
+        outputs="float[Q,S,8] y",
+    )
+    odd = onnx.ModelProto.FromString(
+        proto.SerializeToString().replace(b"\x12\x01Q", b"\x12\x01\xff")
+    )
+    assert odd.SerializeToString() != proto.SerializeToString()
+    (site,) = graphfuse.scan(odd).sites
+    assert site.shape == ("\\xff", "S", 8)
+    assert graphfuse.fuse(odd).changed

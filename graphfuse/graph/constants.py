@@ -171,7 +171,7 @@ def show_axes(
             for body in subgraphs(node):
                 asked += show_axes(body, opset, known)
         reads = len(node.input) > 1 and node.domain in DEFAULT_DOMAINS
-        if reads and (node.op_type in WITH_AXES or str(node.op_type).startswith("Reduce")):
+        if reads and (node.op_type in WITH_AXES or node.op_type.startswith("Reduce")):
             asked += [node.input[1]] if node.input[1] not in known else []
     if not asked:
         return []

@@ -26,6 +26,7 @@ from graphfuse.graph.shapes import (
     Nested,
     forget_saved,
     give_constants,
+    symbol_of,
     weightless,
 )
 from graphfuse.graph.stand_ins import Rule, StandIns, Surroundings
@@ -255,8 +256,9 @@ def _show_vectors(graph: onnx.GraphProto) -> None:
     """Turn the symbols of long vectors, wherever inference took them, into extents again."""
     for value in (*graph.input, *graph.output, *graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param.startswith(VECTOR):
-                dim.dim_value = int(dim.dim_param.removeprefix(VECTOR))
+            symbol = symbol_of(dim)
+            if symbol.startswith(VECTOR):
+                dim.dim_value = int(symbol.removeprefix(VECTOR))
     for body in all_bodies(graph.node):
         _show_vectors(body)
 

@@ -120,28 +120,33 @@ def type_of(value: onnx.TypeProto) -> TensorType:
         if dim.HasField("dim_value"):
             dims.append(dim.dim_value)
         else:
-            dims.append(dim.dim_param or None)
+            dims.append(symbol_of(dim) or None)
     return TensorType(tensor.elem_type, tuple(dims))
+
+
+def symbol_of(dim: onnx.TensorShapeProto.Dimension) -> str:
+    """The symbol of an extent, '' for none; protobuf gives bytes for one that is not UTF-8."""
+    symbol: str | bytes = dim.dim_param
+    return symbol if isinstance(symbol, str) else symbol.decode("utf-8", "backslashreplace")
 
 
 SAVED = "unk__"
 """How the symbols begin that onnx.shape_inference writes for extents that it does not know."""
 
 
-def is_saved(symbol: str | bytes) -> bool:
+def is_saved(symbol: str) -> bool:
     """Whether a symbol of a file is one that an inference made up: a number, no name of anything.
 
     The next inference numbers anew, and two that were joined in one file may have the same.
     """
-    # A name that is not UTF-8 comes as bytes.
-    return isinstance(symbol, str) and symbol.startswith(SAVED) and symbol[len(SAVED) :].isdigit()
+    return symbol.startswith(SAVED) and symbol[len(SAVED) :].isdigit()
 
 
 def forget_saved(graph: onnx.GraphProto) -> None:
     """Take symbols that an earlier inference made up out of a graph of no graph around it."""
     for value in graph.input:
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
-            if is_saved(dim.dim_param):
+            if is_saved(symbol_of(dim)):
                 # Still one number in each run, and one that no other extent is known to be.
                 dim.dim_param = f"{value.name}:{axis}"
     _forget(graph)
@@ -150,7 +155,7 @@ def forget_saved(graph: onnx.GraphProto) -> None:
 def _forget(graph: onnx.GraphProto) -> None:
     for value in (*graph.input, *graph.output, *graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
-            if is_saved(dim.dim_param):
+            if is_saved(symbol_of(dim)):
                 dim.ClearField("dim_param")
     for node in graph.node:
         for body in subgraphs(node):
