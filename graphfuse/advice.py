@@ -8,15 +8,10 @@ import onnx
 from onnx import TensorProto
 
 from graphfuse import ops, runtimes
+from graphfuse.bodies import KINDS, form_of
 from graphfuse.graph.tensors import default_opset
-from graphfuse.records import LAYER_NORM, RMS_NORM, Scan, Site
+from graphfuse.records import LAYER_NORM, Scan, Site
 from graphfuse.runtimes import Choice, Runtime
-
-KINDS = {
-    name: kind
-    for kind in (LAYER_NORM, RMS_NORM)
-    for name in (ops.OPERATOR[kind], ops.BIAS_OPERATOR[kind])
-}
 
 
 def of_runtime(runtime: Runtime) -> list[str]:
@@ -81,7 +76,7 @@ def of_bodies(model: onnx.ModelProto, runtime: Runtime) -> list[str]:
         if form is None or function.name in narrow:
             # In other types than float32 all forms have cost the same in every version.
             continue
-        kind = KINDS[function.name]
+        kind, _ = KINDS[function.name]
         times = runtime.body(kind, TensorProto.FLOAT, opset)
         right = {
             runtime.form(Choice(kind, TensorProto.FLOAT, opset, written_out))
@@ -138,19 +133,6 @@ def of_imports(domains: Iterable[str]) -> list[str]:
         "onnx.checker refuses that, onnxruntime runs what it knows; the types of other nodes are "
         "inferred as ever"
     ]
-
-
-def form_of(function: onnx.FunctionProto) -> str | None:
-    """The form of one of graphfuse's functions; None for any other, or one for several targets."""
-    if function.domain != ops.DOMAIN or function.name not in KINDS:
-        return None
-    if any(node.domain == ops.CONTRIB_DOMAIN for node in function.node):
-        return None
-    operators = {node.op_type for node in function.node}
-    if not operators & {"LayerNormalization", "RMSNormalization", "Pow"}:
-        return ops.APART
-    producers = {name: node.op_type for node in function.node for name in node.output}
-    return ops.ADD if producers.get("Sum") == "Add" else ops.SUM
 
 
 def _minor(runtime: Runtime) -> str:

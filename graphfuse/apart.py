@@ -6,36 +6,36 @@ scanned, planned and rewritten as such. What was written out and is fused again 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import onnx
-from onnx import AttributeProto, NodeProto, TensorProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 from graphfuse import ops
-from graphfuse.bodies import strange
+from graphfuse.bodies import form_of, has_contrib, strange
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.scope_types import Types, infer_scopes
-from graphfuse.graph.scopes import Scope, find, function_key, scopes
+from graphfuse.graph.scopes import Scope, bind, find, function_key, scopes
 from graphfuse.graph.shapes import UNKNOWN
 from graphfuse.graph.tensors import (
     DEFAULT_DOMAINS,
     FLOAT_TYPES,
     AnyGraph,
+    all_nodes,
+    default_opset,
     fresh_name,
     model_names,
     read_names,
     replace_nodes,
-    subgraphs,
     value_names,
 )
+from graphfuse.patterns.translate import DEFAULT_EPSILON
 from graphfuse.reasons import Reason
 from graphfuse.records import LAYER_NORM, RMS_NORM, NearMiss, NodeRef, ScopeRef, TensorType
 
 CONTRIB_EPSILON = 9.999999960041972e-13
 """1e-12 in float32: what onnxruntime's operators add where a node says nothing."""
-OWN_EPSILON = 9.999999747378752e-06
-"""1e-5 in float32: the same of graphfuse's."""
 
 SUM_AT = {ops.DOMAIN: 1, ops.CONTRIB_DOMAIN: 3}
 """Which output is the sum."""
@@ -93,6 +93,10 @@ def take_apart(model: Model, keep: Keep = keep_none) -> Apart:
     A model without such is given back as it is; any other is copied. Functions that nothing calls
     any more, and operator sets that nothing is of any more, go with the nodes.
     """
+    graphs = (model.proto.graph, *model.proto.functions)
+    nodes = (node for graph in graphs for node in all_nodes(graph.node))
+    if not any(ops.is_fused_node(node.domain, node.op_type) for node in nodes):
+        return Apart(model)
     names = {function.name for function in strange(model.proto)}
     found = scopes(model.proto)
     holders = {
@@ -112,6 +116,9 @@ def _is_fused(node: NodeProto, strange_names: set[str]) -> bool:
     """Whether a node is a fused one, and means what its operator means."""
     if not ops.is_fused_node(node.domain, node.op_type) or node.overload:
         return False
+    if not node.output or not node.output[0]:
+        # Not a norm that anybody could read.
+        return False
     return node.domain != ops.DOMAIN or node.op_type not in strange_names
 
 
@@ -126,7 +133,7 @@ class _Worker:
         self._types: Types = infer_scopes(model.proto, found)
         self._taken = model_names(model.proto)
         graphs = (model.proto.graph, *model.proto.functions)
-        self._named = {node.name for graph in graphs for node in _all_nodes(graph.node)}
+        self._named = {node.name for graph in graphs for node in all_nodes(graph.node)}
         functions = {function_key(function): function for function in model.proto.functions}
         self._own = {key[1]: f for key, f in functions.items() if key[0] == ops.DOMAIN}
         # A function of the model under a contrib name means itself.
@@ -137,7 +144,10 @@ class _Worker:
         proto.CopyFrom(self._before.proto)
         for ref in sorted(holders, key=lambda ref: -len(ref.steps)):
             graph = find(proto, ref)
-            opset = _opset(self._before.proto, ref)
+            before = self._before.proto
+            opset = default_opset(
+                before if ref.function is None else before.functions[ref.function]
+            )
             nodes: list[NodeProto] = []
             owners: list[int] = []
             for index, node in enumerate(graph.node):
@@ -169,9 +179,7 @@ class _Worker:
             self._result.left.append(NearMiss(found[0], ref, ref, got=found[1]))
             return None
         function = self._own.get(node.op_type) if node.domain == ops.DOMAIN else None
-        inside = function is not None and any(
-            each.domain == ops.CONTRIB_DOMAIN for each in function.node
-        )
+        inside = function is not None and has_contrib(function)
         copy = NodeProto()
         copy.CopyFrom(node)
         whole = node.domain != ops.DOMAIN or function is not None
@@ -196,7 +204,7 @@ class _Worker:
         attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
         contrib = node.domain == ops.CONTRIB_DOMAIN
         values = {
-            "epsilon": attributes.get("epsilon", CONTRIB_EPSILON if contrib else OWN_EPSILON),
+            "epsilon": attributes.get("epsilon", CONTRIB_EPSILON if contrib else DEFAULT_EPSILON),
             "axis": -1 if contrib else attributes.get("axis", -1),
             "stash_type": attributes.get("stash_type", ops.stash_type(a.elem_type)),
         }
@@ -207,7 +215,7 @@ class _Worker:
             scale.elem_type or a.elem_type,
             values["axis"],
             max(len(a.shape or ()), len(self._type(scope, roles["B"]).shape or ())) or 3,
-            form=ops.APART if function is not None and _is_apart(function) else ops.ADD,
+            form=ops.APART if function is not None and form_of(function) == ops.APART else ops.ADD,
         )
         if variant.axis >= 0:
             return Reason.OTHER_AXES, f"axis {variant.axis}"
@@ -265,41 +273,16 @@ def _roles(node: NodeProto) -> tuple[str, ...]:
     return (*vectors, "AddBias") if biased else vectors
 
 
-def _opset(model: onnx.ModelProto, ref: ScopeRef) -> int:
-    holder = model if ref.function is None else model.functions[ref.function]
-    versions = [e.version for e in holder.opset_import if e.domain in DEFAULT_DOMAINS]
-    return versions[0] if versions else 1
-
-
 def _is_read(graph: AnyGraph, name: str) -> bool:
     return name in value_names(graph.output) or any(name in read_names(n) for n in graph.node)
-
-
-def _is_apart(function: onnx.FunctionProto) -> bool:
-    """Whether a body is the form that no fusion takes for a norm."""
-    marks = ("Pow", "LayerNormalization", "RMSNormalization")
-    own = all(node.domain in DEFAULT_DOMAINS for node in function.node)
-    return own and not any(node.op_type in marks for node in function.node)
 
 
 def _bound(node: NodeProto, values: Mapping[str, float]) -> NodeProto:
     """A node of a body with the values that it takes from the call."""
     copy = NodeProto()
     copy.CopyFrom(node)
-    attributes = [
-        helper.make_attribute(each.name, values[each.ref_attr_name]) if each.ref_attr_name else each
-        for each in node.attribute
-    ]
-    del copy.attribute[:]
-    copy.attribute.extend(_copied(attributes))
+    bind(copy, {name: helper.make_attribute(name, value) for name, value in values.items()})
     return copy
-
-
-def _copied(attributes: Iterable[AttributeProto]) -> Iterator[AttributeProto]:
-    for attribute in attributes:
-        copy = AttributeProto()
-        copy.CopyFrom(attribute)
-        yield copy
 
 
 def _with_constants(parts: list[NodeProto], values: Mapping[str, float]) -> list[NodeProto]:
@@ -330,14 +313,14 @@ def _without_bias(parts: list[NodeProto]) -> list[NodeProto]:
 
 def _forget(proto: onnx.ModelProto, before: onnx.ModelProto) -> None:
     """Drop functions and operator sets that only the nodes needed that are gone."""
-    called = _called(proto)
+    called, before_called = _called(proto), _called(before)
     kept = [
         function
         for function in proto.functions
         if function.domain != ops.DOMAIN
         or function.name not in ops.OPERATORS
         or function_key(function) in called
-        or function_key(function) not in _called(before)
+        or function_key(function) not in before_called
     ]
     copies = onnx.ModelProto(functions=kept).functions
     del proto.functions[:]
@@ -350,14 +333,7 @@ def _forget(proto: onnx.ModelProto, before: onnx.ModelProto) -> None:
 
 def _called(proto: onnx.ModelProto) -> set[tuple[str, str, str]]:
     graphs = (proto.graph, *proto.functions)
-    return {function_key(node) for graph in graphs for node in _all_nodes(graph.node)}
-
-
-def _all_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
-    for node in nodes:
-        yield node
-        for graph in subgraphs(node):
-            yield from _all_nodes(graph.node)
+    return {function_key(node) for graph in graphs for node in all_nodes(graph.node)}
 
 
 def _drop_imports(holder: Holder, before: Holder) -> None:
@@ -379,8 +355,8 @@ def _drop_imports(holder: Holder, before: Holder) -> None:
 def _domains(holder: Holder) -> set[str]:
     """The domains of all nodes and functions."""
     if isinstance(holder, onnx.FunctionProto):
-        return {node.domain for node in _all_nodes(holder.node)}
-    found = {node.domain for node in _all_nodes(holder.graph.node)}
+        return {node.domain for node in all_nodes(holder.node)}
+    found = {node.domain for node in all_nodes(holder.graph.node)}
     for function in holder.functions:
         found |= {function.domain, *_domains(function)}
     return found

@@ -8,14 +8,14 @@ operators of that name mean, so that our kernels may run in its place.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import onnx
 from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, numpy_helper
 
 from graphfuse import ops
-from graphfuse.graph.tensors import DEFAULT_DOMAINS, is_external, subgraphs
+from graphfuse.graph.tensors import DEFAULT_DOMAINS, all_nodes, default_opset, is_external
 
 TYPES = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 MOST_AXES = 64
@@ -66,7 +66,8 @@ def meant_by(model: onnx.ModelProto, function: FunctionProto) -> bool:
     return fixed is None or all(
         _axis(node) == fixed
         for graph in (model.graph, *model.functions)
-        for node in _calls(graph.node, function.name)
+        for node in all_nodes(graph.node)
+        if (node.domain, node.op_type) == (ops.DOMAIN, function.name)
     )
 
 
@@ -90,19 +91,27 @@ def strange_names(model: onnx.ModelProto) -> tuple[str, ...]:
     return tuple(f"{function.domain}::{function.name}" for function in strange(model))
 
 
+def form_of(function: FunctionProto) -> str | None:
+    """The form of one of graphfuse's functions; None for any other, or one for several targets."""
+    if function.domain != ops.DOMAIN or function.name not in KINDS or has_contrib(function):
+        return None
+    operators = {node.op_type for node in function.node}
+    if not operators & {"LayerNormalization", "RMSNormalization", "Pow"}:
+        return ops.APART
+    producers = {name: node.op_type for node in function.node for name in node.output}
+    return ops.ADD if producers.get("Sum") == "Add" else ops.SUM
+
+
+def has_contrib(function: FunctionProto) -> bool:
+    """Whether onnxruntime's fused operator stands in a function: one for several targets."""
+    return any(node.domain == ops.CONTRIB_DOMAIN for node in function.node)
+
+
 def alike(one: FunctionProto, other: FunctionProto) -> bool:
     """Whether two functions have the same inputs, outputs and nodes, whatever their names."""
     table: dict[object, int] = {}
     meant = _meaning(one, table)
     return meant is not None and meant == _meaning(other, table)
-
-
-def _calls(nodes: Iterable[NodeProto], name: str) -> Iterator[NodeProto]:
-    for node in nodes:
-        if node.domain == ops.DOMAIN and node.op_type == name:
-            yield node
-        for graph in subgraphs(node):
-            yield from _calls(graph.node, name)
 
 
 def _axis(node: NodeProto) -> int:
@@ -118,7 +127,7 @@ def _fixed_axis(function: FunctionProto) -> int | None:
 
 def _own_like(function: FunctionProto) -> Iterator[FunctionProto]:
     """Every body that graphfuse writes for a function's operator, opset and axes."""
-    opset = next((e.version for e in function.opset_import if e.domain in DEFAULT_DOMAINS), 0)
+    opset = default_opset(function)
     if opset < ops.MINIMUM_OPSET:
         return
     axis, rank = _axes(function)

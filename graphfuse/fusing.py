@@ -9,8 +9,8 @@ from functools import cached_property, partial
 
 import onnx
 
-from graphfuse import advice, foreign, ops, runtimes, targets
-from graphfuse.bodies import strange_names
+from graphfuse import advice, foreign, runtimes, targets
+from graphfuse.bodies import has_contrib, strange_names
 from graphfuse.errors import UsageError, ValidationError
 from graphfuse.feeding import Feeding
 from graphfuse.graph.model_file import Model, materialized
@@ -208,9 +208,7 @@ def _is_there(looked: Looked, fusion: Fusion) -> bool:
     origin = looked.origin(fusion.site)
     if origin is None or origin.node.domain != fusion.domain or not origin.whole:
         return False
-    inside = fusion.body is not None and any(
-        node.domain == ops.CONTRIB_DOMAIN for node in fusion.body.node
-    )
+    inside = fusion.body is not None and has_contrib(fusion.body)
     return origin.contrib_inside == inside
 
 

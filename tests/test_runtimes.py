@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto
 
 import graphfuse
-from graphfuse import advice, ops, runtimes
+from graphfuse import advice, bodies, ops, runtimes
 from graphfuse.bench import runtimes as measuring
 from graphfuse.bench import timing
 from graphfuse.bench.timing import Threads
@@ -165,7 +165,7 @@ def test_a_fused_file_for_another_version_stays_as_it_is() -> None:
     half = graphfuse.fuse(two, include=["s1"], runtime="1.29").model
     whole = graphfuse.fuse(half, runtime="1.30")
     assert len(whole.fused) == 1
-    assert [advice.form_of(function) for function in whole.model.functions] == [ops.ADD]
+    assert [bodies.form_of(function) for function in whole.model.functions] == [ops.ADD]
     assert graphfuse.validate(two, whole.model, level="fast").passed
 
 
@@ -237,7 +237,7 @@ def test_the_command_line_takes_a_runtime(shell: Shell, tmp_path: Path) -> None:
     document = json.loads(run.stdout)
     assert (document["runtime"], document["made_for"]) == ("1.29", "onnxruntime up to 1.29")
     functions = onnx.load(tmp_path / "old.onnx").functions
-    assert {advice.form_of(function) for function in functions} == {ops.ADD}
+    assert {bodies.form_of(function) for function in functions} == {ops.ADD}
     run = shell("fuse", MODELS / "bert.onnx", "-o", "x.onnx", "--runtime", "newest")
     assert run.returncode == 2
     assert "'newest' is no version of onnxruntime" in run.stderr
@@ -326,7 +326,7 @@ def test_a_norm_that_is_left_alone_stays_so_where_the_operator_loses_rows(
     """Up to 1.26 LayerNormalization takes E[x^2] - E[x]^2; the model's own nodes do not."""
     proto = residual(WRITTEN_OUT, opset=opset)
     old = graphfuse.fuse(proto, runtime="1.26")
-    assert [advice.form_of(function) for function in old.model.functions] == [ops.APART]
+    assert [bodies.form_of(function) for function in old.model.functions] == [ops.APART]
     assert old.made_for == "onnxruntime up to 1.26"
     onnx.checker.check_model(old.model, full_check=True)
     assert graphfuse.validate(proto, old.model).passed
@@ -336,7 +336,7 @@ def test_a_norm_that_is_left_alone_stays_so_where_the_operator_loses_rows(
     found = {node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node}
     assert not any("Normalization" in name for name in found)
     new = graphfuse.fuse(proto, runtime="1.27")
-    assert [advice.form_of(function) for function in new.model.functions] == [ops.ADD]
+    assert [bodies.form_of(function) for function in new.model.functions] == [ops.ADD]
 
 
 def test_one_norm_that_onnxruntime_folds_decides_for_all() -> None:
@@ -345,7 +345,7 @@ def test_one_norm_that_onnxruntime_folds_decides_for_all() -> None:
     proto = residual(text, outputs="float[B,S,8] z")
     result = graphfuse.fuse(proto, runtime="1.26")
     assert len(result.fused) == 2
-    assert [advice.form_of(function) for function in result.model.functions] == [ops.ADD]
+    assert [bodies.form_of(function) for function in result.model.functions] == [ops.ADD]
 
 
 def test_an_rms_norm_is_right_in_every_version() -> None:

@@ -244,3 +244,18 @@ def test_wrong_conversions_do_not_pass(wrong: str, epsilon: str, level: str) -> 
     else:
         WRONG[wrong](node)
     assert graphfuse.validate(proto, fused, level=level).verdict != "pass"
+
+
+def test_a_fused_node_that_yields_no_norm_is_left_alone() -> None:
+    """With its sum alone, or nothing, there is no norm to be a site."""
+    proto = skip("z = Relu(a)", "float[B,S,8] z")
+    for outputs in ([], ["", "", "", "s"]):
+        odd = onnx.ModelProto.FromString(proto.SerializeToString())
+        inputs = ["a", "b", "gamma"]
+        odd.graph.initializer.append(numpy_helper.from_array(VECTORS["gamma"], "gamma"))
+        odd.graph.node.append(
+            helper.make_node("SkipLayerNormalization", inputs, outputs, domain="com.microsoft")
+        )
+        assert not graphfuse.scan(odd).sites
+        assert not graphfuse.fuse(odd).changed
+        assert not graphfuse.unfuse(odd).changed

@@ -281,7 +281,7 @@ class _Expander:
             copy = NodeProto()
             copy.CopyFrom(node)
             _rename(copy, names, prefix)
-            _bind(copy, attributes)
+            bind(copy, attributes)
             inner = self._index.get(function_key(node), -1)
             if inner in self._sizes and any(node.output):
                 yield from self._handed_through(copy, inner)
@@ -327,7 +327,7 @@ def _rename_graph(graph: GraphProto, names: Mapping[str, str], prefix: str) -> N
         _rename(node, inside, prefix)
 
 
-def _bind(node: NodeProto, attributes: Mapping[str, AttributeProto]) -> None:
+def bind(node: NodeProto, attributes: Mapping[str, AttributeProto]) -> None:
     """Replace references to the function's attributes by the values of the call."""
     bound: list[AttributeProto] = []
     for attribute in node.attribute:
@@ -343,4 +343,4 @@ def _bind(node: NodeProto, attributes: Mapping[str, AttributeProto]) -> None:
     node.attribute.extend(copies)
     for graph in subgraphs(node):
         for inner in graph.node:
-            _bind(inner, attributes)
+            bind(inner, attributes)

@@ -127,7 +127,9 @@ def type_of(value: onnx.TypeProto) -> TensorType:
 def symbol_of(dim: onnx.TensorShapeProto.Dimension) -> str:
     """The symbol of an extent, '' for none; protobuf gives bytes for one that is not UTF-8."""
     symbol: str | bytes = dim.dim_param
-    return symbol if isinstance(symbol, str) else symbol.decode("utf-8", "backslashreplace")
+    if isinstance(symbol, bytes):
+        return symbol.decode("utf-8", "backslashreplace")
+    return symbol
 
 
 SAVED = "unk__"

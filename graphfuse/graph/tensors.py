@@ -53,6 +53,14 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         yield from attribute.graphs
 
 
+def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Nodes and those in their bodies, outer ones before inner ones."""
+    for node in nodes:
+        yield node
+        for graph in subgraphs(node):
+            yield from all_nodes(graph.node)
+
+
 def graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     """Every tensor of a graph, those of its nodes and subgraphs included."""
     yield from graph.initializer
@@ -196,9 +204,9 @@ def fresh_name(base: str, taken: set[str]) -> str:
     return name
 
 
-def default_opset(model: onnx.ModelProto) -> int:
-    """The version of the default operator set, 0 when the model imports none."""
-    versions = [o.version for o in model.opset_import if o.domain in DEFAULT_DOMAINS]
+def default_opset(holder: onnx.ModelProto | onnx.FunctionProto) -> int:
+    """The version of the default operator set, 0 when the model or function imports none."""
+    versions = [o.version for o in holder.opset_import if o.domain in DEFAULT_DOMAINS]
     return max(versions, default=0)
 
 
