@@ -95,13 +95,19 @@ class Fusing:
         """The sites as the user sees them."""
         return self.looked.shown
 
-    def _plan(self, looked: Looked, put_back: Mapping[str, str]) -> Plan:
+    def _plan(
+        self,
+        looked: Looked,
+        put_back: Mapping[str, str],
+        include: Sequence[str],
+        exclude: Sequence[str] = (),
+    ) -> Plan:
         return make_plan(
             looked.model,
             looked.scan,
             self.ep,
-            self.include,
-            self.exclude,
+            include,
+            exclude,
             self.fold_bias,
             put_back,
             self.costs,
@@ -116,14 +122,15 @@ class Fusing:
         would leave: what is not changed is not written out.
         """
         looked = self.looked
-        planned = self._plan(looked, put_back)
+        planned = self._plan(looked, put_back, self.include, self.exclude)
         kept = {fusion.site.id for fusion in planned.fusions if _is_there(looked, fusion)}
         left = {miss.site for miss in planned.left}
         stay = [s for s in looked.scan.sites if s.id in kept | left and looked.origin(s)]
+        source = looked.model
         if stay:
-            looked, planned = self._without(stay, put_back, planned)
+            source, planned = self._without(stay, planned)
         self.stage("rewriting")
-        model = rewrite(looked.model.proto, planned)
+        model = rewrite(source.proto, planned)
         shown = {site.id: site for site in self.scan.sites}
         return FuseResult(
             proto=model,
@@ -141,32 +148,20 @@ class Fusing:
             complete=partial(materialized, self.source),
         )
 
-    def _without(
-        self, stay: Sequence[Site], put_back: Mapping[str, str], first: Plan
-    ) -> tuple[Looked, Plan]:
-        """Look and plan again with fused nodes that stay; sites keep the ids that they had."""
+    def _without(self, stay: Sequence[Site], first: Plan) -> tuple[Model, Plan]:
+        """The model with fused nodes that stay, and the plan of the rest by their first ids."""
+        gone = {site.id for site in stay}
+        chosen = [fusion.site.id for fusion in first.fusions if fusion.site.id not in gone]
+        if not chosen:
+            return self.source, replace(first, fusions=(), vectors=(), costs=(), made_for="")
         places = {self.looked.place(site) for site in stay}
         again = look(self.source, places.__contains__)
         ids = {self.looked.place(site): site.id for site in self.looked.scan.sites}
-        sites = [replace(site, id=ids[again.place(site)]) for site in again.scan.sites]
-        again = replace(again, scan=replace(again.scan, sites=tuple(sites)))
-        there = {site.id for site in sites}
-        planned = make_plan(
-            again.model,
-            again.scan,
-            self.ep,
-            [fusion.site.id for fusion in first.fusions if fusion.site.id in there],
-            (),
-            self.fold_bias,
-            {site: why for site, why in put_back.items() if site in there},
-            self.costs,
-            self.runtime,
-            strict_mode=self.strict_mode,
-        )
-        if not any(fusion.site.id in there for fusion in first.fusions):
-            planned = replace(planned, fusions=())
+        known = [site for site in again.scan.sites if again.place(site) in ids]
+        sites = tuple(replace(site, id=ids[again.place(site)]) for site in known)
+        again = replace(again, scan=replace(again.scan, sites=sites))
         # What was left, and why, was said of all of them.
-        return again, replace(planned, left=first.left)
+        return again.model, replace(self._plan(again, {}, chosen), left=first.left)
 
     def validated(
         self, level: str, feeding: Feeding, strict: bool, certify: bool = False

@@ -13,7 +13,6 @@ from graphfuse.graph.nodes import Node
 from graphfuse.graph.shapes import extent_of
 from graphfuse.graph.tensors import DEFAULT_DOMAINS
 from graphfuse.graph.view import GraphView, views
-from graphfuse.ops import is_fused_node
 from graphfuse.patterns import norms
 from graphfuse.patterns.algebra import Refusal
 from graphfuse.patterns.context import Candidate, normalized_axes, reduced_axes
@@ -39,20 +38,13 @@ def scan(model: Model, pinned: frozenset[str] = frozenset()) -> Scan:
     `pinned` are outputs of norms: what follows one of them is no part of it.
     """
     kept: list[Site | NearMiss] = []
-    fused = nodes = 0
-    unlike = strange_names(model.proto)
+    nodes = 0
     unimported: set[str] = set()
     for view in views(model):
         found = [
             item for candidate in _candidates(view) for item in _judge(view, candidate, pinned)
         ]
         kept.extend(_without_overlap(found))
-        fused += sum(
-            is_fused_node(node.domain, node.op_type)
-            and f"{node.domain}::{node.op_type}" not in unlike
-            for node in view.nodes
-            if not node.in_call
-        )
         unimported |= _unimported(view)
         nodes += len(view.scope.graph.node)
     sites = [item for item in kept if isinstance(item, Site)]
@@ -60,9 +52,8 @@ def scan(model: Model, pinned: frozenset[str] = frozenset()) -> Scan:
     return Scan(
         sites=tuple(replace(site, id=f"s{n}") for n, site in enumerate(sites, 1)),
         near_misses=tuple(replace(miss, id=f"m{n}") for n, miss in enumerate(misses, 1)),
-        already_fused=fused,
         nodes=nodes,
-        strange=unlike,
+        strange=strange_names(model.proto),
         unimported=tuple(sorted(unimported)),
     )
 

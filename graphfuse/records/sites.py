@@ -214,8 +214,8 @@ class Scan:
 
     sites: tuple[Site, ...]
     near_misses: tuple[NearMiss, ...]
-    already_fused: int
     nodes: int
+    already_fused: int = 0
     strange: tuple[str, ...] = ()
     unimported: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
