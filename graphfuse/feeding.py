@@ -37,6 +37,8 @@ from graphfuse.joined import past_symbols
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from graphfuse.estimate import Need
+
     Array = NDArray[Any]
 
 USUAL = (Sizes(2, 7), Sizes(1, 7), Sizes(1, 64), Sizes(2, 7, empty=True), Sizes(1, 7, empty=True))
@@ -99,6 +101,10 @@ class Feeding:
     ranges: Ranges = field(default_factory=dict[str, tuple[float, float]])
     run_limit: float = RUN_LIMIT
     symbols: Mapping[str, int] = field(default_factory=dict[str, int])
+    needs: dict[object, Need] = field(
+        default_factory=dict["object", "Need"], compare=False, repr=False
+    )
+    """What feeds were found to take: the original is the same while sites are put back."""
 
     def feeds(self, model: onnx.ModelProto, iterations: int) -> list[list[Feed]]:
         """Sets of feeds; of each set the first that the model runs on is used.

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from graphfuse import faults, foreign, machine, runtimes
+from graphfuse import faults, foreign, machine, ops, runtimes
 from graphfuse.bodies import strange
 from graphfuse.errors import ProviderError, UsageError
 from graphfuse.graph.model_file import is_utf8, serialize
@@ -129,6 +129,12 @@ def has_kernels(providers: Providers) -> bool:
 def takes_kernels(model: onnx.ModelProto | bytes | Path, provider: str) -> bool:
     """Whether a session of a model is to have graphfuse's kernels, on what is known of it."""
     return has_kernels(provider) and not (isinstance(model, onnx.ModelProto) and strange(model))
+
+
+def runs_kernels(model: onnx.ModelProto, provider: str) -> bool:
+    """Whether graphfuse's kernels make a difference to a model: it has nodes of ours as well."""
+    own = any(entry.domain == ops.DOMAIN for entry in model.opset_import)
+    return own and takes_kernels(model, provider)
 
 
 def _first(providers: Providers) -> str:

@@ -21,7 +21,7 @@ from graphfuse.errors import in_one_line
 from graphfuse.graph.model_file import Model
 from graphfuse.records import Check
 from graphfuse.runtime import has_kernels, run, session
-from graphfuse.validation.fused_nodes import ROLES, FusedNode, takes_kernels
+from graphfuse.validation.fused_nodes import ROLES, FusedNode
 from graphfuse.validation.hard_inputs import LARGEST, hard_inputs
 from graphfuse.validation.lifting import OWN_DOMAIN, upcast
 from graphfuse.validation.tolerance import (
@@ -100,7 +100,7 @@ class Trial:
         site, (a, b) = self.site, self.operands
         alone = _model_of_one(self.model, site, a, b, self.vectors)
         own = site.node.domain == OWN_DOMAIN and has_kernels([self.provider])
-        own = own and takes_kernels(self.model.proto)
+        own = own and site.takes_kernels
         checks: list[Check] = []
         for kernels in (True, False) if own else (False,):
             bound = OWN_KERNEL if kernels else OTHER_KERNEL

@@ -19,8 +19,8 @@ from graphfuse.graph.inference import infer_types
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.shapes import UNKNOWN
 from graphfuse.records import Activation
-from graphfuse.runtime import has_kernels, run, session
-from graphfuse.validation.fused_nodes import FusedNode, takes_kernels
+from graphfuse.runtime import run, runs_kernels, session
+from graphfuse.validation.fused_nodes import FusedNode
 from graphfuse.validation.ran import Ran
 from graphfuse.validation.tolerance import FLOAT, distance, end_to_end
 from graphfuse.validation.whole_model import WholeModel
@@ -75,8 +75,7 @@ def captured(
         names = {site.roles[role] for site in chunk for role in ("A", "B")}
         wider = exposed(original, sorted(names & computed))
         try:
-            kernels = has_kernels(provider) and takes_kernels(wider.proto)
-            made = session(wider.proto, wider.folder, provider, False, kernels)
+            made = session(wider.proto, wider.folder, provider, False)
             values = {**feed.values, **run(made, feed.values)}
         except Exception as error:
             # Whatever else onnxruntime raises: real activations are a bonus, hard rows are not.
@@ -129,7 +128,7 @@ def _first_of(
 ) -> str:
     before, after = exposed(whole.original, names), exposed(whole.fused, names)
     feeds = ran.feed.values
-    own = kernels and takes_kernels(before.proto)
+    own = kernels and runs_kernels(before.proto, whole.provider)
     level = whole.optimized if optimize else False
     plain = session(before.proto, before.folder, whole.provider, level, own)
     base = run(plain, feeds)

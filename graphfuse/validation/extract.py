@@ -43,6 +43,19 @@ def parts_by_scope(model: Model) -> dict[ScopeKey, Parts]:
 
 
 @dataclass(frozen=True, slots=True)
+class Graphs:
+    """A model, and every graph of it, indexed once for all that ask."""
+
+    model: Model
+    parts: Mapping[ScopeKey, Parts]
+
+    @classmethod
+    def of(cls, model: Model) -> Graphs:
+        """Index a model."""
+        return cls(model, parts_by_scope(model))
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """Some nodes of a graph as a model, and the tensors that they read of it."""
 

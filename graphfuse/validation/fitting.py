@@ -28,12 +28,15 @@ class TooLargeError(OriginalModelError):
 
 @dataclass
 class Fitting:
-    """The room that there was at the beginning, and what feeds take of it; `notes` say what for."""
+    """The room that there was at the beginning, and what feeds take of it; `notes` say what for.
+
+    `needs` is what is known of that already, of the same model.
+    """
 
     model: Model
     captured: Sequence[str] = ()
     notes: list[str] = field(default_factory=list[str])
-    _needs: dict[tuple[tuple[int, ...], ...], Need] = field(default_factory=dict)  # pyright: ignore[reportUnknownVariableType]
+    needs: dict[object, Need] = field(default_factory=dict[object, Need])
     _held: int = 0
 
     @cached_property
@@ -43,10 +46,10 @@ class Fitting:
 
     def need(self, feed: Feed) -> Need:
         """What both models take on a feed: the fused one is no larger."""
-        key = tuple(feed.extents.values())
-        if key not in self._needs:
-            self._needs[key] = estimate(self.model, feed.extents, self.captured)
-        return self._needs[key]
+        key = (tuple(feed.extents.values()), tuple(self.captured))
+        if key not in self.needs:
+            self.needs[key] = estimate(self.model, feed.extents, self.captured)
+        return self.needs[key]
 
     def fits(self, feed: Feed) -> bool:
         """Whether a feed fits beside those that are kept."""

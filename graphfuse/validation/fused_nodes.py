@@ -16,7 +16,7 @@ from graphfuse.graph.scope_types import infer_scopes
 from graphfuse.graph.scopes import Scope, scopes
 from graphfuse.graph.shapes import UNKNOWN
 from graphfuse.records import Dim, ScopeRef, TensorType
-from graphfuse.validation.lifting import FUSED_DOMAINS, OWN_DOMAIN, upcast
+from graphfuse.validation.lifting import FUSED_DOMAINS, upcast
 from graphfuse.validation.operators import CONTRIB_EPSILON, EPSILON
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ class FusedNode:
     """A fused node as a model holds it, with what is known of its operands.
 
     `extents` are those of the normalised axes; `vectors` the operands Scale, Bias and AddBias in
-    float64, drawn where the model computes them.
+    float64, drawn where the model computes them. `takes_kernels`: graphfuse's kernels compute what
+    all functions of its model under our names say.
     """
 
     node: onnx.NodeProto
@@ -57,6 +58,7 @@ class FusedNode:
     extents: tuple[int, ...]
     vectors: Mapping[str, Array]
     epsilon: float
+    takes_kernels: bool = True
 
     @property
     def output(self) -> str:
@@ -111,12 +113,6 @@ def scope_text(key: ScopeKey) -> str:
     return ", ".join(words)
 
 
-def takes_kernels(proto: onnx.ModelProto) -> bool:
-    """Whether graphfuse's kernels may run a model: they compute what its functions say."""
-    own = any(opset.domain == OWN_DOMAIN for opset in proto.opset_import)
-    return own and not strange(proto)
-
-
 def unlike_functions(one: onnx.ModelProto, other: onnx.ModelProto) -> list[onnx.FunctionProto]:
     """Functions of fused operators that mean something of their own, and only in one model."""
     there = {function.SerializeToString(deterministic=True) for function in strange(other)}
@@ -133,12 +129,13 @@ def fused_nodes(
         return
     types = infer_scopes(model.proto, found)
     keys = scope_keys(found)
+    takes_kernels = not strange(model.proto)
     for scope in holders:
+        reader = _Reader(model, scope, types, rng, takes_kernels)
         for node in filter(is_fused, scope.graph.node):
             if not node.output or not node.output[0]:
                 # Nobody reads what it computes; onnxruntime refuses it, or leaves it out.
                 continue
-            reader = _Reader(model, scope, types, rng)
             yield node, keys[scope.ref], reader.fused_node(node, keys[scope.ref])
 
 
@@ -155,6 +152,7 @@ class _Reader:
     scope: Scope
     types: Mapping[ScopeRef, Mapping[str, TensorType]]
     rng: np.random.Generator
+    takes_kernels: bool
 
     def fused_node(self, node: onnx.NodeProto, key: ScopeKey) -> FusedNode | str:
         roles = dict(zip(ROLES[node.domain, node.op_type], node.input, strict=False))
@@ -184,6 +182,7 @@ class _Reader:
                 if role in ROLES[node.domain, node.op_type]
             },
             float(attributes.get("epsilon", DEFAULT_EPSILON[node.domain])),
+            self.takes_kernels,
         )
 
     def _type(self, name: str) -> TensorType:

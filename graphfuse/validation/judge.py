@@ -21,7 +21,7 @@ from graphfuse.validation.differences import (
 )
 from graphfuse.validation.evaluator import UnsupportedModelError
 from graphfuse.validation.exposed import activation, captured, first_beyond
-from graphfuse.validation.extract import Place, parts_by_scope
+from graphfuse.validation.extract import Graphs, Place
 from graphfuse.validation.fitting import TooLargeError
 from graphfuse.validation.fused_nodes import FusedNode, ScopeKey, unlike_functions
 from graphfuse.validation.reference import evaluated_by
@@ -82,21 +82,22 @@ def judge(
     for provider in providers.values():
         require_provider(provider)
     found = _Findings()
-    sites, unknown = new_sites(original, fused, feeding.seed, only)
+    before, after = Graphs.of(original), Graphs.of(fused)
+    sites, unknown = new_sites(before, after, feeding.seed, only)
     found.unpaired.update((each.place[1], Unpaired(each.place[1], why)) for each, why in unknown)
     # Nodes that only the original has fused: the arguments swapped, or unfused again.
-    others, _ = new_sites(fused, original, feeding.seed, only)
+    others, _ = new_sites(after, before, feeding.seed, only)
     missing = set(only) - {site.output for site in (*sites, *others)} - found.unpaired.keys()
     if missing:
         raise UsageError(
             f"no fused node computes {min(missing)!r}", "name an output that `--json` shows"
         )
-    done = _runs(original, fused, providers, feeding, level, (sites, others), stage, found)
+    done = _runs(before, after, providers, feeding, level, (sites, others), stage, found)
     differing = Differing()
     if not only:
         stage("looking at what else differs")
         fused_ones = [each for each, _ in unknown]
-        differing = _differing(original, fused, fused_ones, level, feeding.seed, found)
+        differing = _differing(before, after, fused_ones, level, feeding.seed, found)
         found.checks += _not_taken(original, fused)
     not_shown = _not_shown(original, fused, sites, differing, found)
     if not found.checks:
@@ -119,8 +120,8 @@ def judge(
 
 
 def _runs(
-    original: Model,
-    fused: Model,
+    original: Graphs,
+    fused: Graphs,
     providers: Mapping[str, str],
     feeding: Feeding,
     level: str,
@@ -131,7 +132,7 @@ def _runs(
     """Run both models and each of the fused nodes of either, on each distinct provider."""
     sites, others = nodes
     done: dict[str, None] = {}
-    scopes = parts_by_scope(fused)
+    models = original.model, fused.model
     for ep, provider in providers.items():
         if provider in done:
             continue
@@ -140,7 +141,7 @@ def _runs(
         whole = None
         activations: dict[str, tuple[Array, Array]] = {}
         if level != "sites":
-            whole = _whole(original, fused, provider, feeding, level, stage, nodes, found)
+            whole = _whole(*models, provider, feeding, level, stage, nodes, found)
             found.strays |= {} if whole is None else whole.strays
         if whole is not None and level == "full":
             stage("looking at activations")
@@ -154,7 +155,7 @@ def _runs(
         found.shown |= mine.shown | theirs.replaced
         if whole is not None:
             _blame(whole, sites, found, stage)
-            found.reached |= {scope for scope in scopes if whole.reached(scope)}
+            found.reached |= {scope for scope in fused.parts if whole.reached(scope)}
         found.checks[before:] = [
             replace(check, repeat=f"--ep {ep} {check.repeat}") for check in found.checks[before:]
         ]
@@ -194,8 +195,8 @@ def _whole(
 
 
 def _differing(
-    original: Model,
-    fused: Model,
+    original: Graphs,
+    fused: Graphs,
     unknown: Sequence[Difference],
     level: str,
     seed: int,
@@ -205,7 +206,7 @@ def _differing(
 
     `unknown` are fused nodes that are no sites, for want of what is known of them.
     """
-    before, after = parts_by_scope(original), parts_by_scope(fused)
+    before, after = original.parts, fused.parts
     # Where nothing else was judged, the models have to be equal in all that they hold.
     every = level != "sites" or not found.checks
     listed = (*unknown, *differences(before, after, every))

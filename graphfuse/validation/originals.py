@@ -13,9 +13,8 @@ from graphfuse import foreign, machine
 from graphfuse.errors import OriginalModelError, in_one_line
 from graphfuse.feeding import Feed, Feeding
 from graphfuse.graph.model_file import Model
-from graphfuse.runtime import LEVELS, has_kernels, run, session
+from graphfuse.runtime import LEVELS, run, runs_kernels, session
 from graphfuse.validation.fitting import Fitting
-from graphfuse.validation.fused_nodes import takes_kernels
 from graphfuse.validation.ran import Ran, Way
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ class Originals:
     @cached_property
     def fitting(self) -> Fitting:
         """What fits into memory."""
-        return Fitting(self.original, self.captured, self.notes)
+        return Fitting(self.original, self.captured, self.notes, self.feeding.needs)
 
     def run_originals_somehow(self) -> None:
         """Run the original, where onnxruntime's optimiser breaks it at the levels that it leaves.
@@ -122,7 +121,7 @@ class Originals:
     def _original_ways(self) -> list[Way]:
         """An original with fused nodes of ours is run with our kernels and without them."""
         levels = (True,) if self.level == "fast" else (False, True)
-        own = has_kernels([self.provider]) and takes_kernels(self.original.proto)
+        own = runs_kernels(self.original.proto, self.provider)
         return [(level, flag) for flag in ((True, False) if own else (False,)) for level in levels]
 
     def _first_that_runs(

@@ -22,8 +22,8 @@ from graphfuse.validation.alone import Lost, Part, Trial, on_activations, on_har
 from graphfuse.validation.comparing import Compared, compared, other_casts
 from graphfuse.validation.differences import Difference
 from graphfuse.validation.evaluator import UnsupportedModelError
+from graphfuse.validation.extract import Graphs, Parts, Place
 from graphfuse.validation.extract import Part as Cut
-from graphfuse.validation.extract import Parts, Place, parts_by_scope
 from graphfuse.validation.fused_nodes import FusedNode, fused_nodes, unlike_functions
 from graphfuse.validation.hard_inputs import operands
 from graphfuse.validation.lifting import OWN_DOMAIN
@@ -61,19 +61,19 @@ class SiteResults:
 
 
 def new_sites(
-    original: Model, fused: Model, seed: int, only: Sequence[str] = ()
+    original: Graphs, fused: Graphs, seed: int, only: Sequence[str] = ()
 ) -> tuple[list[FusedNode], list[tuple[Difference, str]]]:
     """The fused nodes that only the second model has, or those of them with a given output.
 
     Also gives those of which too little is known to run them alone, and what that is.
     """
-    before = parts_by_scope(original)
+    before, protos = original.parts, (original.model.proto, fused.model.proto)
     # A node means what its function says, where that is not ours.
-    pairs = ((original.proto, fused.proto), (fused.proto, original.proto))
+    pairs = (protos, protos[::-1])
     other = {function.name for pair in pairs for function in unlike_functions(*pair)}
     found: list[FusedNode] = []
     unknown: list[tuple[Difference, str]] = []
-    for node, scope, site in fused_nodes(fused, np.random.default_rng(seed)):
+    for node, scope, site in fused_nodes(fused.model, np.random.default_rng(seed)):
         there, output = before.get(scope), node.output[0]
         new = there is None or there.node(output) != node
         new = new or (node.domain == OWN_DOMAIN and node.op_type in other)
@@ -86,8 +86,8 @@ def new_sites(
 
 
 def check_sites(
-    original: Model,
-    fused: Model,
+    original: Graphs,
+    fused: Graphs,
     sites: Sequence[FusedNode],
     provider: str,
     seed: int,
@@ -99,7 +99,7 @@ def check_sites(
     `activations` are operands from the original's own run, by output, which `options` repeat.
     """
     results = SiteResults()
-    before, after = parts_by_scope(original), parts_by_scope(fused)
+    before, after, model = original.parts, fused.parts, fused.model
     parts: dict[str, Part] = {}
     for site in sites:
         there = before.get(site.scope)
@@ -122,12 +122,12 @@ def check_sites(
     for site in sites:
         alike.setdefault(_likeness(site), []).append(site)
     for group in alike.values():
-        _check_kernels(results, fused, group, provider, seed, parts)
+        _check_kernels(results, model, group, provider, seed, parts)
     for site in sites:
         if activations and site.output in activations:
             captured, part = activations[site.output], parts.get(site.output, _nothing)
             first = len(results.checks)
-            results.add(on_activations(fused, site, provider, captured, part))
+            results.add(on_activations(model, site, provider, captured, part))
             results.checks[first:] = [replace(c, repeat=options) for c in results.checks[first:]]
     results.wrong += [check.subject for check in results.checks if not check.passed]
     order = {site.output: number for number, site in enumerate(sites)}

@@ -21,9 +21,9 @@ from graphfuse.feeding import Feed
 from graphfuse.graph.scopes import function_key
 from graphfuse.profiling import profile, require_fused_on
 from graphfuse.records import Check, NotShown
-from graphfuse.runtime import CPU, LEVELS, has_kernels, plain_options, run, session
+from graphfuse.runtime import CPU, LEVELS, plain_options, run, runs_kernels, session
 from graphfuse.validation.evaluator import UnsupportedModelError
-from graphfuse.validation.fused_nodes import ScopeKey, takes_kernels
+from graphfuse.validation.fused_nodes import ScopeKey
 from graphfuse.validation.lockstep import Lockstep
 from graphfuse.validation.originals import Originals
 from graphfuse.validation.outputs import OutputJudge
@@ -146,7 +146,7 @@ class WholeModel(Originals):
 
         Whoever has no kernels runs the functions' bodies, so those are run as well.
         """
-        kernels = has_kernels([self.provider]) and takes_kernels(self.fused.proto)
+        kernels = runs_kernels(self.fused.proto, self.provider)
         if self.level == "fast":
             return [(True, kernels)]
         if kernels:
