@@ -310,13 +310,7 @@ def optimize(
         foreign.mpmath()
     ep = ",".join(targets.resolve(ep))
     target = Target(Path(output), weights, force, in_place)
-    if not dry_run:
-        # Before anything is looked at: it may take a mark off the model's own weights.
-        leftovers.remove(target.path.parent)
-    stage("loading")
-    source = as_model(model, limits=limits)
-    if not dry_run:
-        check_output(target, source)
+    source = opened(model, target, dry_run, limits, stage)
     check_costs(costs)
     shapes = input_shapes or {}
     known = runtimes.runtime(runtime)
@@ -346,6 +340,20 @@ def optimize(
     if dry_run or (only_if_changed and not result.changed):
         return result
     return write(result, source, target, stage)
+
+
+def opened(
+    model: ModelLike, target: Target, dry_run: bool, limits: Limits | None, stage: Stage
+) -> Model:
+    """The model that a file is to be made of, loaded; raises what speaks against that file."""
+    if not dry_run:
+        # Before anything is looked at: it may take a mark off the model's own weights.
+        leftovers.remove(target.path.parent)
+    stage("loading")
+    source = as_model(model, limits=limits)
+    if not dry_run:
+        check_output(target, source)
+    return source
 
 
 def write(result: Result, source: Model, target: Target, stage: Stage) -> Result:

@@ -9,17 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphfuse.apart import Apart, take_apart
+from graphfuse.apart import take_apart
 from graphfuse.errors import GateError, UsageError, ValidationError
 from graphfuse.feeding import feeding_of
 from graphfuse.feeds import Ranges
 from graphfuse.fusing import LEVELS, Stage, failure, silent, validate_models
-from graphfuse.graph import leftovers
 from graphfuse.graph.model_file import Model, materialized, unchanged
 from graphfuse.graph.tensors import count_nodes
-from graphfuse.graph.weights import Target, check_output
+from graphfuse.graph.weights import Target
 from graphfuse.limits import Limits
-from graphfuse.pipeline import ModelLike, as_model, files_read, write
+from graphfuse.pipeline import ModelLike, as_model, files_read, opened, write
 from graphfuse.records import UnfuseResult
 
 if TYPE_CHECKING:
@@ -40,10 +39,11 @@ def unfuse(model: ModelLike, *, limits: Limits | None = None) -> UnfuseResult:
     """
     source = as_model(model, limits=limits)
     with unchanged(source):
-        return replace(_result(source, take_apart(source)), read=files_read(source))
+        return _result(source)
 
 
-def _result(source: Model, apart: Apart) -> UnfuseResult:
+def _result(source: Model) -> UnfuseResult:
+    apart = take_apart(source)
     operators = ((place[1], origin.operator) for place, origin in apart.origins.items())
     return UnfuseResult(
         proto=apart.model.proto,
@@ -51,6 +51,8 @@ def _result(source: Model, apart: Apart) -> UnfuseResult:
         left=tuple(apart.left),
         nodes_before=count_nodes(source.proto),
         nodes_after=count_nodes(apart.model.proto),
+        read=files_read(source),
+        notes=source.notes,
         complete=partial(materialized, source),
     )
 
@@ -85,16 +87,10 @@ def unfuse_file(
     if validation not in LEVELS:
         raise UsageError(f"unknown level {validation!r}", f"choose one of {', '.join(LEVELS)}")
     target = Target(Path(output), weights, force, in_place)
-    if not dry_run:
-        # Before anything is looked at: it may take a mark off the model's own weights.
-        leftovers.remove(target.path.parent)
-    stage("loading")
-    source = as_model(model, limits=limits)
-    if not dry_run:
-        check_output(target, source)
+    source = opened(model, target, dry_run, limits, stage)
     with unchanged(source):
         stage("taking fused nodes apart")
-        result = _result(source, take_apart(source))
+        result = _result(source)
         if strict and result.left:
             first = result.left[0]
             raise GateError(
@@ -113,7 +109,6 @@ def unfuse_file(
                     failure(report), "nothing was written; please report it with the model's graph"
                 )
             result = replace(result, validation=report)
-        result = replace(result, read=files_read(source), notes=source.notes)
     if dry_run or (only_if_changed and not result.changed):
         return result
     return write(result, source, target, stage)

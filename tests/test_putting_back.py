@@ -203,7 +203,15 @@ class Sites:
             if site not in put_back
         )
         left = tuple(SimpleNamespace(site=site, got=why) for site, why in put_back.items())
-        return FuseResult(onnx.ModelProto(), "cpu", None, fused, left, 0, 0)  # type: ignore[arg-type]
+        return FuseResult(
+            proto=onnx.ModelProto(),
+            target="cpu",
+            scan=None,  # type: ignore[arg-type]
+            fused=fused,
+            left=left,
+            nodes_before=0,
+            nodes_after=0,
+        )
 
     def failed(self, report: ValidationReport) -> graphfuse.ValidationError:
         return graphfuse.ValidationError("no site to blame")

@@ -104,32 +104,24 @@ def _as_it_is(proto: onnx.ModelProto) -> onnx.ModelProto:
     return proto
 
 
-@dataclass(frozen=True)
-class FuseResult:
-    """The outcome of `fuse` and `optimize`.
+@dataclass(frozen=True, kw_only=True)
+class Rewritten:
+    """A model that was rewritten, and what came of it on the way to a file.
 
-    `fused` are the sites that became one node, `left` all near misses, those of the target
-    included. `written` are the files that were written, the model first, `read` those of the
-    original, and `notes` what is to be said of them. `proto` is the rewritten model while weights
-    that are inline in a large file still lie there: `complete` puts them in. `runtime` and
-    `made_for` are those of the plan. `kept` are sites that were what the target wants before.
+    `left` are near misses, or nodes that had to stay. `written` are the files that were written,
+    the model first, `read` those of the original, and `notes` what is to be said of them. `proto`
+    is the rewritten model while weights that are inline in a large file still lie there:
+    `complete` puts them in.
     """
 
     proto: onnx.ModelProto = field(repr=False)
-    target: str
-    scan: Scan
-    fused: tuple[Fusion, ...]
     left: tuple[NearMiss, ...]
     nodes_before: int
     nodes_after: int
     validation: ValidationReport | None = None
-    written: tuple[HashedFile, ...] = field(default=())
-    read: tuple[HashedFile, ...] = field(default=())
-    notes: tuple[str, ...] = field(default=())
-    costs: tuple[Cost, ...] = ()
-    runtime: str = ""
-    made_for: str = ""
-    kept: int = 0
+    written: tuple[HashedFile, ...] = ()
+    read: tuple[HashedFile, ...] = ()
+    notes: tuple[str, ...] = ()
     complete: Callable[[onnx.ModelProto], onnx.ModelProto] = field(
         default=_as_it_is, repr=False, compare=False
     )
@@ -138,6 +130,24 @@ class FuseResult:
     def model(self) -> onnx.ModelProto:
         """The rewritten model; external data stays where it was, what was inline is inline."""
         return self.complete(self.proto)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FuseResult(Rewritten):
+    """The outcome of `fuse` and `optimize`.
+
+    `fused` are the sites that became one node, `left` all near misses, those of the target
+    included. `runtime` and `made_for` are those of the plan. `kept` are sites that were what the
+    target wants before. The rest is as in Rewritten.
+    """
+
+    target: str
+    scan: Scan
+    fused: tuple[Fusion, ...]
+    costs: tuple[Cost, ...] = ()
+    runtime: str = ""
+    made_for: str = ""
+    kept: int = 0
 
     @property
     def changed(self) -> bool:
@@ -154,31 +164,15 @@ class FuseResult:
         return Counter(miss.reason for miss in self.left)
 
 
-@dataclass(frozen=True)
-class UnfuseResult:
+@dataclass(frozen=True, kw_only=True)
+class UnfuseResult(Rewritten):
     """The outcome of `unfuse`.
 
     `unfused` are the nodes that were written out, each by its output and its operator, `left` those
-    that had to stay. The rest is as in FuseResult.
+    that had to stay. The rest is as in Rewritten.
     """
 
-    proto: onnx.ModelProto = field(repr=False)
     unfused: tuple[tuple[str, str], ...]
-    left: tuple[NearMiss, ...]
-    nodes_before: int
-    nodes_after: int
-    validation: ValidationReport | None = None
-    written: tuple[HashedFile, ...] = field(default=())
-    read: tuple[HashedFile, ...] = field(default=())
-    notes: tuple[str, ...] = field(default=())
-    complete: Callable[[onnx.ModelProto], onnx.ModelProto] = field(
-        default=_as_it_is, repr=False, compare=False
-    )
-
-    @cached_property
-    def model(self) -> onnx.ModelProto:
-        """The model without fused nodes; external data stays where it was."""
-        return self.complete(self.proto)
 
     @property
     def changed(self) -> bool:
