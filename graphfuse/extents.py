@@ -16,8 +16,8 @@ import numpy as np
 import onnx
 import onnx.inliner
 from onnx import helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
+from graphfuse.graph.constants import run_node
 from graphfuse.graph.inference import inferred
 from graphfuse.graph.shapes import UNKNOWN, GraphTypes, type_of, weightless
 from graphfuse.graph.tensors import default_opset, is_external, subgraphs
@@ -154,26 +154,13 @@ class _Walk:
             self._values[output] = numbers if node.op_type == "Shape" else numbers.prod()
 
     def _compute(self, node: onnx.NodeProto) -> None:
-        model = onnx.ModelProto(ir_version=10)
-        model.opset_import.append(helper.make_opsetid("", self._opset))
-        model.graph.name = "extent"
-        model.graph.node.append(node)
-        feeds = {name: self._values[name] for name in node.input if name}
-        for name in feeds:
-            model.graph.input.append(helper.make_tensor_value_info(name, 0, None))
-        names = [name for name in node.output if name]
-        for name in names:
-            model.graph.output.add(name=name)
+        operands = {name: self._values[name] for name in node.input if name}
         try:
-            with np.errstate(all="ignore"):
-                results: Any = ReferenceEvaluator(model).run(  # pyright: ignore[reportUnknownMemberType]
-                    None, feeds
-                )
+            results = run_node(node, operands, self._opset)
         except Exception:
             # onnx.reference raises whatever an operator raised.
             return
-        for name, result in zip(names, results, strict=True):
-            array = np.asarray(result)
+        for name, array in results.items():
             if array.size <= SMALL and array.dtype.kind in "biuf":
                 self._values[name] = array
                 elem_type = helper.np_dtype_to_tensor_dtype(array.dtype)

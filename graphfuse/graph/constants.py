@@ -137,21 +137,32 @@ class Computed:
     def _evaluated(
         self, node: onnx.NodeProto, operands: Mapping[str, Array], output: int
     ) -> Array | None:
-        # Only where a model computes axes: it takes a third of a second to import.
-        from onnx.reference import ReferenceEvaluator
-
-        model = onnx.ModelProto(ir_version=8)
-        model.opset_import.add(domain="", version=self._opset)
-        model.graph.name = "constant"
-        model.graph.node.append(node)
-        for name, array in operands.items():
-            elem_type = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-            model.graph.input.append(onnx.helper.make_tensor_value_info(name, elem_type, None))
-        model.graph.output.add(name=node.output[output])
-        evaluator: Any = ReferenceEvaluator(model)
-        with np.errstate(all="ignore"):
-            value = np.asarray(evaluator.run(None, dict(operands))[0])
+        value = run_node(node, operands, self._opset)[node.output[output]]
         return value if value.size <= LARGEST else None
+
+
+def run_node(node: onnx.NodeProto, operands: Mapping[str, Array], opset: int) -> dict[str, Array]:
+    """What a node of ONNX computes from its operands, by output.
+
+    Raises whatever onnx.reference does, which is whatever numpy does.
+    """
+    # Only where a model computes constants: it takes a third of a second to import.
+    from onnx.reference import ReferenceEvaluator
+
+    model = onnx.ModelProto(ir_version=10)
+    model.opset_import.add(domain="", version=opset)
+    model.graph.name = "node"
+    model.graph.node.append(node)
+    for name in operands:
+        # The evaluator looks at the array.
+        model.graph.input.append(onnx.helper.make_tensor_value_info(name, 0, None))
+    names = [name for name in node.output if name]
+    for name in names:
+        model.graph.output.add(name=name)
+    evaluator: Any = ReferenceEvaluator(model)
+    with np.errstate(all="ignore"):
+        results = evaluator.run(None, dict(operands))
+    return {name: np.asarray(result) for name, result in zip(names, results, strict=True)}
 
 
 def show_axes(

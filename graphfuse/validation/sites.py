@@ -102,20 +102,20 @@ def check_sites(
     before, after, model = original.parts, fused.parts, fused.model
     parts: dict[str, Part] = {}
     for site in sites:
-        there = before.get(site.scope)
-        found = Compared(why="the original has no such graph")
-        if there is not None:
-            found = _check_meaning(there, after[site.scope], site, seed)
-        if found.check is None or there is None:
+        there, here = before.get(site.scope), after[site.scope]
+        if there is None:
+            results.unpaired.append(Unpaired(site.output, "the original has no such graph"))
+            continue
+        part = _replaced(there, here, site)
+        found = _check_meaning(there, here, site, part, seed)
+        if found.check is None:
             results.unpaired.append(Unpaired(site.output, found.why))
             continue
         results.checks.append(found.check)
         if found.check.passed:
-            here = after[site.scope]
             results.shown |= here.places(found.nodes, there, found.names)
             # Only where both mean the same can the one be measured by the other's bound.
             parts[site.output] = partial(_replaced, there, here, site)
-            part = _replaced(there, here, site)
             nodes = part.proto.graph.node if part is not None else ()
             results.replaced |= there.places(nodes, here, found.names)
     alike: dict[object, list[FusedNode]] = {}
@@ -187,14 +187,15 @@ def _likeness(site: FusedNode) -> object:
     )
 
 
-def _check_meaning(before: Parts, after: Parts, site: FusedNode, seed: int) -> Compared:
-    """The node against what it replaced, in float64; or why they cannot be paired.
+def _check_meaning(
+    before: Parts, after: Parts, site: FusedNode, part: Model | None, seed: int
+) -> Compared:
+    """The node against the part that it replaced, in float64; or why they cannot be paired.
 
     What cannot be paired, or does not run on rows of another number, is left to the whole model.
     """
     if before.node(site.output) is None:
         return Compared(why=f"the original computes no {site.output!r}")
-    part = _replaced(before, after, site)
     replacement = after.behind(site.node, _shared(before, after, site))
     if part is not None and replacement is not None:
         found = _figure(part, replacement, site, seed)
