@@ -96,7 +96,22 @@ def test_what_only_the_fused_node_loses_fails(runtime: Runtime) -> None:
     assert [(c.gate, c.bound, c.value) for c in report.failures] == [("G1", 8.0, np.inf)]
     assert report.wrong == ("y",)
     assert report.notes == ()
-    assert runtime.originals == 1
+    # The same rows, and more of their kind: none that it loses.
+    assert runtime.originals == 1 + alone.FIRST
+
+
+def test_what_the_original_loses_now_and_then_is_a_note(runtime: Runtime) -> None:
+    """A difference of two sums is negative or not as they happen to be rounded."""
+
+    def now_and_then(rows: np.ndarray) -> None:
+        if runtime.originals % 5 == 4:
+            lost(rows)
+
+    runtime.faults = {"fused": lost, "original": now_and_then}
+    report = validated()
+    assert report.passed, report.failures
+    assert runtime.originals == 4
+    assert len(report.notes) == 1
 
 
 def test_the_original_is_asked_only_then(runtime: Runtime) -> None:
