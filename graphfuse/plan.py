@@ -8,13 +8,14 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from graphfuse import ops, runtimes, targets
 from graphfuse.bodies import alike, strange_names
 from graphfuse.costs import predict
 from graphfuse.errors import UsageError
 from graphfuse.faults import STRICT_MODE
+from graphfuse.gains import gains
 from graphfuse.graph import scopes
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.shapes import symbol_of
@@ -117,6 +118,7 @@ def plan(
         tuple(known),
         runtime.name,
         _made_for(target, runtime, bodies.choices, fusions, strict_mode),
+        **gains(model.proto, fusions, operands.vectors),
     )
 
 
@@ -189,7 +191,22 @@ def _fusion(
         step.input[0], step.name = output, f"{output}/{step.op_type.lower()}"
         del step.output[1:]
         epilogue.insert(0, step)
-    return Fusion(site, domain, operator, tuple(inputs), output, tuple(prelude), tuple(epilogue))
+    contrib = domain == ops.CONTRIB_DOMAIN
+    attributes: dict[str, int | float] = {"epsilon": site.epsilon}
+    if not contrib:
+        attributes |= {"axis": site.axis, "stash_type": ops.stash_type(site.elem_type)}
+    return Fusion(
+        site,
+        domain,
+        operator,
+        tuple(inputs),
+        output,
+        tuple(prelude),
+        tuple(epilogue),
+        attributes=tuple(sorted(attributes.items())),
+        # onnxruntime's own have the mean and the inverse deviation before the sum.
+        total_at=3 if contrib else 1,
+    )
 
 
 def _summands(site: Site, biased: bool) -> tuple[str, str]:
@@ -332,40 +349,3 @@ class _Types:
         names = [name for name in outputs if name not in known]
         known.update(names)
         return tuple((name, TensorType(site.elem_type, shape)) for name in names)
-
-
-def added_functions(model: onnx.ModelProto, plan: Plan) -> list[onnx.FunctionProto]:
-    """The functions that a plan's operators need and the model lacks, one per operator."""
-    needed = {fusion.op_type: fusion.body for fusion in plan.fusions}
-    return [
-        body
-        for name in ops.OPERATORS
-        if (body := needed.get(name)) is not None and ops.find_function(model, name) is None
-    ]
-
-
-def all_functions(model: onnx.ModelProto, plan: Plan) -> list[onnx.FunctionProto]:
-    """The functions of a model and those that a plan adds.
-
-    Ours stand first, in the order of the operators, so that what is added later stands where it
-    would have stood at once.
-    """
-    others = list(model.functions)
-    ours: list[onnx.FunctionProto] = []
-    while others and others[0].domain == ops.DOMAIN and others[0].name in ops.OPERATORS:
-        ours.append(others.pop(0))
-    ours = sorted([*ours, *added_functions(model, plan)], key=_order)
-    return [*ours, *others]
-
-
-def _order(function: onnx.FunctionProto) -> int:
-    return ops.OPERATORS.index(function.name)
-
-
-def added_imports(
-    holder: onnx.ModelProto | onnx.FunctionProto, plan: Plan
-) -> list[onnx.OperatorSetIdProto]:
-    """The opset import that a plan's operators need, if the model or function lacks it."""
-    domain = plan.fusions[0].domain
-    there = any(entry.domain == domain for entry in holder.opset_import)
-    return [] if there else [helper.make_opsetid(domain, ops.VERSION)]

@@ -1,43 +1,13 @@
-"""The edits: each planned site becomes one node. That nothing else changed, proof.py shows.
-
-Works on a copy of the ModelProto. The fused node takes the place of the norm's last node, or an
-earlier one where something reads the sum before that; producers that would then come too late
-(a scale computed beside the norm) move up, unchanged and in order.
-"""
+"""A plan carried out on a copy of a model, and shown to have changed nothing else."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
-from typing import Any
-
-import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from graphfuse import ops
+from graphfuse.edit import edit
 from graphfuse.errors import InternalError
-from graphfuse.graph.order import stable_order
-from graphfuse.graph.scopes import find
-from graphfuse.graph.tensors import (
-    AnyGraph,
-    fresh_name,
-    read_names,
-    replace_nodes,
-    value_names,
-    vanished,
-)
-from graphfuse.plan import added_imports, all_functions
-from graphfuse.proof import (
-    LOSING_FIELDS,
-    by_scope,
-    edited_functions,
-    lowest_ir_version,
-    prove,
-    tensor_name,
-    touched,
-)
-from graphfuse.records import Fusion, Plan, ScopeRef, Vector
+from graphfuse.proof import problem
+from graphfuse.records import Plan
 
 
 def rewrite(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
@@ -46,171 +16,8 @@ def rewrite(model: onnx.ModelProto, plan: Plan) -> onnx.ModelProto:
     Raises InternalError, and changes nothing, when the result is not provably the same model
     outside the planned edits.
     """
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    if not plan.fusions:
-        return result
-    removed: dict[ScopeRef, set[int]] = {}
-    # Inner graphs first: an edit moves the nodes of its graph, and so the way to graphs inside.
-    for ref, fusions in sorted(by_scope(plan).items(), key=lambda item: -len(item[0].steps)):
-        editor = _Editor(find(result, ref))
-        for fusion in fusions:
-            editor.fuse(fusion)
-        replace_nodes(editor.graph, editor.nodes())
-        removed[ref] = editor.removed
-    _clean(result, model, plan)
-    prove(model, result, plan, removed)
+    result = edit(model, plan)
+    found = problem(model, result, plan) if plan.fusions else ""
+    if found:
+        raise InternalError(found)
     return result
-
-
-class _Editor:
-    """The node list of one graph, by original index, while sites are being replaced."""
-
-    def __init__(self, graph: AnyGraph) -> None:
-        self.graph = graph
-        self.removed: set[int] = set()
-        self.place: dict[int, list[NodeProto]] = {}
-        """Fused nodes, with what they need, by the original index of the norm's last node."""
-        self.node_names = {node.name for node in graph.node}
-        self.reads = [read_names(node) for node in graph.node]
-        self.outputs = set(value_names(graph.output))
-        self.producer = {
-            name: index for index, node in enumerate(graph.node) for name in node.output if name
-        }
-        self.readers: defaultdict[str, set[int]] = defaultdict(set)
-        for index, names in enumerate(self.reads):
-            for name in names:
-                self.readers[name].add(index)
-
-    def fuse(self, fusion: Fusion) -> None:
-        """Replace one site: its norm goes, and what only the norm read; then the Add."""
-        site = fusion.site
-        last = self.producer[site.output]
-        # The fused node reads its inputs before the old readers go, so no producer is dropped.
-        # Negative indices keep its reads apart from those of original nodes.
-        for node in (*fusion.prelude, *fusion.epilogue):
-            for name in node.input:
-                self.readers[name].add(-1 - last)
-        for name in fusion.inputs:
-            self.readers[name].add(-1 - last)
-        self._remove(last)
-        self._remove_unread(self.reads[last])
-        total_is_read = bool(self.readers[site.total]) or site.total in self.outputs
-        self._remove(site.add.index)
-        self._remove_unread(self.reads[site.add.index])
-        fused = self._node(fusion, total_is_read)
-        self.place[last] = [*fusion.prelude, fused, *fusion.epilogue]
-
-    def _remove(self, index: int) -> None:
-        self.removed.add(index)
-        for name in self.reads[index]:
-            self.readers[name].discard(index)
-
-    def _remove_unread(self, names: Iterable[str]) -> None:
-        """Remove producers whose every output lost its last reader by this edit, in turn."""
-        pending = list(names)
-        while pending:
-            index = self.producer.get(pending.pop())
-            if index is None or index in self.removed or index in self.place:
-                continue
-            outputs = [name for name in self.graph.node[index].output if name]
-            if any(self.readers[name] or name in self.outputs for name in outputs):
-                continue
-            self._remove(index)
-            pending.extend(self.reads[index])
-
-    def _node(self, fusion: Fusion, total_is_read: bool) -> NodeProto:
-        site = fusion.site
-        if fusion.domain == ops.CONTRIB_DOMAIN:
-            # Mean and inverse deviation, outputs 1 and 2, are not asked for; the sum is output 3.
-            outputs = [fusion.output, "", "", site.total] if total_is_read else [fusion.output]
-            attributes = {"epsilon": site.epsilon}
-        else:
-            # Nobody computes a sum that nobody reads; onnxruntime wants its place in the list.
-            outputs = [fusion.output, site.total if total_is_read else ""]
-            attributes = {
-                "axis": site.axis,
-                "epsilon": site.epsilon,
-                "stash_type": ops.stash_type(site.elem_type),
-            }
-        node = helper.make_node(
-            fusion.op_type,
-            fusion.inputs,
-            outputs,
-            fresh_name(f"graphfuse/{site.add.name or site.total}", self.node_names),
-            domain=fusion.domain,
-        )
-        node.attribute.extend(helper.make_attribute(k, v) for k, v in sorted(attributes.items()))
-        return node
-
-    def nodes(self) -> list[NodeProto]:
-        """The new node list, in topological order and otherwise in the original one."""
-        entries: list[tuple[int, NodeProto]] = []
-        for index, node in enumerate(self.graph.node):
-            if index in self.place:
-                entries.extend((index, placed) for placed in self.place[index])
-            elif index not in self.removed:
-                entries.append((index, node))
-        return _ordered(entries, self.reads, self.place)
-
-
-def _ordered(
-    entries: list[tuple[int, NodeProto]],
-    reads: list[set[str]],
-    place: dict[int, list[NodeProto]],
-) -> list[NodeProto]:
-    """Emit nodes in order; a node whose inputs are not there yet pulls their producers up."""
-    needs = [set(node.input) if index in place else reads[index] for index, node in entries]
-    try:
-        order = stable_order(needs, [node.output for _, node in entries])
-    except ValueError as error:
-        raise InternalError("the fused node would read its own result") from error
-    return [entries[position][1] for position in order]
-
-
-def _clean(result: onnx.ModelProto, model: onnx.ModelProto, plan: Plan) -> None:
-    """Drop what only the removed nodes had, and add what the fused ones need."""
-    fusions = by_scope(plan)
-    for ref, before, after in touched(model, result, plan):
-        gone = vanished(before, after)
-        for name in LOSING_FIELDS:
-            field = getattr(after, name, ())
-            _drop(field, [tensor_name(item) in gone for item in field])
-        if isinstance(after, onnx.GraphProto):
-            after.value_info.extend(
-                helper.make_tensor_value_info(name, known.elem_type, known.shape)
-                for fusion in fusions.get(ref, ())
-                for name, known in fusion.types
-            )
-    result.graph.initializer.extend(_vector(vector) for vector in plan.vectors)
-    for index in edited_functions(plan):
-        function = result.functions[index]
-        function.opset_import.extend(added_imports(function, plan))
-    # First: what reads functions in order (onnx.reference) wants callees before callers.
-    _set_functions(result, all_functions(result, plan))
-    result.opset_import.extend(added_imports(model, plan))
-    result.ir_version = max(result.ir_version, lowest_ir_version(plan))
-
-
-def _set_functions(model: onnx.ModelProto, functions: list[onnx.FunctionProto]) -> None:
-    if len(functions) > len(model.functions):
-        copies = onnx.ModelProto(functions=functions).functions
-        del model.functions[:]
-        model.functions.extend(copies)
-
-
-def _vector(vector: Vector) -> TensorProto:
-    if vector.data:
-        return TensorProto(
-            name=vector.name,
-            data_type=vector.elem_type,
-            dims=vector.extents,
-            raw_data=vector.data,
-        )
-    dtype = helper.tensor_dtype_to_np_dtype(vector.elem_type)
-    return numpy_helper.from_array(np.full(vector.extents, vector.value, dtype), vector.name)
-
-
-def _drop(field: Any, drop: list[bool]) -> None:
-    for index in reversed([i for i, flag in enumerate(drop) if flag]):
-        del field[index]

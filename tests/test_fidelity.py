@@ -1,4 +1,4 @@
-"""Nothing but the fused sites changes, and the proof says so when something does."""
+"""Nothing but the fused sites changes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import pytest
 from onnx import TensorProto, helper
 
 import graphfuse
-from graphfuse import rewrite
-from graphfuse.errors import InternalError
 from tests import everything
 from tests.graphs import DECOMPOSED_LAYER_NORM, DECOMPOSED_RMS_NORM, kinds, residual
 
@@ -230,131 +227,3 @@ def test_the_same_input_gives_the_same_bytes() -> None:
     assert first.SerializeToString(deterministic=True) == second.SerializeToString(
         deterministic=True
     )
-
-
-def tamper_node(proto: onnx.ModelProto) -> None:
-    proto.graph.node[0].doc_string = "changed"
-
-
-def tamper_initializer(proto: onnx.ModelProto) -> None:
-    raw = bytearray(proto.graph.initializer[0].raw_data)
-    raw[0] ^= 1
-    proto.graph.initializer[0].raw_data = bytes(raw)
-
-
-def tamper_input(proto: onnx.ModelProto) -> None:
-    proto.graph.input[0].name = "other"
-
-
-def tamper_metadata(proto: onnx.ModelProto) -> None:
-    proto.metadata_props[0].value = "you"
-
-
-def tamper_function(proto: onnx.ModelProto) -> None:
-    proto.functions[0].node[0].op_type = "Abs"
-
-
-def tamper_opset(proto: onnx.ModelProto) -> None:
-    proto.opset_import[0].version = 18
-
-
-def tamper_annotation(proto: onnx.ModelProto) -> None:
-    del proto.graph.quantization_annotation[:]
-
-
-def tamper_value_info(proto: onnx.ModelProto) -> None:
-    proto.graph.value_info[0].doc_string = ""
-
-
-def tamper_order(proto: onnx.ModelProto) -> None:
-    nodes = list(proto.graph.node)[::-1]
-    del proto.graph.node[:]
-    proto.graph.node.extend(nodes)
-
-
-@pytest.mark.parametrize(
-    "tamper",
-    [
-        tamper_node,
-        tamper_initializer,
-        tamper_input,
-        tamper_metadata,
-        tamper_function,
-        tamper_opset,
-        tamper_annotation,
-        tamper_value_info,
-        tamper_order,
-    ],
-)
-def test_the_proof_notices(tamper: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rewrite that touches anything else is stopped as an internal error."""
-    honest = rewrite._clean
-
-    def dishonest(result: onnx.ModelProto, *arguments: object) -> None:
-        honest(result, *arguments)  # type: ignore[arg-type]
-        tamper(result)  # type: ignore[operator]
-
-    monkeypatch.setattr(rewrite, "_clean", dishonest)
-    with pytest.raises(InternalError, match="internal error in graphfuse"):
-        graphfuse.fuse(decorated())
-
-
-def wrong_epsilon(proto: onnx.ModelProto) -> None:
-    next(a for a in fused(proto).attribute if a.name == "epsilon").f *= 2
-
-
-def wrong_operand(proto: onnx.ModelProto) -> None:
-    fused(proto).input[1] = fused(proto).input[0]
-
-
-def swapped_parameters(proto: onnx.ModelProto) -> None:
-    node = fused(proto)
-    node.input[2], node.input[3] = node.input[3], node.input[2]
-
-
-def swapped_outputs(proto: onnx.ModelProto) -> None:
-    node = fused(proto)
-    node.output[0], node.output[1] = node.output[1], node.output[0]
-
-
-def another_body(proto: onnx.ModelProto) -> None:
-    proto.functions[0].node[0].op_type = "Sub"
-
-
-def junk_initializer(proto: onnx.ModelProto) -> None:
-    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(3), "junk"))
-
-
-def extra_import(proto: onnx.ModelProto) -> None:
-    proto.opset_import.append(helper.make_opsetid("more", 1))
-
-
-def another_version(proto: onnx.ModelProto) -> None:
-    proto.opset_import[-1].version = 7
-
-
-def lower_ir(proto: onnx.ModelProto) -> None:
-    proto.ir_version = 3
-
-
-def fused(proto: onnx.ModelProto) -> onnx.NodeProto:
-    return next(node for node in proto.graph.node if node.domain == "graphfuse")
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        wrong_epsilon,
-        wrong_operand,
-        swapped_parameters,
-        swapped_outputs,
-        another_body,
-        junk_initializer,
-        extra_import,
-        another_version,
-        lower_ir,
-    ],
-)
-def test_the_proof_knows_the_plan(damage: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fused node that is not the planned one is stopped, whatever the editor believes."""
-    test_the_proof_notices(damage, monkeypatch)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from graphfuse.reasons import Reason
 from graphfuse.records.runs import ValidationReport
-from graphfuse.records.sites import NearMiss, Scan, Site, TensorType
+from graphfuse.records.sites import NearMiss, Scan, ScopeRef, Site, TensorType
 
 if TYPE_CHECKING:
     import onnx
@@ -25,6 +25,7 @@ class Fusion:
     output as those of the sum were moved before the norm. `body` is the function that the operator
     needs. `types` are what the graph is to say of the outputs where it says nothing: onnxruntime
     knows no shapes behind an operator of a library, and leaves its own fusions there undone.
+    `attributes` are those of the node, `total_at` is the output that the sum is, where it is read.
     """
 
     site: Site
@@ -36,6 +37,8 @@ class Fusion:
     epilogue: tuple[onnx.NodeProto, ...] = ()
     body: onnx.FunctionProto | None = None
     types: tuple[tuple[str, TensorType], ...] = ()
+    attributes: tuple[tuple[str, int | float], ...] = ()
+    total_at: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,9 @@ class Plan:
     """What is rewritten for a target, and what is left with its reason.
 
     `runtime` is the version of onnxruntime that it was made for, `made_for` all those for which it
-    would be the same, in words.
+    would be the same, in words. `functions` are those that the model gains, each with its place
+    among all; `imports` are the operator sets that it gains, and `function_imports` those of its
+    own functions, by their index. `ir_version` is the lowest that the fused nodes need.
     """
 
     target: str
@@ -86,6 +91,17 @@ class Plan:
     costs: tuple[Cost, ...] = ()
     runtime: str = ""
     made_for: str = ""
+    functions: tuple[tuple[int, onnx.FunctionProto], ...] = ()
+    imports: tuple[tuple[str, int], ...] = ()
+    function_imports: tuple[tuple[int, tuple[str, int]], ...] = ()
+    ir_version: int = 0
+
+    def by_scope(self) -> dict[ScopeRef, list[Fusion]]:
+        """The fusions by the graph that they are in."""
+        found: dict[ScopeRef, list[Fusion]] = {}
+        for fusion in self.fusions:
+            found.setdefault(fusion.site.scope, []).append(fusion)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
