@@ -27,8 +27,7 @@ from graphfuse.graph.tensors import (
     type_name,
 )
 from graphfuse.parameters import MARK, Constants, Operands
-from graphfuse.patterns.algebra import Refusal
-from graphfuse.reasons import Reason
+from graphfuse.reasons import Reason, Refusal
 from graphfuse.records import (
     LAYER_NORM,
     Cost,

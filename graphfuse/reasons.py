@@ -6,6 +6,7 @@ Tests assert the member, never the text.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 
 
@@ -271,3 +272,29 @@ class Reason(Enum):
         "left out by --include or --exclude",
         "change the selection",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why something is not done: the catalogue's reason and what was seen.
+
+    What was seen is `seen` as text, with the `details` in its braces where there are any. It is
+    printed only when someone reads it: most refusals are of no interest.
+    """
+
+    reason: Reason
+    seen: object = ""
+    details: tuple[object, ...] = ()
+
+    @property
+    def got(self) -> str:
+        """What was seen, as text."""
+        return str(self.seen).format(*self.details) if self.details else str(self.seen)
+
+
+class RefusedError(Exception):
+    """A refusal on its way to whoever asked: an expression without a normal form, say."""
+
+    def __init__(self, reason: Reason, seen: object = "", *details: object) -> None:
+        super().__init__(reason)
+        self.refusal = Refusal(reason, seen, details)

@@ -18,8 +18,7 @@ from graphfuse import faults, ops
 from graphfuse.errors import UsageError
 from graphfuse.graph.shapes import same
 from graphfuse.graph.tensors import FLOAT_TYPES, type_name, widens
-from graphfuse.patterns.algebra import Refusal
-from graphfuse.reasons import Reason
+from graphfuse.reasons import Reason, Refusal
 from graphfuse.records import LAYER_NORM, RMS_NORM, Site
 
 AUTO = "auto"

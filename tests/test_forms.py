@@ -9,12 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from graphfuse.algebra import evaluated, root_of
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.shapes import extent_of
 from graphfuse.graph.view import views
-from graphfuse.patterns import algebra
 from graphfuse.patterns.context import Candidate
-from graphfuse.patterns.form import Form
 from graphfuse.patterns.residual import is_sum
 from graphfuse.patterns.translate import evaluate as forms_from
 from tests.fuzz.case import Ticket
@@ -66,19 +65,13 @@ def test_forms_mean_what_graphs_compute(near: bool) -> None:
 def test_roots_of_numbers_are_exact(number: Fraction, numerator: int) -> None:
     """(n^(p/2))^2 is n^p, and a root means what it says."""
     power = Fraction(numerator, 2)
-    root = algebra.number_power(number, power)
-    square = algebra.multiply(root, root)
-    assert isinstance(square, Form)
-    assert square.number == number**numerator
-    assert float(algebra.evaluated(root).number or 0) == pytest.approx(
-        float(number) ** float(power)
-    )
+    root = root_of(number, power)
+    assert (root * root).number == number**numerator
+    assert float(evaluated(root).number or 0) == pytest.approx(float(number) ** float(power))
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000))
 def test_a_root_of_a_product_is_the_product_of_roots(left: int, right: int) -> None:
     half = Fraction(1, 2)
-    roots = [algebra.number_power(Fraction(n), half) for n in (left, right)]
-    product = algebra.multiply(*roots)
-    assert isinstance(product, Form)
-    assert product == algebra.number_power(Fraction(left * right), half)
+    one, other = (root_of(Fraction(n), half) for n in (left, right))
+    assert one * other == root_of(Fraction(left * right), half)

@@ -14,28 +14,28 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from math import inf, isnan
 
-from graphfuse.patterns.algebra import Refusal, at_least
+from graphfuse.algebra.form import Form, has_second_moment, is_of_x
+from graphfuse.algebra.signs import at_least
 from graphfuse.patterns.context import Context, Value
-from graphfuse.patterns.form import Form, has_second_moment, is_of_x
-from graphfuse.reasons import Reason
+from graphfuse.reasons import Reason, RefusedError
 
 Limits = tuple[float | None, float | None]
 """What a value is kept between; None where that is no constant number."""
 
 
-def _clamp(context: Context) -> Value | Refusal:
+def _clamp(context: Context) -> Value:
     """The operand, if the clamp cannot act on it."""
     node = context.node
     names = node.inputs if node.op_type in ("Max", "Min") else node.inputs[:1]
     operands = [name for name in names if name in context.values]
     if not operands:
-        return Refusal(Reason.NOT_THE_DEFINITION, f"operator {node.op_type}")
+        raise RefusedError(Reason.NOT_THE_DEFINITION, "operator {}", node.op_type)
     operand = context.values[operands[0]]
     if _cannot_act(context, operand.form):
         return operand
     statistic = has_second_moment(operand.form) and not is_of_x(operand.form)
     reason = Reason.STATISTIC_CLAMPED if statistic else Reason.NOT_THE_DEFINITION
-    return Refusal(reason, f"{node.op_type} of {operand.form}")
+    raise RefusedError(reason, "{} of {}", node.op_type, operand.form)
 
 
 def _cannot_act(context: Context, form: Form) -> bool:
@@ -68,7 +68,7 @@ def _limits(context: Context) -> Limits:
     return -inf, min(numbers, default=inf)
 
 
-CLAMPS: Mapping[str, Callable[[Context], Value | Refusal]] = dict.fromkeys(
+CLAMPS: Mapping[str, Callable[[Context], Value]] = dict.fromkeys(
     ("Max", "Min", "Clip", "Relu", "Abs"), _clamp
 )
 """Rows of the algebra's table, beside those of `OPERATORS`."""

@@ -6,14 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import isfinite
 
+from graphfuse.algebra import Form, constant, leaf
 from graphfuse.graph.nodes import Node
 from graphfuse.graph.shapes import broadcasts_to
 from graphfuse.graph.tensors import widens
 from graphfuse.graph.view import GraphView
-from graphfuse.patterns import algebra
-from graphfuse.patterns.algebra import Refusal
-from graphfuse.patterns.form import Form
-from graphfuse.reasons import Reason
+from graphfuse.reasons import Reason, RefusedError
 from graphfuse.records import Dim
 
 
@@ -49,70 +47,70 @@ class Context:
     candidate: Candidate
     values: Mapping[str, Value]
     node: Node
-    rules: Mapping[str, Callable[[Context], Value | Refusal]]
+    rules: Mapping[str, Callable[[Context], Value]]
     named: dict[Form, str]
     """Tensors that the model computes from weights, by their form: gains what is taken apart."""
     depth: int = 0
 
-    def operand(self, position: int) -> Value | Refusal:
-        """The value of an input: known in terms of x, a number, or a leaf."""
+    def operand(self, position: int) -> Value:
+        """The value of an input: known in terms of x, a number, or a leaf. Raises RefusedError."""
         name = self.node.input(position)
         if name in self.values:
             return self.values[name]
         if not name:
-            return Refusal(Reason.NOT_THE_DEFINITION, f"input {position} is absent")
+            raise RefusedError(Reason.NOT_THE_DEFINITION, "input {} is absent", position)
         return self.opaque(name)
 
-    def opaque(self, name: str, fits: bool = False) -> Value | Refusal:
+    def opaque(self, name: str, fits: bool = False) -> Value:
         """A tensor that does not come from x: a number, or a leaf that may be a parameter.
 
         `fits` tells that the operator takes only what broadcasts to x: a scale or bias of a norm.
+        Raises RefusedError.
         """
         number = self.view.scalar(name)
         if fits and number is not None and isfinite(number):
-            return Value(algebra.constant(number))
+            return Value(constant(number))
         shape = self.view.type(name).shape
         rank, axes = self.candidate.rank, self.candidate.axes
         if shape is None:
-            return Refusal(Reason.UNKNOWN_SHAPE, f"{name} has no known shape")
+            raise RefusedError(Reason.UNKNOWN_SHAPE, "{} has no known shape", name)
         if len(shape) > rank:
-            return Refusal(Reason.PARAMETER_ENLARGES, f"{name} has {len(shape)} axes, x has {rank}")
+            raise RefusedError(
+                Reason.PARAMETER_ENLARGES, f"{name} has {len(shape)} axes, x has {rank}"
+            )
         x_shape = self.view.type(self.candidate.tensor).shape
         small = all(dim == 1 for dim in shape) or (x_shape and broadcasts_to(shape, x_shape))
         if number is not None and isfinite(number) and (small or self._of_extents(name)):
-            return Value(algebra.constant(number))
+            return Value(constant(number))
         if not self.view.is_weight(name):
             behind = self._reshaped_weight(name, shape) or self._typed_weight(name)
             if behind:
                 return self.opaque(behind)
         if not self.view.is_weight(name) and not self._is_given_vector(name, shape):
-            return Refusal(Reason.PARAMETER_COMPUTED, name)
-        refusal = self._outside_axes(name, shape)
-        if refusal is not None:
-            return refusal
+            raise RefusedError(Reason.PARAMETER_COMPUTED, name)
+        self._check_axes(name, shape)
         apart = self._taken_apart(name)
         if apart is None:
             inner = any(-axis <= len(shape) and shape[axis] != 1 for axis in axes)
-            return Value(algebra.leaf(name, inner))
+            return Value(leaf(name, inner))
         if apart.number is None:
             self.named.setdefault(apart, name)
         return Value(apart)
 
-    def _outside_axes(self, name: str, shape: tuple[Dim, ...]) -> Refusal | None:
-        """Why a tensor is no scale or bias: it varies where it must not, or enlarges x."""
+    def _check_axes(self, name: str, shape: tuple[Dim, ...]) -> None:
+        """A scale or bias varies along the normalised axes only, and does not enlarge x."""
         x_shape, axes = self.view.type(self.candidate.tensor).shape, self.candidate.axes
         extents = {position - len(shape): dim for position, dim in enumerate(shape)}
         if any(dim != 1 for axis, dim in extents.items() if axis not in axes):
-            return Refusal(Reason.PARAMETER_VARIES, f"{name} has shape {list(shape)}")
+            raise RefusedError(Reason.PARAMETER_VARIES, "{} has shape {}", name, list(shape))
         for axis in axes:
             dim = extents.get(axis, 1)
             if dim == 1:
                 continue
             if x_shape is None or not isinstance(x_shape[axis], int):
-                return Refusal(Reason.UNKNOWN_SHAPE, f"the extent of axis {axis} of the sum")
+                raise RefusedError(Reason.UNKNOWN_SHAPE, "the extent of axis {} of the sum", axis)
             if x_shape[axis] != dim:
-                return Refusal(Reason.PARAMETER_ENLARGES, f"{name} has shape {list(shape)}")
-        return None
+                raise RefusedError(Reason.PARAMETER_ENLARGES, "{} has shape {}", name, list(shape))
 
     def _taken_apart(self, name: str) -> Form | None:
         """A weight that is a sum or product of others: however it is split, it is the same."""
@@ -129,10 +127,11 @@ class Context:
             return None
         inside = replace(self, node=node, values={}, depth=self.depth + 1)
         is_cast = node.op_type == "Cast"
-        value = inside.operand(0) if is_cast else self.rules[node.op_type](inside)
-        if isinstance(value, Refusal) or len(value.form.terms) > MAX_WEIGHT_TERMS:
+        try:
+            value = inside.operand(0) if is_cast else self.rules[node.op_type](inside)
+        except RefusedError:
             return None
-        return value.form
+        return value.form if len(value.form.terms) <= MAX_WEIGHT_TERMS else None
 
     def _reshaped_weight(self, name: str, shape: tuple[Dim, ...]) -> str:
         """The weight that is reshaped to the shape that it has: to an extent taken from x, say."""
@@ -168,17 +167,6 @@ class Context:
         """
         return len(shape) <= 1 < self.candidate.rank and name in self.view.home(name).inputs
 
-    def binary(self, operation: Callable[[Form, Form], Form | Refusal]) -> Value | Refusal:
-        """An elementwise operation of two operands that broadcast."""
-        return join(self.operand(0), self.operand(1), operation)
-
-    def unary(self, operation: Callable[[Form], Form | Refusal]) -> Value | Refusal:
-        """An elementwise operation of one operand."""
-        operand = self.operand(0)
-        if isinstance(operand, Refusal):
-            return operand
-        return to_value(operation(operand.form), operand.dropped)
-
     def flag(self, name: str, default: int) -> int:
         """An integer attribute."""
         return int(self.node.attributes.get(name, default))
@@ -191,32 +179,19 @@ class Context:
         return reduced_axes(self.view, self.node, self.candidate.rank)
 
 
-def join(
-    left: Value | Refusal,
-    right: Value | Refusal,
-    operation: Callable[[Form, Form], Form | Refusal],
-) -> Value | Refusal:
-    """An elementwise operation of two operands that broadcast."""
-    if isinstance(left, Refusal):
-        return left
-    if isinstance(right, Refusal):
-        return right
+def join(left: Value, right: Value, operation: Callable[[Form, Form], Form]) -> Value:
+    """An elementwise operation of two operands that broadcast. Raises RefusedError."""
     if left.dropped != right.dropped and None in (left.form.number, right.form.number):
         other = right if left.dropped else left
         if other.form.number is None:
-            return Refusal(Reason.AXIS_NOT_PUT_BACK, f"{left.form} meets {right.form}")
-    return to_value(operation(left.form, right.form), left.dropped or right.dropped)
+            raise RefusedError(Reason.AXIS_NOT_PUT_BACK, "{} meets {}", left.form, right.form)
+    return Value(operation(left.form, right.form), left.dropped or right.dropped)
 
 
 def _without_ones(shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
     """A shape without leading axes of extent 1."""
     first = next((at for at, dim in enumerate(shape) if dim != 1), len(shape))
     return shape[first:]
-
-
-def to_value(form: Form | Refusal, dropped: bool) -> Value | Refusal:
-    """A form as a value; `dropped` when the reduced axes are missing from its shape."""
-    return form if isinstance(form, Refusal) else Value(form, dropped)
 
 
 def reduced_axes(view: GraphView, node: Node, rank: int) -> tuple[int, ...] | None:

@@ -5,23 +5,12 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from fractions import Fraction
 
+from graphfuse.algebra.atoms import EMPTY, ONE, SUBJECT, Leaf, Mean, Root
+from graphfuse.algebra.form import Form, constant, is_of_x, subject
+from graphfuse.algebra.norms import MEAN_OF_SQUARE, SQUARE_OF_MEAN, normalize
+from graphfuse.algebra.rendering import render_product, render_term
 from graphfuse.errors import UsageError
-from graphfuse.patterns import algebra
-from graphfuse.patterns.algebra import Refusal
-from graphfuse.patterns.form import (
-    EMPTY,
-    ONE,
-    SUBJECT,
-    Form,
-    Leaf,
-    Mean,
-    Root,
-    is_of_x,
-    render_product,
-    render_term,
-)
-from graphfuse.patterns.norms import MEAN_OF_SQUARE, SQUARE_OF_MEAN
-from graphfuse.patterns.translate import DEFAULT_EPSILON, normalize
+from graphfuse.patterns.translate import DEFAULT_EPSILON
 from graphfuse.records import LAYER_NORM, RMS_NORM, Explanation, NearMiss, Scan, Site
 
 FIRST = Mean(frozenset({(SUBJECT, ONE)}))
@@ -80,18 +69,14 @@ def nearest(seen: Form) -> tuple[str, Form]:
         # A statistic on its way to the root: the number in it is an epsilon, and no bias.
         return kind, _under_root(seen, kind)
     epsilon = _epsilon(seen)
-    scale, bias = algebra.constant(1), Form({})
+    scale, bias = constant(1), Form({})
     for factors, number in seen.terms.items():
         leaves = frozenset((atom, e) for atom, e in factors if isinstance(atom, Leaf))
         if (SUBJECT, ONE) in factors:
             scale = Form({leaves: ONE if leaves else number})
         elif leaves == factors:
             bias = Form({**bias.terms, leaves: number})
-    normal = normalize(algebra.subject(), epsilon, centred=kind == LAYER_NORM)
-    scaled = normal if isinstance(normal, Refusal) else algebra.multiply(normal, scale)
-    meant = scaled if isinstance(scaled, Refusal) else algebra.add(scaled, bias)
-    assert isinstance(meant, Form), "the definition is within the bounds of the algebra"
-    return kind, meant
+    return kind, normalize(subject(), epsilon, centred=kind == LAYER_NORM) * scale + bias
 
 
 def _under_root(seen: Form, kind: str) -> Form:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from graphfuse.algebra.form import Form, exponents, has_second_moment, has_square, is_of_x
+from graphfuse.algebra.norms import match
 from graphfuse.graph.nodes import Node
 from graphfuse.graph.view import GraphView
-from graphfuse.patterns import norms
-from graphfuse.patterns.algebra import Refusal
-from graphfuse.patterns.form import Form, exponents, has_second_moment, has_square, is_of_x
 from graphfuse.patterns.residual import is_sum
 from graphfuse.patterns.site import interior_of
 from graphfuse.patterns.translate import NORMALIZATIONS, REDUCTIONS, Region, rule_for
-from graphfuse.reasons import Reason
+from graphfuse.reasons import Reason, RefusedError
 from graphfuse.records import NearMiss
 
 TURNING = ("Sqrt", "Pow", "Reciprocal", "Div")
@@ -27,11 +26,11 @@ def _closest_form(view: GraphView, region: Region, add: Node) -> NearMiss | None
     for name, value in reversed(list(region.values.items())):
         if name == region.candidate.tensor or not _normalizes(value.form):
             continue
-        difference = norms.match(value.form)
-        if isinstance(difference, Refusal):
-            culprit = _blame(view, region, name).ref
-            got = difference.got
-            return NearMiss(difference.reason, culprit, add.ref, got=got, form=value.form)
+        try:
+            match(value.form)
+        except RefusedError as error:
+            culprit, refusal = _blame(view, region, name).ref, error.refusal
+            return NearMiss(refusal.reason, culprit, add.ref, got=refusal.got, form=value.form)
     return None
 
 

@@ -8,8 +8,7 @@ from graphfuse.graph.nodes import Node
 from graphfuse.graph.shapes import broadcasts_to
 from graphfuse.graph.tensors import FLOAT_TYPES, widens
 from graphfuse.graph.view import GraphView
-from graphfuse.patterns.algebra import Refusal
-from graphfuse.reasons import Reason
+from graphfuse.reasons import Reason, Refusal
 from graphfuse.records import BiasAdd, Dim
 
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 
+from graphfuse.algebra.norms import Norm, is_deviation, match
 from graphfuse.bodies import strange_names
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.nodes import Node
 from graphfuse.graph.shapes import extent_of
 from graphfuse.graph.tensors import DEFAULT_DOMAINS
 from graphfuse.graph.view import GraphView, views
-from graphfuse.patterns import norms
-from graphfuse.patterns.algebra import Refusal
 from graphfuse.patterns.context import Candidate, normalized_axes, reduced_axes
 from graphfuse.patterns.near_misses import closest, feeds_root
-from graphfuse.patterns.norms import Norm
 from graphfuse.patterns.residual import ResidualSum, Source, residual_sum, sources
 from graphfuse.patterns.site import described, producer, site
 from graphfuse.patterns.translate import (
@@ -26,7 +25,7 @@ from graphfuse.patterns.translate import (
     Region,
     evaluate,
 )
-from graphfuse.reasons import Reason
+from graphfuse.reasons import Reason, Refusal, RefusedError
 from graphfuse.records import NearMiss, Scan, Site
 
 NORM_DOMAINS = (*DEFAULT_DOMAINS, "com.microsoft")
@@ -189,15 +188,15 @@ def _is_deviation(view: GraphView, residual: ResidualSum, axes: tuple[int, ...])
         return False
     region = evaluate(view, Candidate(x, axes, len(whole), extent_of(whole, axes)))
     value = region.values.get(residual.total)
-    return value is not None and norms.is_deviation(value.form)
+    return value is not None and is_deviation(value.form)
 
 
 def _matches(region: Region) -> dict[str, Norm]:
     found: dict[str, Norm] = {}
     for name, value in region.values.items():
-        norm = norms.match(value.form) if not value.dropped else None
-        if isinstance(norm, Norm):
-            found[name] = norm
+        if not value.dropped:
+            with suppress(RefusedError):
+                found[name] = match(value.form)
     return found
 
 

@@ -9,19 +9,18 @@ from math import prod
 import numpy as np
 from onnx import TensorProto
 
+from graphfuse.algebra import Form, leaf, norms
+from graphfuse.algebra.atoms import EMPTY
+from graphfuse.algebra.norms import Norm
 from graphfuse.graph.nodes import Node
 from graphfuse.graph.tensors import holds, widens
 from graphfuse.graph.view import GraphView
-from graphfuse.patterns import algebra, norms
-from graphfuse.patterns.algebra import Refusal
 from graphfuse.patterns.clamps import CLAMPS
-from graphfuse.patterns.form import EMPTY, Form
 from graphfuse.patterns.layout import layer_of, layout_of
-from graphfuse.patterns.norms import Norm
 from graphfuse.patterns.residual import PASSING, ResidualSum, Source, addends, bias_add
 from graphfuse.patterns.spelling import spelling
 from graphfuse.patterns.translate import NORMALIZATIONS, REDUCTIONS, Region
-from graphfuse.reasons import Reason
+from graphfuse.reasons import Reason, Refusal
 from graphfuse.records import (
     RMS_NORM,
     Expression,
@@ -221,7 +220,7 @@ def _with_named_tensors(view: GraphView, region: Region, norm: Norm, elem_type: 
         types = (elem_type, TensorProto.FLOAT) if elem_type in HALF_TYPES else (elem_type,)
         if norms.is_weight(form) and view.type(norms.weights(form)[0]).elem_type in types:
             return form
-        return algebra.leaf(name, inner=True) if view.type(name).elem_type in types else form
+        return leaf(name, inner=True) if view.type(name).elem_type in types else form
 
     return replace(norm, scale=held(norm.scale), bias=held(norm.bias))
 

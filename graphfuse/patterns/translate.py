@@ -11,14 +11,14 @@ import heapq
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import isfinite
 
+from graphfuse.algebra import Form, mean, subject
+from graphfuse.algebra.norms import normalize
+from graphfuse.algebra.signs import HALF
 from graphfuse.graph.nodes import Node
 from graphfuse.graph.shapes import extent_of
 from graphfuse.graph.tensors import FLOAT_TYPES
 from graphfuse.graph.view import GraphView
-from graphfuse.patterns import algebra
-from graphfuse.patterns.algebra import Refusal
 from graphfuse.patterns.clamps import CLAMPS
 from graphfuse.patterns.context import (
     Candidate,
@@ -26,13 +26,9 @@ from graphfuse.patterns.context import (
     Value,
     join,
     normalized_axes,
-    to_value,
 )
-from graphfuse.patterns.form import Form
-from graphfuse.reasons import Reason
+from graphfuse.reasons import Reason, Refusal, RefusedError
 from graphfuse.records import Dim
-
-HALF = Fraction(1, 2)
 
 MAX_REGION = 256
 """How many nodes are looked at from one tensor: a norm has some twenty."""
@@ -54,7 +50,7 @@ class Region:
 
 def evaluate(view: GraphView, candidate: Candidate) -> Region:
     """Evaluate forwards from the candidate until operators or operands leave the algebra."""
-    values = {candidate.tensor: Value(algebra.subject())}
+    values = {candidate.tensor: Value(subject())}
     refusals: dict[int, Refusal] = {}
     named: dict[Form, str] = {}
     left = MAX_REGION
@@ -69,13 +65,13 @@ def evaluate(view: GraphView, candidate: Candidate) -> Region:
         if rule is None:
             refusals[node.position] = _outside(node)
             continue
-        result = rule(Context(view, candidate, values, node, OPERATORS, named))
-        if isinstance(result, Value):
-            result = _of_rank(view, candidate, node, result)
-        if isinstance(result, Refusal):
-            refusals[node.position] = result
+        try:
+            value = rule(Context(view, candidate, values, node, OPERATORS, named))
+            _check_rank(view, candidate, node, value)
+        except RefusedError as error:
+            refusals[node.position] = error.refusal
             continue
-        values[node.outputs[0]] = result
+        values[node.outputs[0]] = value
         for reader in view.readers(node.outputs[0]):
             if reader.position not in seen:
                 seen.add(reader.position)
@@ -83,20 +79,20 @@ def evaluate(view: GraphView, candidate: Candidate) -> Region:
     return Region(candidate, values, refusals, named)
 
 
-def _of_rank(view: GraphView, candidate: Candidate, node: Node, value: Value) -> Value | Refusal:
-    """The value, if its tensor has the axes that it must have: those of x, or without some.
+def _check_rank(view: GraphView, candidate: Candidate, node: Node, value: Value) -> None:
+    """A value's tensor has the axes that it must have: those of x, or without some.
 
     A number such as [[1]], or one of eight elements, may give a statistic axes that it had not.
     """
     shape, x_shape = view.type(node.outputs[0]).shape, view.type(candidate.tensor).shape
     if shape is None or x_shape is None:
-        return Refusal(Reason.UNKNOWN_SHAPE, f"{node.outputs[0]} has no known shape")
+        raise RefusedError(Reason.UNKNOWN_SHAPE, "{} has no known shape", node.outputs[0])
     axes = [axis + candidate.rank for axis in candidate.axes]
     whole = [dim for at, dim in enumerate(x_shape) if not value.dropped or at not in axes]
     pairs = zip(shape, whole, strict=False)
-    if len(shape) == len(whole) and not any(_enlarges(*pair) for pair in pairs):
-        return value
-    return Refusal(Reason.AXIS_NOT_PUT_BACK, f"{node.outputs[0]} has shape {list(shape)}")
+    if len(shape) != len(whole) or any(_enlarges(*pair) for pair in pairs):
+        seen = "{} has shape {}"
+        raise RefusedError(Reason.AXIS_NOT_PUT_BACK, seen, node.outputs[0], list(shape))
 
 
 def _enlarges(dim: Dim, of_x: Dim) -> bool:
@@ -112,7 +108,8 @@ def _outside(node: Node) -> Refusal:
     return Refusal(Reason.NOT_THE_DEFINITION, f"operator {node.op_type}")
 
 
-Rule = Callable[[Context], Value | Refusal]
+Rule = Callable[[Context], Value]
+"""The value of a node's first output. Raises RefusedError for what has none."""
 
 
 def rule_for(node: Node) -> Rule | None:
@@ -128,140 +125,129 @@ def rule_for(node: Node) -> Rule | None:
     return None
 
 
-def _divide(left: Form, right: Form) -> Form | Refusal:
-    """a / b = a * b^-1."""
-    inverse = algebra.power(right, Fraction(-1))
-    return inverse if isinstance(inverse, Refusal) else algebra.multiply(left, inverse)
+def _unary(operation: Callable[[Form], Form]) -> Rule:
+    """An elementwise operation of one operand."""
 
-
-def _pow(context: Context) -> Value | Refusal:
-    """a^p, for p a constant number."""
-    name = context.node.input(1)
-    if name in context.values:
-        return Refusal(Reason.EXPONENT, f"exponent {context.values[name].form}")
-    exponent = context.opaque(name)
-    if isinstance(exponent, Refusal):
-        return exponent
-    number = exponent.form.number
-    if number is None:
-        return Refusal(Reason.EXPONENT, f"exponent {exponent.form}")
-    # An exponent such as 0.1 is no small fraction: its exact value is a root of huge order.
-    if number.denominator > 4 or abs(number) > 16:
-        return Refusal(Reason.EXPONENT, f"exponent {float(number):g}")
-    return context.unary(lambda form: algebra.power(form, number))
-
-
-def _reduce(finish: Callable[[Form, int | None], Form | Refusal]) -> Rule:
-    """A reduction over the candidate's own axes; over others it is not a norm of this tensor."""
-
-    def rule(context: Context) -> Value | Refusal:
+    def rule(context: Context) -> Value:
         operand = context.operand(0)
-        if isinstance(operand, Refusal):
-            return operand
-        axes = context.axes()
-        if operand.dropped or axes is None or axes != context.candidate.axes:
-            return Refusal(Reason.OTHER_AXES, f"axes {list(axes) if axes else 'unknown'}")
-        # A statistic has extent 1 where x has n: the operand's own extents count.
-        shape = context.view.type(context.node.input(0)).shape
-        if shape is None or len(shape) != context.candidate.rank:
-            return Refusal(Reason.UNKNOWN_SHAPE, f"the rank of {context.node.input(0)}")
-        form = finish(operand.form, extent_of(shape, axes))
-        return to_value(form, dropped=not context.flag("keepdims", 1))
+        return Value(operation(operand.form), operand.dropped)
 
     return rule
 
 
-def _mean(form: Form, _: int | None) -> Form | Refusal:
-    """mean(a)."""
-    return algebra.mean(form)
+def _binary(operation: Callable[[Form, Form], Form]) -> Rule:
+    """An elementwise operation of two operands that broadcast."""
+    return lambda context: join(context.operand(0), context.operand(1), operation)
 
 
-def _sum(form: Form, extent: int | None) -> Form | Refusal:
-    """sum(a) = n * mean(a)."""
-    if extent is None:
-        return Refusal(Reason.UNKNOWN_SHAPE, "a sum over an unknown extent")
-    average = algebra.mean(form)
-    return average if isinstance(average, Refusal) else algebra.scale(average, Fraction(extent))
+def _pow(context: Context) -> Value:
+    """a^p, for p a constant number."""
+    name = context.node.input(1)
+    exponent = context.values[name] if name in context.values else context.opaque(name)
+    number = exponent.form.number
+    if number is None or name in context.values:
+        raise RefusedError(Reason.EXPONENT, "exponent {}", exponent.form)
+    # An exponent such as 0.1 is no small fraction: its exact value is a root of huge order.
+    if number.denominator > 4 or abs(number) > 16:
+        raise RefusedError(Reason.EXPONENT, "exponent {:g}", float(number))
+    operand = context.operand(0)
+    return Value(operand.form**number, operand.dropped)
 
 
-def _sum_of_squares(form: Form, extent: int | None) -> Form | Refusal:
-    """sum(a^2)."""
-    square = algebra.power(form, Fraction(2))
-    return square if isinstance(square, Refusal) else _sum(square, extent)
+def _reduce(finish: Callable[[Form, Extent], Form]) -> Rule:
+    """A reduction over the candidate's own axes; over others it is not a norm of this tensor."""
+
+    def rule(context: Context) -> Value:
+        operand = context.operand(0)
+        axes = context.axes()
+        if operand.dropped or axes is None or axes != context.candidate.axes:
+            seen = list(axes) if axes else "unknown"
+            raise RefusedError(Reason.OTHER_AXES, "axes {}", seen)
+        # A statistic has extent 1 where x has n: the operand's own extents count.
+        shape = context.view.type(context.node.input(0)).shape
+        if shape is None or len(shape) != context.candidate.rank:
+            raise RefusedError(Reason.UNKNOWN_SHAPE, "the rank of {}", context.node.input(0))
+        form = finish(operand.form, Extent(extent_of(shape, axes)))
+        return Value(form, dropped=not context.flag("keepdims", 1))
+
+    return rule
 
 
-def _length(form: Form, extent: int | None) -> Form | Refusal:
-    """sqrt(sum(a^2))."""
-    total = _sum_of_squares(form, extent)
-    return total if isinstance(total, Refusal) else algebra.power(total, HALF)
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How many elements a reduction is over; None when that is not a known number."""
+
+    known: int | None
+
+    def times(self, form: Form) -> Form:
+        """The sum that a mean is a part of."""
+        if self.known is None:
+            raise RefusedError(Reason.UNKNOWN_SHAPE, "a sum over an unknown extent")
+        return form * self.known
 
 
-def _same(context: Context) -> Value | Refusal:
+def _same(context: Context) -> Value:
     """a. Shapes and float types change nothing; the types are judged at the site."""
-    return context.unary(lambda form: form)
+    return context.operand(0)
 
 
-def _sum_of_several(context: Context) -> Value | Refusal:
+def _sum_of_several(context: Context) -> Value:
     """a + b + ..."""
     value = context.operand(0)
     for position in range(1, len(context.node.inputs)):
-        value = join(value, context.operand(position), algebra.add)
+        value = join(value, context.operand(position), lambda a, b: a + b)
     return value
 
 
-def _mean_of_several(context: Context) -> Value | Refusal:
+def _mean_of_several(context: Context) -> Value:
     """(a + b + ...) / n: not over axes, but over operands."""
     value = _sum_of_several(context)
-    if isinstance(value, Refusal):
-        return value
-    share = Fraction(1, len(context.node.inputs))
-    return to_value(algebra.scale(value.form, share), value.dropped)
+    return Value(value.form * Fraction(1, len(context.node.inputs)), value.dropped)
 
 
-def _cast(context: Context) -> Value | Refusal:
+def _cast(context: Context) -> Value:
     """a, for a cast from one float type to another."""
     if context.view.cast_type(context.node) not in FLOAT_TYPES:
-        return Refusal(Reason.NOT_THE_DEFINITION, "a cast to integers")
+        raise RefusedError(Reason.NOT_THE_DEFINITION, "a cast to integers")
     if context.node.input(0) not in context.values:
         # CastLike(c, x) rounds c: what comes out counts.
         return context.opaque(context.node.outputs[0])
     return _same(context)
 
 
-def _dropout(context: Context) -> Value | Refusal:
+def _dropout(context: Context) -> Value:
     """a, at inference."""
     mode = context.node.input(2)
     if mode and context.view.scalar(mode) != 0:
-        return Refusal(Reason.NOT_THE_DEFINITION, "dropout in training mode")
+        raise RefusedError(Reason.NOT_THE_DEFINITION, "dropout in training mode")
     return _same(context)
 
 
-def _put_back(context: Context) -> Value | Refusal:
+def _put_back(context: Context) -> Value:
     """Unsqueeze, Reshape, Expand, Squeeze: a, when they only drop or put back reduced axes."""
     operand = context.operand(0)
-    if isinstance(operand, Refusal):
-        return operand
     x_shape = context.view.type(context.candidate.tensor).shape
     shape = context.view.type(context.node.outputs[0]).shape
     if x_shape is None or shape is None:
-        return Refusal(Reason.UNKNOWN_SHAPE, "the shape of a reshaped statistic")
+        raise RefusedError(Reason.UNKNOWN_SHAPE, "the shape of a reshaped statistic")
     axes = [axis + len(x_shape) for axis in context.candidate.axes]
     kept = tuple(1 if i in axes else dim for i, dim in enumerate(x_shape))
     dropped = tuple(dim for i, dim in enumerate(x_shape) if i not in axes)
     varies = any(atom.inner for term in operand.form.terms for atom, _ in term)
     known = None not in shape
     if varies:
-        same = known and shape == x_shape
-        return operand if same else Refusal(Reason.NOT_THE_DEFINITION, "x is reshaped")
+        if not known or shape != x_shape:
+            raise RefusedError(Reason.NOT_THE_DEFINITION, "x is reshaped")
+        return operand
     if context.node.op_type == "Expand" and operand.dropped:
         # Expand aligns from the right: the dropped axis does not come back where it was.
-        return Refusal(Reason.AXIS_NOT_PUT_BACK, "Expand of a statistic without its axis")
+        raise RefusedError(Reason.AXIS_NOT_PUT_BACK, "Expand of a statistic without its axis")
     full = shape == x_shape and not operand.dropped
     if (known and (shape == kept or full)) or _puts_axes_back(context, operand, kept):
         return Value(operand.form)
     if known and shape == dropped:
         return Value(operand.form, dropped=True)
-    return Refusal(Reason.AXIS_NOT_PUT_BACK, f"a statistic of shape {list(shape)}")
+    raise RefusedError(Reason.AXIS_NOT_PUT_BACK, "a statistic of shape {}", list(shape))
 
 
 def _puts_axes_back(context: Context, operand: Value, kept: Sequence[Dim]) -> bool:
@@ -290,67 +276,42 @@ def _fills(target: Sequence[Dim], kept: Sequence[Dim], before: Sequence[Dim]) ->
 def _normalize(centred: bool) -> Rule:
     """scale * (x - m) * (mean((x - m)^2) + epsilon)^(-1/2) + bias; m = 0 for an RMSNorm."""
 
-    def rule(context: Context) -> Value | Refusal:
+    def rule(context: Context) -> Value:
         operand = context.operand(0)
-        if isinstance(operand, Refusal):
-            return operand
         if normalized_axes(context.node, context.candidate.rank) != context.candidate.axes:
-            return Refusal(Reason.OTHER_AXES, f"axis {context.flag('axis', -1)}")
-        normal = normalize(
-            operand.form, context.node.attributes.get("epsilon", DEFAULT_EPSILON), centred
-        )
-        for position, operation in ((1, algebra.multiply), (2, algebra.add)):
-            if not context.node.input(position):
-                continue
-            name = context.node.input(position)
-            if name in context.values:
-                return Refusal(Reason.PARAMETER_OF_SUM, name)
-            parameter = context.opaque(name, fits=True)
-            if isinstance(parameter, Refusal):
-                return parameter
-            if isinstance(normal, Form):
-                normal = operation(normal, parameter.form)
-        return to_value(normal, dropped=False)
+            raise RefusedError(Reason.OTHER_AXES, "axis {}", context.flag("axis", -1))
+        scale, bias = (_parameter(context, position) for position in (1, 2))
+        epsilon = context.node.attributes.get("epsilon", DEFAULT_EPSILON)
+        normal = normalize(operand.form, epsilon, centred)
+        normal = normal if scale is None else normal * scale
+        return Value(normal if bias is None else normal + bias)
 
     return rule
 
 
-def normalize(form: Form, epsilon: float, centred: bool) -> Form | Refusal:
-    """The definition: (a - m) * (mean((a - m)^2) + epsilon)^(-1/2), m = mean(a) or 0."""
-    if not isfinite(epsilon):
-        return Refusal(Reason.EPSILON_NOT_POSITIVE, f"epsilon {epsilon}")
-    deviation: Form | Refusal = form
-    if centred:
-        middle = algebra.mean(form)
-        deviation = middle if isinstance(middle, Refusal) else algebra.subtract(form, middle)
-    if isinstance(deviation, Refusal):
-        return deviation
-    square = algebra.power(deviation, Fraction(2))
-    variance = square if isinstance(square, Refusal) else algebra.mean(square)
-    if isinstance(variance, Refusal):
-        return variance
-    under_root = algebra.add(variance, algebra.constant(epsilon))
-    if isinstance(under_root, Refusal):
-        return under_root
-    inverse = algebra.power(under_root, -HALF)
-    return inverse if isinstance(inverse, Refusal) else algebra.multiply(deviation, inverse)
+def _parameter(context: Context, position: int) -> Form | None:
+    """The scale or bias of a norm operator, if it has one."""
+    name = context.node.input(position)
+    if name in context.values:
+        raise RefusedError(Reason.PARAMETER_OF_SUM, name)
+    return context.opaque(name, fits=True).form if name else None
 
 
 OPERATORS: Mapping[str, Rule] = {
-    "Add": lambda c: c.binary(algebra.add),
-    "Sub": lambda c: c.binary(algebra.subtract),
-    "Mul": lambda c: c.binary(algebra.multiply),
-    "Div": lambda c: c.binary(_divide),
+    "Add": _binary(lambda a, b: a + b),
+    "Sub": _binary(lambda a, b: a - b),
+    "Mul": _binary(lambda a, b: a * b),
+    "Div": _binary(lambda a, b: a / b),
     "Sum": _sum_of_several,
     "Mean": _mean_of_several,
-    "Neg": lambda c: c.unary(lambda a: algebra.scale(a, Fraction(-1))),
-    "Reciprocal": lambda c: c.unary(lambda a: algebra.power(a, Fraction(-1))),
-    "Sqrt": lambda c: c.unary(lambda a: algebra.power(a, HALF)),
+    "Neg": _unary(lambda a: -a),
+    "Reciprocal": _unary(lambda a: a**-1),
+    "Sqrt": _unary(lambda a: a**HALF),
     "Pow": _pow,
-    "ReduceMean": _reduce(_mean),
-    "ReduceSum": _reduce(_sum),
-    "ReduceSumSquare": _reduce(_sum_of_squares),
-    "ReduceL2": _reduce(_length),
+    "ReduceMean": _reduce(lambda a, n: mean(a)),
+    "ReduceSum": _reduce(lambda a, n: n.times(mean(a))),
+    "ReduceSumSquare": _reduce(lambda a, n: n.times(mean(a**2))),
+    "ReduceL2": _reduce(lambda a, n: n.times(mean(a**2)) ** HALF),
     "Identity": _same,
     "Cast": _cast,
     "CastLike": _cast,

@@ -3,8 +3,8 @@
     LayerNorm   scale*r*x - scale*r*m + bias    m = mean(x), r = (mean(x^2) - m^2 + eps)^(-1/2)
     RMSNorm     scale*r*x + bias                r = (mean(x^2) + eps)^(-1/2)
 
-with eps a positive number, and scale and bias free of x. Anything else is a Refusal that says
-where the difference lies.
+with eps a positive number, and scale and bias free of x. Anything else raises RefusedError, which
+says where the difference lies.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from math import isfinite
 
-from graphfuse.patterns.algebra import Refusal, evaluated, scale, surd
-from graphfuse.patterns.form import EMPTY, ONE, SUBJECT, Form, Leaf, Mean, Monomial, Root
-from graphfuse.reasons import Reason
+from graphfuse.algebra.atoms import EMPTY, ONE, SUBJECT, Leaf, Mean, Monomial, Root, surd
+from graphfuse.algebra.form import Form, evaluated, mean
+from graphfuse.algebra.signs import HALF
+from graphfuse.reasons import Reason, RefusedError
 from graphfuse.records import LAYER_NORM, RMS_NORM, Expression, Factor, Parameter
 
 TWO = Fraction(2)
@@ -37,19 +39,22 @@ class Norm:
     bias: Form
 
 
-def match(form: Form) -> Norm | Refusal:
-    """Compare a form with the two definitions."""
+def normalize(x: Form, epsilon: float, centred: bool) -> Form:
+    """The definition: (x - m) * (mean((x - m)^2) + epsilon)^(-1/2), m = mean(x) or 0."""
+    if not isfinite(epsilon):
+        raise RefusedError(Reason.EPSILON_NOT_POSITIVE, "epsilon {}", epsilon)
+    deviation = x - mean(x) if centred else x
+    return deviation * (mean(deviation**2) + epsilon) ** -HALF
+
+
+def match(form: Form) -> Norm:
+    """The norm that a form is, by the two definitions. Raises RefusedError where it is none."""
     root = _root(form)
-    if isinstance(root, Refusal):
-        return root
-    kind_and_epsilon = _variance(root.base)
-    if isinstance(kind_and_epsilon, Refusal):
-        return kind_and_epsilon
-    kind, epsilon = kind_and_epsilon
+    kind, epsilon = _variance(root.base)
     of_x: dict[Monomial, Fraction] = {}
     of_mean: dict[Monomial, Fraction] = {}
     bias: dict[Monomial, Fraction] = {}
-    normalizer = (root, Fraction(-1, 2))
+    normalizer = (root, -HALF)
     for factors, number in form.terms.items():
         if normalizer not in factors:
             rest, into = factors, bias
@@ -58,14 +63,14 @@ def match(form: Form) -> Norm | Refusal:
         elif (FIRST, ONE) in factors:
             rest, into = factors - {normalizer, (FIRST, ONE)}, of_mean
         else:
-            return _differs(form)
+            raise _differs(form)
         if not _is_parameter(rest):
-            return _differs(form)
+            raise _differs(form)
         into[rest] = number
     factor = evaluated(Form(of_x))
-    centre = scale(factor, Fraction(-1)) if kind == LAYER_NORM else Form({})
+    centre = -factor if kind == LAYER_NORM else Form({})
     if not alike(evaluated(Form(of_mean)), centre):
-        return _differs(form)
+        raise _differs(form)
     return Norm(kind, epsilon, factor, evaluated(Form(bias)))
 
 
@@ -75,7 +80,7 @@ def is_deviation(form: Form) -> bool:
     return form.terms.keys() == {x, mean} and form.terms[x] == -form.terms[mean]
 
 
-def _root(form: Form) -> Root | Refusal:
+def _root(form: Form) -> Root:
     """The one root r^(-1/2) that multiplies x."""
     found: set[tuple[Root, Fraction]] = set()
     for factors in form.terms:
@@ -83,26 +88,24 @@ def _root(form: Form) -> Root | Refusal:
             found.update((a, e) for a, e in factors if isinstance(a, Root) and surd(a) is None)
             bare = [a for a, e in factors if isinstance(a, Mean) and e.denominator != 1]
             if bare:
-                return Refusal(Reason.EPSILON_NOT_POSITIVE, f"the root of {bare[0]} alone")
-    if not found:
-        return _differs(form)
-    if len(found) > 1:
-        return _differs(form)
+                raise RefusedError(Reason.EPSILON_NOT_POSITIVE, "the root of {} alone", bare[0])
+    if len(found) != 1:
+        raise _differs(form)
     ((root, exponent),) = found
-    if exponent != Fraction(-1, 2):
-        return _exponent(root, exponent)
+    if exponent != -HALF:
+        raise _exponent(root, exponent)
     return root
 
 
-def _exponent(root: Root, exponent: Fraction) -> Refusal:
+def _exponent(root: Root, exponent: Fraction) -> RefusedError:
     """A reciprocal of (root of the variance + epsilon), or another power altogether."""
     atoms = [(atom, e) for term in root.base.terms for atom, e in term]
-    if any(e == Fraction(1, 2) for _, e in atoms):
-        return Refusal(Reason.EPSILON_OUTSIDE_ROOT, f"1/({root.base})")
-    return Refusal(Reason.EXPONENT, f"({root.base})^({exponent})")
+    if any(e == HALF for _, e in atoms):
+        return RefusedError(Reason.EPSILON_OUTSIDE_ROOT, "1/({})", root.base)
+    return RefusedError(Reason.EXPONENT, "({})^({})", root.base, exponent)
 
 
-def _variance(base: Form) -> tuple[str, float] | Refusal:
+def _variance(base: Form) -> tuple[str, float]:
     """mean(x^2) - m^2 + eps or mean(x^2) + eps, in the form that stands under the root."""
     terms = dict(evaluated(base).terms)
     epsilon = terms.pop(EMPTY, Fraction(0))
@@ -110,14 +113,14 @@ def _variance(base: Form) -> tuple[str, float] | Refusal:
     if terms:
         parameters = all(_is_parameter(factors) for factors in terms)
         reason = Reason.EPSILON_NOT_CONSTANT if parameters and square else Reason.NOT_THE_DEFINITION
-        return Refusal(reason, base)
+        raise RefusedError(reason, base)
     if square <= 0 or not (middle == 0 or _close(middle, -square)):
-        return Refusal(Reason.NOT_THE_DEFINITION, base)
+        raise RefusedError(Reason.NOT_THE_DEFINITION, base)
     # c * v + eps is c * (v + eps/c), and c is 1 by the normal form unless it is a root itself.
-    if not _close(square, Fraction(1)):
-        return Refusal(Reason.NOT_THE_DEFINITION, base)
+    if not _close(square, ONE):
+        raise RefusedError(Reason.NOT_THE_DEFINITION, base)
     if epsilon <= 0:
-        return Refusal(Reason.EPSILON_NOT_POSITIVE, base)
+        raise RefusedError(Reason.EPSILON_NOT_POSITIVE, base)
     return (LAYER_NORM if middle else RMS_NORM), float(epsilon / square)
 
 
@@ -136,8 +139,8 @@ def _is_parameter(factors: Monomial) -> bool:
     return all(isinstance(atom, Leaf) or surd(atom) is not None for atom, _ in factors)
 
 
-def _differs(form: Form) -> Refusal:
-    return Refusal(Reason.NOT_THE_DEFINITION, form)
+def _differs(form: Form) -> RefusedError:
+    return RefusedError(Reason.NOT_THE_DEFINITION, form)
 
 
 def parameter(form: Form, absent: int, factors: Mapping[str, Factor]) -> Parameter:
