@@ -154,15 +154,11 @@ def test_what_measures_asks_for_memory_first(monkeypatch: pytest.MonkeyPatch, wh
     proto = residual(NORM)
     room(monkeypatch, 200 * 2**20)
     assert MEASURING[what](proto, input_shapes={"a": (2, 5, 8)})
-    for shapes, words in (
-        ({"a": (64, 10**5, 8)}, "a and 1 more [64, 100000, 8]"),
-        ({"a": (10**6, 10**6, 8)}, "a and 1 more [1000000, 1000000, 8]"),
-    ):
-        with pytest.raises(graphfuse.OriginalModelError, match="smaller feeds") as caught:
-            MEASURING[what](proto, input_shapes=shapes)
-        assert words in caught.value.message
-        assert "210 MB are left of a test's memory" in caught.value.message
-        assert caught.value.exit_code == 4
+    with pytest.raises(graphfuse.OriginalModelError, match="smaller feeds") as caught:
+        MEASURING[what](proto, input_shapes={"a": (64, 10**5, 8)})
+    assert "a and 1 more [64, 100000, 8]" in caught.value.message
+    assert "0.2 GB are left of a test's memory" in caught.value.message
+    assert caught.value.exit_code == 4
     # The advice, followed: smaller ones.
     assert MEASURING[what](proto, symbols={"B": 1, "S": 3})
 
@@ -174,7 +170,7 @@ def test_a_site_that_has_no_room_to_be_timed_is_a_note(monkeypatch: pytest.Monke
     assert not report.sites
     [note] = report.notes
     assert "s1 cannot be timed alone" in note
-    assert "210 MB are left of a test's memory" in note
+    assert "0.2 GB are left of a test's memory" in note
     report = pipeline.bench(residual(NORM), None, options=options, symbols={"B": 1, "S": 3})
     assert len(report.sites) == 1
 

@@ -177,7 +177,7 @@ class Tuner:
             # onnxruntime raises its own classes, one per failure code. The part is of our making:
             # that it does not run says nothing of the model, and the other sites go on.
             machine.check(error, f"timing {name} on {self.provider}")
-            self.notes.append(f"{name} cannot be timed alone: {in_one_line(error)}")
+            self.notes.append(f"{name} cannot be timed alone: {in_one_line(error, 500)}")
             return None
 
     def _measured(self, cut: Cut, forms: Sequence[str]) -> Mapping[str, Timing]:
@@ -208,7 +208,7 @@ class Tuner:
             return
         proto = chains[ORIGINAL].proto
         draw = partial(random_feeds, proto, 0, sizes=self.sizes)
-        feed = Feed(draw, shapes_of(proto, sizes=self.sizes), str(self.sizes), "")
+        feed = Feed(draw, shapes_of(proto, sizes=self.sizes), "drawn rows", "")
         Fitting(chains[ORIGINAL], doing="timing it", sessions=len(chains)).those_that_fit([feed])
 
     def _fused(self, cut: Cut, forms: Sequence[str]) -> Iterator[tuple[str, Model]]:
