@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from fractions import Fraction
 
 from graphfuse.errors import UsageError
+from graphfuse.graph.scopes import as_written
 from graphfuse.patterns import algebra
 from graphfuse.patterns.algebra import Refusal
 from graphfuse.patterns.form import (
@@ -57,8 +58,8 @@ def _explained(item: Site | NearMiss) -> Explanation:
     return Explanation(
         item,
         kind,
-        seen=str(seen),
-        definition=str(meant),
+        seen=as_written(str(seen)),
+        definition=as_written(str(meant)),
         extra=_terms(seen, meant),
         missing=_terms(meant, seen),
     )
@@ -67,7 +68,7 @@ def _explained(item: Site | NearMiss) -> Explanation:
 def _terms(form: Form, other: Form) -> tuple[str, ...]:
     """The terms of one form that the other has not, as text, in the order of its rendering."""
     return tuple(
-        render_term(factors, form.terms[factors])
+        as_written(render_term(factors, form.terms[factors]))
         for factors in sorted(form.terms, key=render_product)
         if other.terms.get(factors) != form.terms[factors]
     )

@@ -15,7 +15,7 @@ from math import isfinite
 
 from graphfuse.graph.nodes import Node
 from graphfuse.graph.shapes import extent_of
-from graphfuse.graph.tensors import FLOAT_TYPES
+from graphfuse.graph.tensors import FLOAT_TYPES, type_name
 from graphfuse.graph.view import GraphView
 from graphfuse.patterns import algebra
 from graphfuse.patterns.algebra import Refusal
@@ -220,8 +220,11 @@ def _mean_of_several(context: Context) -> Value | Refusal:
 
 def _cast(context: Context) -> Value | Refusal:
     """a, for a cast from one float type to another."""
-    if context.view.cast_type(context.node) not in FLOAT_TYPES:
-        return Refusal(Reason.NOT_THE_DEFINITION, "a cast to integers")
+    to = context.view.cast_type(context.node)
+    if not to:
+        return Refusal(Reason.UNKNOWN_SHAPE, f"the type that {context.node.ref} casts to")
+    if to not in FLOAT_TYPES:
+        return Refusal(Reason.NOT_THE_DEFINITION, f"a cast to {type_name(to)}")
     if context.node.input(0) not in context.values:
         # CastLike(c, x) rounds c: what comes out counts.
         return context.opaque(context.node.outputs[0])
