@@ -133,7 +133,7 @@ def _runnable(made: Any, groups: Sequence[Sequence[Feed]], limit: float) -> list
 
 def _does_not_run(error: Exception) -> OriginalModelError:
     usual = (
-        "run it in onnxruntime alone first; feeds can be given with --load-inputs or --input-shapes"
+        "say sizes that it takes with --symbol or --input-shapes, or give feeds with --load-inputs"
     )
     remedy = machine.remedy(error, f"running the model on {CPU}", usual)
     return OriginalModelError(f"the model does not run on {CPU}: {in_one_line(error)}", remedy)
