@@ -287,7 +287,6 @@ def test_sites_have_the_extents_that_the_user_gives() -> None:
 
 @pytest.mark.parametrize("sequence", [7, 64])
 def test_an_operand_has_the_extents_of_its_sum(sequence: int) -> None:
-    """A row of BERT's table of positions is there `Min(64, sequence)` times."""
     given = {"input_shapes": {"input_ids": (3, sequence)}}
     report = pipeline.bench(MODELS / "bert.onnx", None, options=QUICK, **given)
     assert not report.notes
@@ -295,7 +294,6 @@ def test_an_operand_has_the_extents_of_its_sum(sequence: int) -> None:
 
 
 def test_a_part_that_does_not_run_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is cut out is of our making: the other sites are timed all the same."""
     fused = sites.Tuner._fused
 
     def breaks(self: sites.Tuner, cut: sites.Cut, forms: Sequence[str]) -> Any:

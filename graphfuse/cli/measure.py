@@ -76,15 +76,8 @@ def bench(
         raise UsageError(f"unknown clock {clock!r}", f"choose one of {', '.join(CLOCKS)}")
     if sites:
         _check_alone(feeds, require_speedup is not None, no_kernels)
-    options = BenchOptions(
-        seconds,
-        _counts(threads),
-        _sizes(sizes),
-        not no_kernels,
-        not no_profile,
-        not no_memory,
-        clock,
-    )
+    wanted = (not no_kernels, not no_profile, not no_memory)
+    options = BenchOptions(seconds, _counts(threads), _sizes(sizes), *wanted, clock)
     with progress() as stage:
         report = pipeline.bench(
             original,
