@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 import onnx
@@ -10,7 +11,7 @@ from onnx import TensorProto
 from graphfuse import ops, runtimes
 from graphfuse.bodies import KINDS, form_of
 from graphfuse.graph.tensors import default_opset
-from graphfuse.records import LAYER_NORM, Scan, Site
+from graphfuse.records import LAYER_NORM, NearMiss, Scan, Site
 from graphfuse.runtimes import Choice, Runtime
 
 
@@ -103,6 +104,19 @@ def _narrow_calls(model: onnx.ModelProto) -> set[str]:
         if node.domain == ops.DOMAIN:
             called.setdefault(node.op_type, set()).add(types.get(node.output[0], TensorProto.FLOAT))
     return {name for name, found in called.items() if TensorProto.FLOAT not in found}
+
+
+def of_left(left: Iterable[NearMiss], model: str) -> str:
+    """Why sites were left: a scan tells what no target takes, and knows nothing of a plan."""
+    found = list(left)
+    planned = Counter(miss.reason for miss in found if miss.site)
+    said = [
+        f"{count} x {reason.sentence} ({reason.value}; would help: {reason.remedy})"
+        for reason, count in planned.items()
+    ]
+    if len(found) > planned.total() or not said:
+        said.append(f"`graphfuse scan {model}` says why others were left")
+    return ", ".join(said)
 
 
 def of_scan(found: Scan) -> list[str]:

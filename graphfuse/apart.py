@@ -78,6 +78,8 @@ class Apart:
     origins: dict[Place, Origin] = field(default_factory=dict[Place, Origin])
     left: list[NearMiss] = field(default_factory=list[NearMiss])
     owners: dict[ScopeRef, list[int]] = field(default_factory=dict[ScopeRef, list[int]])
+    made: dict[str, str] = field(default_factory=dict[str, str])
+    """Tensors that the model does not have, and what they are in words."""
     fused: int = 0
     """How many fused nodes the model has, in all its graphs."""
 
@@ -236,6 +238,8 @@ class _Worker:
         label = node.name.removeprefix("graphfuse/")
         names = {**roles, "Y": output, "": ""}
         names["Sum"] = total or self._fresh(f"{output}/sum")
+        if not total:
+            self._result.made[names["Sum"]] = f"the sum of {node.op_type} that gives {output}"
         parts = _with_constants([_bound(each, values) for each in body.node], values)
         if "Bias" in body.input and "Bias" not in roles:
             parts = _without_bias(parts)

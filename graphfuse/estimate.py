@@ -44,11 +44,13 @@ BASE = 64 * 2**20
 class Need:
     """Bytes: weights of a session, activations of a run, and the float64 twin.
 
-    `feeds` are inputs, outputs and captured tensors, which stay for all runs. `unknown` counts the
-    tensors whose extents only a run tells; they count as much as what they are computed from.
+    `feeds` are inputs, outputs and captured tensors, which stay for all runs; `packed` is the part
+    of the weights that a session keeps for itself. `unknown` counts the tensors whose extents only
+    a run tells; they count as much as what they are computed from.
     """
 
     weights: int
+    packed: int
     activations: int
     twin: int
     feeds: int
@@ -59,6 +61,14 @@ class Need:
         """The most that is held at a time: a session and the twin are not there together."""
         most = self.feeds + max(self.weights + self.activations, self.twin)
         return BASE + int(MARGIN * most)
+
+    def running(self, sessions: int) -> int:
+        """The most that so many sessions hold that are there together, without a twin.
+
+        They are made one after the other: only one at a time has weights handed over as well.
+        """
+        kept = sessions * (self.packed + self.activations)
+        return BASE + int(MARGIN * (self.feeds + kept + self.weights - self.packed))
 
 
 def estimate(model: Model, shapes: Shapes, captured: Iterable[str] = ()) -> Need:
@@ -76,8 +86,10 @@ def estimate(model: Model, shapes: Shapes, captured: Iterable[str] = ()) -> Need
     rows = _tables(model.proto.graph)
     widest = max((_bytes(t) + (t.name not in rows) * 8 * _elements(t) for t in weights), default=0)
     largest = max((sizes.wide(name) for node in graph.node for name in node.output), default=0)
+    packed = sum(map(_packed, weights))
     return Need(
-        weights=sum(_bytes(tensor) + _packed(tensor) for tensor in weights),
+        weights=sum(map(_bytes, weights)) + packed,
+        packed=packed,
         activations=sizes.peak(graph, wide=False),
         twin=sizes.peak(graph, wide=True) + COPIES * largest + widest + fed_wide,
         feeds=fed,

@@ -82,7 +82,8 @@ class Fault(_Row):
 
     def __str__(self) -> str:
         first, _, _ = self.source.partition(";")
-        return f"{self.what} ({first})"
+        right = "" if self.until is None else f"; right from {'.'.join(map(str, self.until))} on"
+        return f"{self.what} ({first}{right})"
 
 
 @dataclass(frozen=True, slots=True)

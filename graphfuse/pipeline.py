@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import onnx
 
-from graphfuse import foreign, runtimes, targets
+from graphfuse import advice, foreign, runtimes, targets
 from graphfuse.errors import GateError, UsageError
 from graphfuse.feeding import feeding_of
 from graphfuse.feeds import Ranges
@@ -234,6 +234,7 @@ def bench(
     symbols: Mapping[str, int] | None = None,
     val_range: Ranges | None = None,
     run_limit: float | None = None,
+    limits: Limits | None = None,
     stage: Stage = silent,
 ) -> BenchReport:
     """Time two models in paired runs on each execution provider; without `fused`, each site alone.
@@ -249,12 +250,12 @@ def bench(
     for row in rows:
         require_provider(row.provider, targets.since(row))
     providers = {row.name: row.provider for row in rows}
-    first = as_model(original)
+    first = as_model(original, limits=limits)
     if fused is None:
         with unchanged(first):
             looked, shapes = look(first), input_shapes or {}
             return time_sites(looked.model, looked.scan, providers, options, shapes, stage, symbols)
-    second = as_model(fused, first.folder)
+    second = as_model(fused, first.folder, limits)
     check_signature(first.proto.graph, second.proto.graph)
     feeding = feeding_of(seed, iterations, inputs, input_shapes, val_range, run_limit, symbols)
     with unchanged(first, second):
@@ -392,5 +393,5 @@ def _check_fused(result: FuseResult, model: str | os.PathLike[str], wanted: int)
     if fused < wanted:
         raise GateError(
             f"{fused} of {wanted} sites were fused that --min-fused asks for",
-            f"`graphfuse scan {model}` says why the others were left",
+            advice.of_left(result.left, str(model)),
         )

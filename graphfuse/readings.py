@@ -16,6 +16,7 @@ from graphfuse.graph.model_file import Model
 from graphfuse.runtime import CPU, require_provider, run, session
 from graphfuse.stream import Reading, StreamSum
 from graphfuse.validation.exposed import CHUNK, exposed
+from graphfuse.validation.fitting import Fitting
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,10 +61,12 @@ class _Pool:
 def read(model: Model, sums: Sequence[StreamSum], feeding: Feeding) -> list[Reading]:
     """Run a model on the CPU, optimizations off, and measure sums of its main graph.
 
-    Raises OriginalModelError when it does not run on the feeds, UsageError for feeds that do not
+    Raises OriginalModelError when it does not run on the feeds, or does not fit into memory on
+    them, UsageError for feeds that do not
     fit or leave every sum empty, and ProviderError when onnxruntime is missing.
     """
     require_provider(CPU)
+    groups = _fitting(model, sums, feeding) if sums else []
     feeds: list[Feed] | None = None
     readings: list[Reading] = []
     measured = False
@@ -77,7 +80,7 @@ def read(model: Model, sums: Sequence[StreamSum], feeding: Feeding) -> list[Read
             # onnxruntime raises its own classes, one per failure code.
             raise _does_not_run(error) from error
         if feeds is None:
-            feeds = _runnable(made, feeding, model)
+            feeds = _runnable(made, groups, feeding.run_limit)
         for feed in feeds:
             values = _values(made, feed)
             for each, pool in zip(chunk, pools, strict=True):
@@ -100,15 +103,22 @@ def _values(made: Any, feed: Feed) -> dict[str, Array]:
         raise _does_not_run(error) from error
 
 
-def _runnable(made: Any, feeding: Feeding, model: Model) -> list[Feed]:
+def _fitting(model: Model, sums: Sequence[StreamSum], feeding: Feeding) -> list[list[Feed]]:
+    """Sets of feeds, of each those that fit. Raises TooLargeError where none does."""
+    captured = [each.tensor for each in sums[:CHUNK]]
+    fitting = Fitting(model, captured, doing="running the model", sessions=1)
+    return [fitting.those_that_fit(group) for group in feeding.feeds(model.proto, 1)]
+
+
+def _runnable(made: Any, groups: Sequence[Sequence[Feed]], limit: float) -> list[Feed]:
     """Of each set of feeds the first that the model runs on; what the user gives must run."""
     found: list[Feed] = []
-    for alternatives in feeding.feeds(model.proto, 1):
+    for alternatives in groups:
         failure: Exception | None = None
         for feed in alternatives:
             values = feed.values
             try:
-                run(made, values, feeding.run_limit)
+                run(made, values, limit)
             except Exception as error:
                 # As above; another size may run.
                 failure = failure or error
@@ -123,7 +133,7 @@ def _runnable(made: Any, feeding: Feeding, model: Model) -> list[Feed]:
 
 def _does_not_run(error: Exception) -> OriginalModelError:
     usual = (
-        "run it in onnxruntime alone first; feeds can be given with --load-inputs or --input-shapes"
+        "say sizes that it takes with --symbol or --input-shapes, or give feeds with --load-inputs"
     )
     remedy = machine.remedy(error, f"running the model on {CPU}", usual)
     return OriginalModelError(f"the model does not run on {CPU}: {in_one_line(error)}", remedy)

@@ -32,12 +32,13 @@ class Reason(Enum):
     )
     EPSILON_NOT_CONSTANT = (
         "epsilon-not-constant",
-        "epsilon is not one constant number: it is computed, or a graph input overrides it",
-        "make epsilon a constant of the model",
+        "epsilon is not one constant number: it is computed, an input overrides it, or the calls "
+        "of a function give it differently",
+        "make epsilon a constant of the model; inline a function whose calls differ",
     )
     EPSILON_NOT_POSITIVE = (
         "epsilon-not-positive",
-        "epsilon is missing, zero or negative, so a constant row divides by zero",
+        "epsilon is missing, or is no positive finite number, as a norm has it",
         "add a positive epsilon under the root",
     )
     EPSILON_PRECISION = (
@@ -69,7 +70,8 @@ class Reason(Enum):
     OTHER_AXES = (
         "other-axes",
         "the mean is not taken over the last axis alone",
-        "normalise over the last axis",
+        "normalise over the last axis, or choose --ep cpu or --ep portable where the axes are the "
+        "last ones",
     )
     AXIS_NOT_PUT_BACK = (
         "axis-not-put-back",
@@ -79,7 +81,8 @@ class Reason(Enum):
     PARAMETER_VARIES = (
         "parameter-varies",
         "scale or bias varies along an axis that is not normalised",
-        "only a vector along the last axis can be a scale or a bias",
+        "give the norm itself a scale of 1 or no bias, and multiply by this one, or add it, behind "
+        "the norm",
     )
     PARAMETER_ENLARGES = (
         "parameter-enlarges",
@@ -89,17 +92,19 @@ class Reason(Enum):
     PARAMETER_TYPE = (
         "parameter-type",
         "scale or bias has another type than the sum",
-        "convert the weights of the norm to the type of the residual",
+        "convert the weights of the norm to the type of the sum",
     )
     PARAMETER_COMPUTED = (
         "parameter-computed",
         "an operand beside the norm is computed from activations, so it is no scale or bias",
-        "only weights can be scale and bias",
+        "give the norm itself a scale of 1 or no bias, and multiply by this operand, or add it, "
+        "behind the norm",
     )
     PARAMETER_OF_SUM = (
         "parameter-of-sum",
         "scale or bias is computed from the sum, so the fused node would read its own result",
-        "only weights can be scale and bias",
+        "give the norm itself a scale of 1 or no bias, and multiply by this one, or add it, behind "
+        "the norm",
     )
     FUNCTION_ATTRIBUTE = (
         "function-attribute",
@@ -108,14 +113,15 @@ class Reason(Enum):
     )
     TOO_COMPLEX = (
         "too-complex",
-        "the expression has more terms than a norm can have",
-        "simplify the expression before exporting",
+        "the expression around the reduction has more terms, deeper ones or larger numbers than a "
+        "norm has",
+        "write the norm as scale * (x - mean(x)) / sqrt(variance + epsilon) + bias",
     )
 
     # Types and shapes.
     PRECISION_LOST = (
         "precision-lost",
-        "a cast inside the norm narrows the type below that of the sum",
+        "a cast inside the norm is to a type that does not hold all values of the sum's",
         "keep the norm in the type of the sum or wider",
     )
     OUTPUT_TYPE = (
@@ -126,7 +132,7 @@ class Reason(Enum):
     ELEMENT_TYPE = (
         "element-type",
         "the sum is not float32, float16, bfloat16 or float64 where the target needs that",
-        "convert the model, or choose another target",
+        "choose --ep cpu or --ep portable, or convert the model to float32",
     )
     HIDDEN_SIZE = (
         "hidden-size",
@@ -135,8 +141,9 @@ class Reason(Enum):
     )
     UNKNOWN_SHAPE = (
         "unknown-shape",
-        "rank, type or normalised extent of the sum is not known",
-        "run shape inference on the model, or export it with shapes",
+        "a rank, a type or a normalised extent is not known, of the sum or of a tensor beside it",
+        "say it in the model: the shapes of its inputs, normalised extents as numbers, and in "
+        "value_info what an operator gives that ONNX does not know; inline functions first",
     )
 
     # The sum.
@@ -147,17 +154,18 @@ class Reason(Enum):
     )
     CONSTANT_SUM = (
         "constant-sum",
-        "both operands of the Add are constants",
-        "fold constants before fusing",
+        "both operands of the Add are weights or constants, so it is no residual",
+        "nothing: folding constants computes the sum, and the Add is gone",
     )
     SUM_RESHAPED = (
         "sum-reshaped",
         "the sum is reshaped or transposed before the norm reads it",
-        "normalise before reshaping",
+        "normalise the sum itself and reshape behind the norm; of rows that are taken apart or "
+        "moved that is another norm",
     )
     SUM_NARROWED = (
         "sum-narrowed",
-        "the sum is cast to a narrower type before the norm reads it",
+        "the sum is cast to a type that does not hold all its values before the norm reads it",
         "add in the type of the norm",
     )
     SUM_QUANTIZED = (
@@ -169,7 +177,7 @@ class Reason(Enum):
     SUM_SLICED = (
         "sum-sliced",
         "only a part of the sum is normalised",
-        "nothing: the fused node would normalise all of it",
+        "take that part of both operands before the Add, where nothing else needs the sum",
     )
     SUM_CLAMPED = (
         "sum-clamped",
@@ -189,7 +197,7 @@ class Reason(Enum):
     SUM_OF_MANY = (
         "sum-of-many",
         "a Sum of more or fewer than two tensors is not an Add",
-        "write the last addition as an Add",
+        "write the last addition as an Add; a Sum of one tensor adds nothing",
     )
     INTEGER_SUM = (
         "integer-sum",
@@ -210,8 +218,9 @@ class Reason(Enum):
     # What else reads the pieces.
     STATISTICS_READ = (
         "statistics-read",
-        "a second output of the norm (its mean, inverse deviation, a mask) is read elsewhere",
-        "the fused node does not yield it; drop that reader",
+        "a second output of the norm (its mean, inverse deviation, a mask, another of its "
+        "function) is read elsewhere",
+        "the fused node does not yield it: drop that reader, or inline the function",
     )
 
     NORM_IN_FUNCTION = (
@@ -234,13 +243,14 @@ class Reason(Enum):
     RUNTIME_FAULT = (
         "runtime-fault",
         "onnxruntime's kernel for the fused operator is wrong in the version that is to run it",
-        "plan for a version without the fault, which its source names",
+        "name a version that is right, as what was seen says, with --runtime, or choose --ep "
+        "portable",
     )
     RUNTIME_PRECISION = (
         "runtime-precision",
         "the model computes the norm in a wider type than the sum's, and no source shows that the "
         "target's kernel does",
-        "choose --ep portable, or plan for a version that is shown to",
+        "choose --ep portable",
     )
     OPSET = (
         "opset",
@@ -255,7 +265,7 @@ class Reason(Enum):
     NAME_TAKEN = (
         "name-taken",
         "the model already has another function under the fused operator's name",
-        "fuse the model that this function was added to",
+        "give that function another name, or fuse the model before it is added",
     )
     PUT_BACK = (
         "put-back",

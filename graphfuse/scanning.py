@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from graphfuse.apart import Apart, Keep, Origin, Place, keep_none, take_apart
 from graphfuse.graph.model_file import Model
-from graphfuse.graph.scopes import function_key
+from graphfuse.graph.scopes import find, function_key
 from graphfuse.patterns.scan import scan
 from graphfuse.records import NearMiss, NodeRef, Scan, ScopeRef, Site
 
@@ -72,7 +73,7 @@ class _Places:
         before = {function_key(f): n for n, f in enumerate(source.proto.functions)}
         after = [function_key(f) for f in apart.model.proto.functions]
         self._functions: Mapping[int, int] = {n: before[key] for n, key in enumerate(after)}
-        self._owners = apart.owners
+        self._owners, self._made, self._source = apart.owners, apart.made, source
 
     def function(self, ref: ScopeRef) -> int | None:
         """The function that a graph is in, as the source counts them."""
@@ -100,7 +101,18 @@ class _Places:
 
     def near_miss(self, miss: NearMiss) -> NearMiss:
         """A near miss in terms of the source."""
-        return replace(miss, add=self.node(miss.add), culprit=self.node(miss.culprit))
+        got = miss.got
+        for name, words in self._made.items():
+            got = re.sub(rf"(?<![\w/]){re.escape(name)}(?![\w/])", lambda _, w=words: w, got)
+        return replace(miss, add=self.part(miss.add), culprit=self.part(miss.culprit), got=got)
+
+    def part(self, ref: NodeRef) -> NodeRef:
+        """A node of the source: the fused one for any of its parts."""
+        found = self.node(ref)
+        if ref.call or found.scope not in self._owners:
+            return found
+        node = find(self._source.proto, found.scope).node[found.index]
+        return replace(found, op_type=node.op_type, name=node.name)
 
     def site(self, site: Site, origin: Origin | None) -> Site:
         """A site in terms of the source; a fused node's spelling is its operator."""

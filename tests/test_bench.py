@@ -6,7 +6,9 @@ import json
 import math
 import os
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -281,6 +283,28 @@ def test_sites_have_the_extents_that_the_user_gives() -> None:
     for wrong in ({"nosuch": (1,)}, {"a": (2, 3)}):
         with pytest.raises(graphfuse.UsageError, match=r"no input 'nosuch'|has 3 axes"):
             pipeline.bench(proto, None, options=options, input_shapes=wrong)
+
+
+@pytest.mark.parametrize("sequence", [7, 64])
+def test_an_operand_has_the_extents_of_its_sum(sequence: int) -> None:
+    given = {"input_shapes": {"input_ids": (3, sequence)}}
+    report = pipeline.bench(MODELS / "bert.onnx", None, options=QUICK, **given)
+    assert not report.notes
+    assert {found.shape for found in report.sites} == {(3, sequence, 32)}
+
+
+def test_a_part_that_does_not_run_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    fused = sites.Tuner._fused
+
+    def breaks(self: sites.Tuner, cut: sites.Cut, forms: Sequence[str]) -> Any:
+        if cut.site.id == "s1":
+            raise RuntimeError("no such kernel")
+        return fused(self, cut, forms)
+
+    monkeypatch.setattr(sites.Tuner, "_fused", breaks)
+    report = pipeline.bench(MODELS / "bert.onnx", None, options=QUICK)
+    assert report.notes == ("s1 cannot be timed alone: no such kernel",)
+    assert report.sites
 
 
 def test_a_model_without_sites_says_so() -> None:

@@ -14,8 +14,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graphfuse
-from graphfuse import memory
-from graphfuse.estimate import estimate
+from graphfuse import memory, pipeline
+from graphfuse.bench.compare import BenchOptions
+from graphfuse.estimate import BASE, Need, estimate
 from graphfuse.pipeline import as_model
 from graphfuse.validation import fitting
 from tests.conftest import MODELS
@@ -137,6 +138,48 @@ def test_what_fits_nowhere_and_has_no_site_to_judge_is_one_line(
     assert caught.value.exit_code == 4
     report = graphfuse.validate(proto, graphfuse.fuse(proto).model)
     assert (report.passed, report.level) == (True, "sites")
+
+
+MEASURING = {
+    "bench": lambda proto, **given: pipeline.bench(
+        proto, graphfuse.fuse(proto).model, options=BenchOptions(seconds=0, memory=False), **given
+    ),
+    "activations": graphfuse.activations,
+}
+
+
+@pytest.mark.parametrize("what", MEASURING)
+def test_what_measures_asks_for_memory_first(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """No smaller feed stands for one that was asked for, and none is drawn before it is judged."""
+    proto = residual(NORM)
+    room(monkeypatch, 200 * 2**20)
+    assert MEASURING[what](proto, input_shapes={"a": (2, 5, 8)})
+    with pytest.raises(graphfuse.OriginalModelError, match="smaller feeds") as caught:
+        MEASURING[what](proto, input_shapes={"a": (64, 10**5, 8)})
+    assert "a and 1 more [64, 100000, 8]" in caught.value.message
+    assert "0.2 GB are left of a test's memory" in caught.value.message
+    assert caught.value.exit_code == 4
+    # The advice, followed: smaller ones.
+    assert MEASURING[what](proto, symbols={"B": 1, "S": 3})
+
+
+def test_a_site_that_has_no_room_to_be_timed_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    room(monkeypatch, 200 * 2**20)
+    options = BenchOptions(seconds=0)
+    report = pipeline.bench(residual(NORM), None, options=options, symbols={"B": 64, "S": 10**5})
+    assert not report.sites
+    [note] = report.notes
+    assert "s1 cannot be timed alone" in note
+    assert "0.2 GB are left of a test's memory" in note
+    report = pipeline.bench(residual(NORM), None, options=options, symbols={"B": 1, "S": 3})
+    assert len(report.sites) == 1
+
+
+def test_sessions_beside_one_another_take_what_is_estimated() -> None:
+    """Of weights each has its own; what hands them over is there once."""
+    need = Need(weights=500, packed=300, activations=40, twin=10**6, feeds=7, unknown=0)
+    one, three = (need.running(count) - BASE for count in (1, 3))
+    assert (one, three) == (int(1.3 * (7 + 500 + 40)), int(1.3 * (7 + 200 + 3 * 340)))
 
 
 def test_extents_that_go_through_values_are_known() -> None:

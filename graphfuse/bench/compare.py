@@ -36,6 +36,7 @@ from graphfuse.feeds import Sizes
 from graphfuse.graph.model_file import Model
 from graphfuse.profiling import Node, profile, require_fused_on
 from graphfuse.runtime import CPU, run
+from graphfuse.validation.fitting import Fitting
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -91,10 +92,11 @@ def compare(
     found: list[Comparison] = []
     for ep, provider in providers.items():
         contenders = _contenders(original, fused, provider, options)
+        feeds = _feeds(original, provider, feeding, options, len(contenders))
         for count in options.threads:
             with pinned(count) as threads:
                 trial = _Trial(contenders, ep, provider, threads, options, stage)
-                found += trial.comparisons(feeding)
+                found += trial.comparisons(feeds, feeding.run_limit)
     notes = advice.of_bodies(fused.proto, runtimes.runtime())
     notes += advice.of_strange(strange_names(fused.proto))
     return BenchReport(environment(), tuple(found), notes=tuple(notes))
@@ -114,6 +116,20 @@ def _contenders(
     return tuple(found)
 
 
+def _feeds(
+    model: Model, provider: str, feeding: Feeding, options: BenchOptions, sessions: int
+) -> list[list[Feed]]:
+    """Sets of feeds; raises TooLargeError where the sessions do not fit into memory on one."""
+    sizes = [(size,) for size in options.sizes] or [USUAL]
+    groups = feeding.sized(model.proto, sizes)
+    if provider != CPU:
+        # Other providers have memory of their own, of which the system does not tell.
+        return groups
+    doing = f"timing {sessions} sessions together"
+    fitting = Fitting(model, needs=feeding.needs, doing=doing, sessions=sessions)
+    return [fitting.those_that_fit(group) for group in groups]
+
+
 @dataclass
 class _Trial:
     """One provider and number of threads."""
@@ -125,9 +141,10 @@ class _Trial:
     options: BenchOptions
     stage: Stage
 
-    def comparisons(self, feeding: Feeding) -> list[Comparison]:
+    def comparisons(self, groups: Sequence[Sequence[Feed]], limit: float) -> list[Comparison]:
+        """A comparison for each set of feeds, on the first that the original runs on."""
         sessions = self._sessions(0)
-        feeds = self._feeds(sessions[ORIGINAL], feeding)
+        feeds = [_first_that_runs(sessions[ORIGINAL], g, self.provider, limit) for g in groups]
         samples: list[dict[str, list[float]]] = [
             {c.name: [] for c in self.contenders} for _ in feeds
         ]
@@ -157,14 +174,6 @@ class _Trial:
             # onnxruntime raises its own classes, one per failure code.
             remedy = "load it in onnxruntime alone first; no feed can help"
             raise _does_not_run(contender.name, self.provider, error, remedy) from error
-
-    def _feeds(self, made: foreign.Session, feeding: Feeding) -> list[Feed]:
-        sizes = [(size,) for size in self.options.sizes] or [USUAL]
-        proto = self.contenders[0].model.proto
-        return [
-            _first_that_runs(made, alternatives, self.provider, feeding.run_limit)
-            for alternatives in feeding.sized(proto, sizes)
-        ]
 
     def _where(self, feed: Feed) -> str:
         return f"on {self.provider}, {self.threads.count} threads, {feed.label}"

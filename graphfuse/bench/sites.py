@@ -11,24 +11,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import onnx
 from onnx import helper
 
+from graphfuse import machine
 from graphfuse.bench.records import BenchReport, SiteTiming
 from graphfuse.bench.sessions import Contender, SessionKind, caller, environment
 from graphfuse.bench.timing import Threads, Timing, paired, pinned
-from graphfuse.feeds import Sizes, bound, inputs_of, random_feeds
+from graphfuse.errors import UsageError, in_one_line
+from graphfuse.feeding import Feed
+from graphfuse.feeds import Sizes, bound, inputs_of, random_feeds, shapes_of
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.scopes import scopes
 from graphfuse.patterns.scan import scan as scan_model
 from graphfuse.plan import plan
 from graphfuse.records import Dim, Scan, Site
 from graphfuse.rewrite import rewrite
+from graphfuse.runtime import CPU
 from graphfuse.targets import takes_bias, target
 from graphfuse.validation.extract import Parts, parts_by_scope
+from graphfuse.validation.fitting import Fitting
 from graphfuse.validation.fused_nodes import scope_keys
 
 if TYPE_CHECKING:
@@ -131,7 +137,9 @@ class Tuner:
         return found
 
     def _time(self, ids: tuple[str, ...], cut: Cut, biased: Cut | None) -> SiteTiming | None:
-        timings = self._measured(cut, (FUSED,))
+        timings = self._tried(ids[0], cut, (FUSED,))
+        if timings is None:
+            return None
         if FUSED not in timings:
             self.notes.append(f"{ids[0]} has no fused form on {self.ep}")
             return None
@@ -140,7 +148,7 @@ class Tuner:
         best = FUSED if speedups[FUSED].low > 1.0 else ORIGINAL
         more: Mapping[str, Timing] = {}
         if biased is not None:
-            more = self._measured(biased, (FUSED, FOLDED))
+            more = self._tried(ids[0], biased, (FUSED, FOLDED)) or {}
         if FOLDED in more:
             # These include the MatMul that the bias belongs to.
             speedups[FOLDED] = more[FOLDED].speedup(more[ORIGINAL])
@@ -159,15 +167,29 @@ class Tuner:
             best,
         )
 
+    def _tried(self, name: str, cut: Cut, forms: Sequence[str]) -> Mapping[str, Timing] | None:
+        """The timings; None, with a note, of a part that does not run, or has no room."""
+        try:
+            return self._measured(cut, forms)
+        except UsageError:
+            raise
+        except Exception as error:
+            # onnxruntime raises its own classes, one per failure code. The part is of our making:
+            # that it does not run says nothing of the model, and the other sites go on.
+            machine.check(error, f"timing {name} on {self.provider}")
+            self.notes.append(f"{name} cannot be timed alone: {in_one_line(error, 500)}")
+            return None
+
     def _measured(self, cut: Cut, forms: Sequence[str]) -> Mapping[str, Timing]:
         """Paired timings of a cut in its original form and others; the same cut is timed once."""
         key = (_likeness(cut), tuple(forms))
         if key not in self._known:
             models = {ORIGINAL: cut.part, **dict(self._fused(cut, forms))}
             calls: dict[str, Callable[[], object]] = {}
+            chains = {f: model.edited(_chain(model.proto, cut)) for f, model in models.items()}
+            self._check_room(chains)
             feeds = random_feeds(cut.part.proto, 0, sizes=self.sizes)
-            for form, model in models.items():
-                chained = model.edited(_chain(model.proto, cut))
+            for form, chained in chains.items():
                 # Beside the best that a session without graphfuse can be, not the default.
                 kind = SessionKind.BEST if form == ORIGINAL else SessionKind.GRAPHFUSE
                 contender = Contender(form, chained, kind)
@@ -179,6 +201,15 @@ class Tuner:
                 timings = paired(calls, self.seconds, 2 * ROUNDS, self.clock)
             self._known[key] = timings
         return self._known[key]
+
+    def _check_room(self, chains: Mapping[str, Model]) -> None:
+        """Raise TooLargeError where a part's sessions do not fit into the memory there is."""
+        if self.provider != CPU:
+            return
+        proto = chains[ORIGINAL].proto
+        draw = partial(random_feeds, proto, 0, sizes=self.sizes)
+        feed = Feed(draw, shapes_of(proto, sizes=self.sizes), "drawn rows", "")
+        Fitting(chains[ORIGINAL], doing="timing it", sessions=len(chains)).those_that_fit([feed])
 
     def _fused(self, cut: Cut, forms: Sequence[str]) -> Iterator[tuple[str, Model]]:
         """The part in those fused forms that the target takes."""
@@ -200,16 +231,27 @@ class Tuner:
         part = parts.behind(onnx.NodeProto(input=sorted(names), output=outputs), names)
         if part is None or not names:
             return None
-        for value in part.proto.graph.input:
-            shape = sources[value.name]
-            extents = [self._extent(dim, place) for place, dim in enumerate(shape)]
-            value.CopyFrom(helper.make_tensor_value_info(value.name, site.elem_type, extents))
         shape = tuple(self._extent(dim, place) for place, dim in enumerate(site.shape))
+        for value in part.proto.graph.input:
+            extents = self._operand(sources[value.name], shape)
+            value.CopyFrom(helper.make_tensor_value_info(value.name, site.elem_type, extents))
         for value in part.proto.graph.output:
             value.CopyFrom(helper.make_tensor_value_info(value.name, site.elem_type, None))
         if names == {site.a, site.b} and site.b_shape == site.shape and not site.path:
             length = max(1, min(LONGEST_CHAIN, CHAIN_ELEMENTS // max(1, prod(shape))))
         return Cut(site, part, shape, length)
+
+    def _operand(self, dims: tuple[Dim, ...], shape: tuple[int, ...]) -> list[int]:
+        """The extents of an operand beside those of the sum, the last axes one above the other.
+
+        An extent without a number of its own is the sum's: the operand's may be called otherwise
+        (`Min(64, sequence)` of a table of positions), and what it is then nobody says.
+        """
+        missing = len(shape) - len(dims)
+        return [
+            dim if isinstance(dim, int) and dim > 0 else shape[missing + place]
+            for place, dim in enumerate(dims)
+        ]
 
     def _extent(self, dim: Dim, place: int) -> int:
         if isinstance(dim, int) and dim > 0:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graphfuse.cli.options import FeedOptions, JsonOption, can_isolate, takes_feeds
+from graphfuse.cli.options import FeedOptions, JsonOption, can_isolate, is_gated, takes_feeds
 from graphfuse.cli.show import console, print_json, progress
 from graphfuse.cli.streams import reporting
 from graphfuse.errors import UsageError
+from graphfuse.limits import Limits
 
 if TYPE_CHECKING:
     from graphfuse.bench.records import BenchReport
@@ -23,10 +24,12 @@ SIZE = re.compile(r"(\d{1,6})x(\d{1,6})")
 
 
 @can_isolate
+@is_gated
 @takes_feeds
 def bench(
     original: Annotated[str, typer.Argument(metavar="ORIGINAL")],
     feeds: FeedOptions,
+    limits: Limits,
     fused: Annotated[str | None, typer.Argument(metavar="FUSED")] = None,
     ep: Annotated[
         str, typer.Option(help="Execution providers, such as cpu,cuda, or auto.")
@@ -73,18 +76,17 @@ def bench(
         raise UsageError(f"unknown clock {clock!r}", f"choose one of {', '.join(CLOCKS)}")
     if sites:
         _check_alone(feeds, require_speedup is not None, no_kernels)
-    options = BenchOptions(
-        seconds,
-        _counts(threads),
-        _sizes(sizes),
-        not no_kernels,
-        not no_profile,
-        not no_memory,
-        clock,
-    )
+    wanted = (not no_kernels, not no_profile, not no_memory)
+    options = BenchOptions(seconds, _counts(threads), _sizes(sizes), *wanted, clock)
     with progress() as stage:
         report = pipeline.bench(
-            original, fused, ep.split(","), options=options, stage=stage, **feeds.arguments
+            original,
+            fused,
+            ep.split(","),
+            options=options,
+            limits=limits,
+            stage=stage,
+            **feeds.arguments,
         )
     _show(original, fused, report, as_json)
     if require_speedup is not None:

@@ -84,7 +84,8 @@ class Node:
     @property
     def ref(self) -> NodeRef:
         """What records keep of the node."""
-        return NodeRef(self.index, self.op_type, self.name, self.scope)
+        call = self.within.graph.node[self.index].op_type if self.in_call else ""
+        return NodeRef(self.index, self.op_type, self.name, self.scope, call)
 
     @property
     def standard(self) -> bool:

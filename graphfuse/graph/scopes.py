@@ -7,6 +7,7 @@ call that they stand for: the call is what an edit removes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -21,6 +22,9 @@ MAX_CALL = 256
 """Nodes of a function body, the functions that it calls included, that a call is seen through."""
 MAX_EXPANDED = 100_000
 """Nodes that the calls of one graph expand to at most; further calls stay opaque."""
+
+PREFIX = re.compile(r"(?<![\w/.])(?:#+(?:\d+:)?\d+/)+")
+"""What the names of an expanded call begin with (`_unused_mark`)."""
 
 Place = tuple[int, str, int]
 """A node's position among a scope's nodes, the attribute that holds a graph, and which of it."""
@@ -297,6 +301,11 @@ def _unused_mark(model: onnx.ModelProto) -> str:
     while any(name.startswith(mark) for name in names):
         mark += "#"
     return mark
+
+
+def as_written(text: str) -> str:
+    """A text with the names that tensors of functions have there, without the prefix of a call."""
+    return PREFIX.sub("", text) if "#" in text else text
 
 
 def _all_names(nodes: Iterable[NodeProto]) -> Iterator[str]:

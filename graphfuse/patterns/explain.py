@@ -10,6 +10,7 @@ from graphfuse.algebra.form import Form, constant, is_of_x, subject
 from graphfuse.algebra.norms import MEAN_OF_SQUARE, SQUARE_OF_MEAN, normalize
 from graphfuse.algebra.rendering import render_product, render_term
 from graphfuse.errors import UsageError
+from graphfuse.graph.scopes import as_written
 from graphfuse.patterns.translate import DEFAULT_EPSILON
 from graphfuse.records import LAYER_NORM, RMS_NORM, Explanation, NearMiss, Scan, Site
 
@@ -46,8 +47,8 @@ def _explained(item: Site | NearMiss) -> Explanation:
     return Explanation(
         item,
         kind,
-        seen=str(seen),
-        definition=str(meant),
+        seen=as_written(str(seen)),
+        definition=as_written(str(meant)),
         extra=_terms(seen, meant),
         missing=_terms(meant, seen),
     )
@@ -56,7 +57,7 @@ def _explained(item: Site | NearMiss) -> Explanation:
 def _terms(form: Form, other: Form) -> tuple[str, ...]:
     """The terms of one form that the other has not, as text, in the order of its rendering."""
     return tuple(
-        render_term(factors, form.terms[factors])
+        as_written(render_term(factors, form.terms[factors]))
         for factors in sorted(form.terms, key=render_product)
         if other.terms.get(factors) != form.terms[factors]
     )

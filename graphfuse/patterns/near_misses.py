@@ -71,7 +71,8 @@ def _closest_stop(view: GraphView, region: Region, add: Node) -> NearMiss | None
             reason = Reason.EPSILON_NOT_CONSTANT
         elif reason is Reason.PARAMETER_COMPUTED and _comes_from(view, refusal.got, add):
             reason = Reason.PARAMETER_OF_SUM
-        form = (second or forms)[0] if forms else ""
+        # What is no statistic yet is no norm to be compared with the definition.
+        form = second[0] if second else ""
         return NearMiss(reason, node.ref, add.ref, got=refusal.got, form=form)
     return None
 

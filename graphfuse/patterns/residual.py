@@ -208,8 +208,12 @@ def _source(view: GraphView, node: Node, step: _Step) -> Source:
     elif elem_type and obstacle is None:
         # A cast is narrow or wide beside the type of the sum: there and back loses nothing.
         narrow = [cast for cast in step.casts if not widens(elem_type, view.cast_type(cast))]
+        unknown = [cast for cast in narrow if not view.cast_type(cast)]
         if narrow:
+            # A CastLike whose second operand has no known type may well lose nothing.
             obstacle, reason = narrow[-1], Reason.SUM_NARROWED
+        if unknown and len(unknown) == len(narrow):
+            obstacle, reason = unknown[-1], Reason.UNKNOWN_SHAPE
     return Source(node, step.tensor, (), obstacle, reason)
 
 

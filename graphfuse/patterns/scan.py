@@ -12,6 +12,7 @@ from graphfuse.algebra.norms import Norm, is_deviation, match
 from graphfuse.bodies import strange_names
 from graphfuse.graph.model_file import Model
 from graphfuse.graph.nodes import Node
+from graphfuse.graph.scopes import as_written
 from graphfuse.graph.shapes import extent_of
 from graphfuse.graph.tensors import DEFAULT_DOMAINS
 from graphfuse.graph.view import GraphView, views
@@ -49,8 +50,13 @@ def scan(model: Model, pinned: frozenset[str] = frozenset()) -> Scan:
     sites = [item for item in kept if isinstance(item, Site)]
     misses = [item for item in kept if isinstance(item, NearMiss)]
     return Scan(
-        sites=tuple(replace(site, id=f"s{n}") for n, site in enumerate(sites, 1)),
-        near_misses=tuple(replace(miss, id=f"m{n}") for n, miss in enumerate(misses, 1)),
+        sites=tuple(
+            replace(site, id=f"s{n}", spelling=as_written(site.spelling))
+            for n, site in enumerate(sites, 1)
+        ),
+        near_misses=tuple(
+            replace(miss, id=f"m{n}", got=as_written(miss.got)) for n, miss in enumerate(misses, 1)
+        ),
         nodes=nodes,
         strange=strange_names(model.proto),
         unimported=tuple(sorted(unimported)),
@@ -156,7 +162,10 @@ def _judge(view: GraphView, candidate: _Candidate, pinned: frozenset[str]) -> li
     if source.obstacle is not None and source.reason is not None:
         # What a call holds is for the function's own scan to say.
         is_residual = is_residual and not add.in_call
-        return [NearMiss(source.reason, source.obstacle.ref, add.ref)] if is_residual else []
+        unknown = source.reason is Reason.UNKNOWN_SHAPE
+        got = f"the type that {source.obstacle.ref} casts to" if unknown else ""
+        miss = NearMiss(source.reason, source.obstacle.ref, add.ref, got=got)
+        return [miss] if is_residual else []
     shape = view.type(tensor).shape
     if axes is None or shape is None:
         if elsewhere:

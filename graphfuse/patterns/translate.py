@@ -17,7 +17,7 @@ from graphfuse.algebra.norms import normalize
 from graphfuse.algebra.signs import HALF
 from graphfuse.graph.nodes import Node
 from graphfuse.graph.shapes import extent_of
-from graphfuse.graph.tensors import FLOAT_TYPES
+from graphfuse.graph.tensors import FLOAT_TYPES, type_name
 from graphfuse.graph.view import GraphView
 from graphfuse.patterns.clamps import CLAMPS
 from graphfuse.patterns.context import (
@@ -207,8 +207,11 @@ def _mean_of_several(context: Context) -> Value:
 
 def _cast(context: Context) -> Value:
     """a, for a cast from one float type to another."""
-    if context.view.cast_type(context.node) not in FLOAT_TYPES:
-        raise RefusedError(Reason.NOT_THE_DEFINITION, "a cast to integers")
+    to = context.view.cast_type(context.node)
+    if not to:
+        raise RefusedError(Reason.UNKNOWN_SHAPE, "the type that {} casts to", context.node.ref)
+    if to not in FLOAT_TYPES:
+        raise RefusedError(Reason.NOT_THE_DEFINITION, "a cast to {}", type_name(to))
     if context.node.input(0) not in context.values:
         # CastLike(c, x) rounds c: what comes out counts.
         return context.opaque(context.node.outputs[0])

@@ -41,15 +41,21 @@ MAIN = ScopeRef()
 
 @dataclass(frozen=True, slots=True)
 class NodeRef:
-    """A node of the model: its index in its graph, operator and name (which may be empty)."""
+    """A node of the model: its index in its graph, operator and name (which may be empty).
+
+    Of a node in a function that is seen through, index and name are those of the call, and `call`
+    is the call's operator; it is empty for others.
+    """
 
     index: int
     op_type: str
     name: str
     scope: ScopeRef = MAIN
+    call: str = field(default="", compare=False)
 
     def __str__(self) -> str:
-        node = f"{self.op_type} {self.name!r}" if self.name else f"{self.op_type} #{self.index}"
+        operator = f"{self.op_type} in {self.call}" if self.call else self.op_type
+        node = f"{operator} {self.name!r}" if self.name else f"{operator} #{self.index}"
         return f"{node} in {self.scope.text}" if self.scope.text else node
 
 

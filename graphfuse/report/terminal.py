@@ -128,7 +128,10 @@ def print_summary(console: Console, model: str, result: FuseResult) -> None:
     table.add_row("nodes", str(result.nodes_before), str(result.nodes_after))
     console.print(table)
     for reason, count in sorted(result.reasons().items(), key=lambda item: item[0].value):
-        console.print(f"not fused: {count} x {reason.sentence} ({reason.value})")
+        console.print(f"not fused: {count} x {reason.sentence} ({reason.value})", soft_wrap=True)
+        console.print(f"  would help: {reason.remedy}", soft_wrap=True)
+        for text in _seen(reason, result):
+            console.print(f"  seen: {text}", soft_wrap=True)
     print_costs(console, result)
     if result.validation is not None:
         print_checks(console, result.validation, "")
@@ -143,6 +146,17 @@ def print_summary(console: Console, model: str, result: FuseResult) -> None:
     if result.changed and result.made_for:
         console.print(f"made for {result.made_for}")
     _print_files(console, result)
+
+
+def _seen(reason: Reason, result: FuseResult) -> list[str]:
+    """What a plan saw at the sites that it left: a scan shows no such reason."""
+    if reason in (Reason.PUT_BACK, Reason.SLOWER):
+        # Told of each, elsewhere.
+        return []
+    left = (miss for miss in result.left if miss.reason is reason and miss.site and miss.got)
+    found = list(dict.fromkeys(miss.got for miss in left))
+    more = [f"{len(found) - SHOWN} more of them"] if len(found) > SHOWN else []
+    return found[:SHOWN] + more
 
 
 def print_unfused(console: Console, model: str, result: UnfuseResult) -> None:

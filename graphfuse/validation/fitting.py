@@ -30,13 +30,17 @@ class TooLargeError(OriginalModelError):
 class Fitting:
     """The room that there was at the beginning, and what feeds take of it; `notes` say what for.
 
-    `needs` is what is known of that already, of the same model.
+    `needs` is what is known of that already, of the same model. `doing` is what the memory is for,
+    in words; `sessions` is how many are there together where nothing is evaluated in float64, and
+    0 for a validation.
     """
 
     model: Model
     captured: Sequence[str] = ()
     notes: list[str] = field(default_factory=list[str])
     needs: dict[object, Need] = field(default_factory=dict[object, Need])
+    doing: str = "validating the whole model"
+    sessions: int = 0
     _held: int = 0
 
     @cached_property
@@ -53,7 +57,11 @@ class Fitting:
 
     def fits(self, feed: Feed) -> bool:
         """Whether a feed fits beside those that are kept."""
-        return self.room is None or self._held + self.need(feed).peak <= self.room.size
+        return self.room is None or self._held + self._peak(feed) <= self.room.size
+
+    def _peak(self, feed: Feed) -> int:
+        need = self.need(feed)
+        return need.running(self.sessions) if self.sessions else need.peak
 
     def keep(self, feed: Feed) -> None:
         """A feed is run: its arrays and outputs stay until the end."""
@@ -78,14 +86,24 @@ class Fitting:
             chosen += [fitting] if fitting else []
         return chosen
 
+    def those_that_fit(self, group: Sequence[Feed]) -> list[Feed]:
+        """Of a set of feeds those that fit; no others stand for what was asked for.
+
+        Raises TooLargeError where none does.
+        """
+        found = [feed for feed in group if self.fits(feed)]
+        if group and not found:
+            raise TooLargeError(self._text(min(group, key=self._peak)), REMEDY)
+        return found
+
     def leave_out(self, group: Sequence[Feed]) -> None:
         """Say that what was chosen no longer fits, beside what is kept of other feeds."""
         self.notes.append(f"{self._text(group[0])}: it was left out")
 
     def _text(self, feed: Feed) -> str:
-        size = _gigabytes(self._held + self.need(feed).peak)
+        size = _gigabytes(self._held + self._peak(feed))
         room = f"{_gigabytes(self.room.size)} are left of {self.room.bound}" if self.room else ""
-        what = f"validating the whole model on {feed.label} ({feed.shapes})"
+        what = f"{self.doing} on {feed.label} ({feed.shapes})"
         return f"{what} takes about {size}, and {room}"
 
 
