@@ -195,7 +195,8 @@ class Fusing:
 
     def failed(self, report: ValidationReport) -> ValidationError:
         """The error for a report that did not pass, where no site can be put back for it."""
-        return ValidationError(failure(report), f"nothing was written; {_remedy(report)}")
+        outputs = {value.name for value in self.source.proto.graph.output}
+        return ValidationError(failure(report), f"nothing was written; {_remedy(report, outputs)}")
 
 
 def _is_there(looked: Looked, fusion: Fusion) -> bool:
@@ -297,10 +298,15 @@ def _why(report: ValidationReport, output: str) -> str:
     return f"{check.gate} is {check.value:.3g}, bound {check.bound:.3g} ({check.where})"
 
 
-def _remedy(report: ValidationReport) -> str:
+def _remedy(report: ValidationReport, outputs: set[str]) -> str:
     """What helps. To be reported is a wrong meaning, a wrong kernel of ours, what does not run."""
     from graphfuse.validation.tolerance import OWN_KERNEL
 
+    if report.verdict == "not shown" and all(
+        each.subject in {f"output {name!r}" for name in outputs} for each in report.not_shown
+    ):
+        # Of the original itself no run is what it says, so no feed would show anything.
+        return "`--validate sites` checks the fused nodes alone, whatever runs the rest"
     if report.verdict == "not shown":
         return (
             "give feeds that reach it with --load-inputs, leave it out with --exclude, or without "
