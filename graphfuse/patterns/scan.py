@@ -15,7 +15,8 @@ from graphfuse.graph.tensors import DEFAULT_DOMAINS
 from graphfuse.graph.view import GraphView, views
 from graphfuse.patterns import norms
 from graphfuse.patterns.algebra import Refusal
-from graphfuse.patterns.context import Candidate, normalized_axes, reduced_axes
+from graphfuse.patterns.channels import is_one_norm
+from graphfuse.patterns.context import Candidate, normalized_axes, reduced_axes, reduces_nothing
 from graphfuse.patterns.near_misses import closest, feeds_root
 from graphfuse.patterns.norms import Norm
 from graphfuse.patterns.residual import ResidualSum, Source, residual_sum, sources
@@ -106,7 +107,10 @@ def _candidates(view: GraphView) -> list[_Candidate]:
             seen.update(((source.tensor, None), _Candidate(source, node, None)) for source in found)
             continue
         is_normalization = node.op_type in NORMALIZATIONS and node.domain in NORM_DOMAINS
+        is_normalization = is_normalization and is_one_norm(node)
         if not is_normalization and not (node.standard and node.op_type in REDUCTIONS):
+            continue
+        if not is_normalization and reduces_nothing(view, node):
             continue
         for source in sources(view, node.input(0)):
             axes = _axes(view, source.tensor, node, is_normalization)

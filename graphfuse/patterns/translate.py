@@ -19,6 +19,7 @@ from graphfuse.graph.tensors import FLOAT_TYPES
 from graphfuse.graph.view import GraphView
 from graphfuse.patterns import algebra
 from graphfuse.patterns.algebra import Refusal
+from graphfuse.patterns.channels import BY_CHANNEL, DEVIATIONS, by_channel, outside_root
 from graphfuse.patterns.clamps import CLAMPS
 from graphfuse.patterns.context import (
     Candidate,
@@ -360,11 +361,15 @@ OPERATORS: Mapping[str, Rule] = {
     "Reshape": _put_back,
     "Expand": _put_back,
     "LayerNormalization": _normalize(centred=True),
+    "InstanceNormalization": by_channel(normalize, DEFAULT_EPSILON),
+    "GroupNormalization": by_channel(normalize, DEFAULT_EPSILON),
+    "MeanVarianceNormalization": outside_root,
     "RMSNormalization": _normalize(centred=False),
     "SimplifiedLayerNormalization": _normalize(centred=False),
 }
 
 REDUCTIONS = frozenset(("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2"))
 NORMALIZATIONS = frozenset(
-    ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
-)
+    ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization",
+     *BY_CHANNEL, *DEVIATIONS)
+)  # fmt: skip

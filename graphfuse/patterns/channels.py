@@ -1,0 +1,109 @@
+"""Norms of ONNX that count channels: when they are a LayerNorm, and what of their scale.
+
+    InstanceNormalization      over all axes behind the second; a scale and bias for each channel
+    GroupNormalization         with one group over all axes behind the first; the same (by opset 21)
+    MeanVarianceNormalization  (x - m) / (sqrt(variance) + 1e-9): epsilon is outside of the root
+
+A scale for each channel is none of a LayerNorm where the channels are no part of the mean; where
+they are, it is one that broadcasts along the axes behind them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import isfinite, prod
+
+from graphfuse.graph.nodes import Node
+from graphfuse.graph.view import GraphView
+from graphfuse.patterns import algebra
+from graphfuse.patterns.algebra import Refusal
+from graphfuse.patterns.context import Context, Value, normalized_axes, to_value
+from graphfuse.patterns.form import Form
+from graphfuse.reasons import Reason
+
+BY_CHANNEL = frozenset(("InstanceNormalization", "GroupNormalization"))
+DEVIATIONS = frozenset(("MeanVarianceNormalization",))
+
+MAX_READ = 2**16
+"""Elements of a scale that are read to see whether all are one number."""
+
+Normalize = Callable[[Form, float, bool], Form | Refusal]
+
+
+def is_one_norm(node: Node) -> bool:
+    """Whether a node normalises each item, or each channel of it, as a whole: not by groups."""
+    return node.op_type != "GroupNormalization" or int(node.attributes.get("num_groups", 0)) == 1
+
+
+def extents_by_channel(view: GraphView, node: Node, name: str, axes: int) -> tuple[int, ...]:
+    """The extents along the normalised axes of a scale or bias that a node has for each channel.
+
+    () for any other tensor: its own axes are the last ones.
+    """
+    shape = view.type(name).shape or ()
+    if node.op_type != "GroupNormalization" or name not in node.inputs[1:3] or shape == (1,):
+        return ()
+    (channels,) = (dim for dim in shape if isinstance(dim, int))
+    return (channels, *(1,) * (axes - 1))
+
+
+def by_channel(normalize: Normalize, default: float) -> Callable[[Context], Value | Refusal]:
+    """scale * normalize(a) + bias, scale and bias by channel: the second axis."""
+
+    def rule(context: Context) -> Value | Refusal:
+        operand = context.operand(0)
+        if isinstance(operand, Refusal):
+            return operand
+        node, candidate = context.node, context.candidate
+        if not is_one_norm(node) or normalized_axes(node, candidate.rank) != candidate.axes:
+            return Refusal(Reason.OTHER_AXES, f"operator {node.op_type}")
+        normal = normalize(operand.form, node.attributes.get("epsilon", default), True)
+        for position, operation in ((1, algebra.multiply), (2, algebra.add)):
+            parameter = _parameter(context, node.input(position))
+            if isinstance(parameter, Refusal):
+                return parameter
+            if isinstance(normal, Form):
+                normal = operation(normal, parameter.form)
+        return to_value(normal, dropped=False)
+
+    return rule
+
+
+def _parameter(context: Context, name: str) -> Value | Refusal:
+    view = context.view
+    number = _number(view, name)
+    if number is not None and isfinite(number):
+        return Value(algebra.constant(number))
+    shape = view.type(name).shape
+    if name in context.values:
+        return Refusal(Reason.PARAMETER_OF_SUM, name)
+    if shape is None or len(shape) != 1 or not isinstance(shape[0], int):
+        return Refusal(Reason.UNKNOWN_SHAPE, f"{name} has no known shape")
+    if shape == (1,):
+        return context.opaque(name, fits=True)
+    if not view.is_weight(name):
+        return Refusal(Reason.PARAMETER_COMPUTED, name)
+    if context.node.op_type == "InstanceNormalization":
+        return Refusal(Reason.PARAMETER_VARIES, f"{name} has a number for each channel")
+    if any(reader.op_type != "GroupNormalization" for reader in view.readers(name)):
+        # Beside another operator it is a vector along the last axis.
+        return Refusal(Reason.NOT_THE_DEFINITION, f"{name} is read along other axes as well")
+    return Value(algebra.leaf(name, inner=True))
+
+
+def _number(view: GraphView, name: str) -> float | None:
+    """The number that a constant holds for every channel: 1 and 0 where nothing was learned."""
+    tensor = view.constant(name)
+    if tensor is None or not 1 < prod(tensor.dims) <= MAX_READ:
+        return view.scalar(name)
+    array = view.model.read(tensor)
+    return float(array.flat[0]) if (array == array.flat[0]).all() else None
+
+
+def outside_root(context: Context) -> Refusal:
+    """MeanVarianceNormalization: a norm of rows, but for its epsilon."""
+    candidate = context.candidate
+    axes = normalized_axes(context.node, candidate.rank)
+    if axes is None or axes != candidate.axes or axes != tuple(range(-len(axes), 0)):
+        return Refusal(Reason.OTHER_AXES, f"axes {list(axes) if axes else 'unknown'}")
+    return Refusal(Reason.EPSILON_OUTSIDE_ROOT, "MeanVarianceNormalization adds 1e-9 to the root")
