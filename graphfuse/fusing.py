@@ -9,7 +9,7 @@ from functools import cached_property, partial
 
 import onnx
 
-from graphfuse import advice, foreign, runtimes, targets
+from graphfuse import advice, empty_inputs, foreign, runtimes, targets
 from graphfuse.bodies import has_contrib, strange_names
 from graphfuse.errors import UsageError, ValidationError
 from graphfuse.feeding import Feeding
@@ -236,7 +236,7 @@ def validate_models(
     said = advice.of_bodies(fused.proto, runtimes.runtime())
     names = (*strange_names(original.proto), *strange_names(fused.proto))
     said += advice.of_strange(dict.fromkeys(names))
-    put_right = (*original.notes, *fused.notes)
+    put_right = (*original.notes, *fused.notes, *empty_inputs.notes(original.proto, fused.proto))
     report = replace(report, notes=tuple(dict.fromkeys((*put_right, *report.notes, *said))))
     return _certified(report, original, fused, sites, stage) if certify else report
 

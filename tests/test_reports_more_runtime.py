@@ -1,12 +1,15 @@
 """Models of which onnxruntime's optimiser makes others, without a word, and norms beside them.
 
 microsoft/onnxruntime#30513 (a reduction without its axis), #12917 and #18184 (a LayerNormalization
-over several axes), #31147 (one axis in all), #25855 (a scale of one number). What runs is wrong at
-some levels, so the model is judged at those that run what it says.
+over several axes), #31147 (one axis in all), #25855 (a scale of one number), #18967 (a bias that is
+there and empty, which ends the process). What runs is wrong at some levels, so the model is judged
+at those that run what it says.
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ import pytest
 from numpy.typing import NDArray
 
 import graphfuse
+from graphfuse import empty_inputs
 from graphfuse.reasons import Reason
 from graphfuse.records import NotShown
 from graphfuse.runtime import LEVELS, plain_options
@@ -196,3 +200,48 @@ def test_the_advice_for_an_original_that_runs_otherwise_works(
     )
     assert result.validation is not None
     assert result.validation.passed
+
+
+EMPTY_BIAS = "x = Add(a, b) h = LayerNormalization(x, scale)"
+
+
+@pytest.mark.parametrize("level", ["fast", "full"])
+@pytest.mark.parametrize(
+    "rest", ["y = Identity(h)", "k = Mul(h, b) y = LayerNormalization(k, scale)"]
+)
+def test_an_empty_bias_does_not_end_the_process(rest: str, level: str, tmp_path: Path) -> None:
+    """PyTorch's exporter wrote it for LayerNorm(bias=False): microsoft/onnxruntime#18967."""
+    proto = model(f"{EMPTY_BIAS} {rest}")
+    for node in proto.graph.node:
+        if node.op_type == "LayerNormalization":
+            node.input.append("")
+    onnx.save(proto, tmp_path / "before.onnx")
+    command = [sys.executable, "-m", "graphfuse", "fuse", "before.onnx", "-o", "after.onnx"]
+    # onnxruntime's crash would be this process's.
+    done = subprocess.run(
+        [*command, "--validate", level], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "third input that is empty" in " ".join(done.stdout.split())
+    written = onnx.load(tmp_path / "after.onnx")
+    left = [node for node in written.graph.node if node.op_type == "LayerNormalization"]
+    assert [list(node.input) for node in left] == [["k", "scale", ""]] * len(left)
+    if not left:
+        assert right_levels(written) == right_levels(written, kernels=True) == list(LEVELS)
+
+
+def test_a_session_of_such_a_model_leaves_it_as_it_is() -> None:
+    proto = model(f"{EMPTY_BIAS} y = Identity(h)")
+    assert empty_inputs.without(proto) is proto
+    proto.graph.node[1].input.append("")
+    assert [list(n.input) for n in empty_inputs.without(proto).graph.node][1] == ["x", "scale"]
+    assert list(proto.graph.node[1].input) == ["x", "scale", ""]
+
+
+@pytest.mark.parametrize("axis", [-9, 7])
+def test_an_axis_that_is_not_there_is_named(axis: int) -> None:
+    """onnx/onnx#6187: attributes that a fuzzer made; nothing that shape inference would help."""
+    body = f"y = LayerNormalization<axis = {axis}>(x, scale, bias)"
+    (miss,) = graphfuse.scan(residual(body)).near_misses
+    assert miss.reason is Reason.OTHER_AXES
+    assert miss.got == f"axis {axis} of 3 axes"

@@ -28,7 +28,7 @@ from graphfuse.patterns.translate import (
     evaluate,
 )
 from graphfuse.reasons import Reason
-from graphfuse.records import NearMiss, Scan, Site
+from graphfuse.records import Dim, NearMiss, Scan, Site
 
 NORM_DOMAINS = (*DEFAULT_DOMAINS, "com.microsoft")
 
@@ -164,9 +164,7 @@ def _judge(view: GraphView, candidate: _Candidate, pinned: frozenset[str]) -> li
         return [NearMiss(source.reason, source.obstacle.ref, add.ref)] if is_residual else []
     shape = view.type(tensor).shape
     if axes is None or shape is None:
-        if elsewhere:
-            return []
-        return [NearMiss(Reason.UNKNOWN_SHAPE, reader.ref, add.ref, got=f"rank of {tensor}")]
+        return [] if elsewhere else [_unknown_axes(reader, add, tensor, shape)]
     region = evaluate(view, Candidate(tensor, axes, len(shape), extent_of(shape, axes)))
     matches = _matches(region)
     if not matches:
@@ -179,6 +177,17 @@ def _judge(view: GraphView, candidate: _Candidate, pinned: frozenset[str]) -> li
     if _is_deviation(view, residual, axes):
         return [NearMiss(Reason.INSIDE_A_NORM, add.ref, add.ref, got=f"{residual.a} - its mean")]
     return _choose(view, region, source, residual, matches, pinned)
+
+
+def _unknown_axes(reader: Node, add: Node, tensor: str, shape: tuple[Dim, ...] | None) -> NearMiss:
+    """The near miss where it is not known what a norm is over, or where it has no such axis."""
+    if shape is None:
+        return NearMiss(Reason.UNKNOWN_SHAPE, reader.ref, add.ref, got=f"rank of {tensor}")
+    if reader.op_type in NORMALIZATIONS:
+        axis = reader.attributes.get("axis", -1)
+        got = f"axis {axis} of {len(shape)} axes"
+        return NearMiss(Reason.OTHER_AXES, reader.ref, add.ref, got=got)
+    return NearMiss(Reason.UNKNOWN_SHAPE, reader.ref, add.ref, got=f"the axes of {reader.ref}")
 
 
 def _is_deviation(view: GraphView, residual: ResidualSum, axes: tuple[int, ...]) -> bool:
