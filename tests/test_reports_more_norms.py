@@ -114,6 +114,10 @@ LEFT = {
         "y = MeanVarianceNormalization<axes = [2]>(x)",
         Reason.EPSILON_OUTSIDE_ROOT,
     ),
+    "no epsilon (an L2 normalisation times the root of n)": (
+        "n = LpNormalization<axis = 2, p = 2>(x) y = Mul(n, single)",
+        Reason.EPSILON_NOT_POSITIVE,
+    ),
     "a scale that is read along another axis": (
         "n = GroupNormalization<num_groups = 1>(x, g, h) y = Mul(n, g)",
         Reason.NOT_THE_DEFINITION,
@@ -136,6 +140,8 @@ def test_norms_by_channel_that_are_none_are_near_misses(case: str) -> None:
         "r = Reshape(x, two_groups) i = InstanceNormalization(r, pair, nothing) t = Shape(x) "
         "y = Reshape(i, t)",
         "y = MeanVarianceNormalization<axes = [0, 2]>(x)",
+        "y = LpNormalization<axis = 1>(x)",
+        "y = LpNormalization<p = 1>(x)",
     ],
 )
 def test_groups_and_batches_are_no_layer_norm(body: str) -> None:

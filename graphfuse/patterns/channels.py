@@ -3,6 +3,7 @@
     InstanceNormalization      over all axes behind the second; a scale and bias for each channel
     GroupNormalization         with one group over all axes behind the first; the same (by opset 21)
     MeanVarianceNormalization  (x - m) / (sqrt(variance) + 1e-9): epsilon is outside of the root
+    LpNormalization            x / sqrt(sum(x^2)), for p = 2: an RMSNorm but for epsilon
 
 A scale for each channel is none of a LayerNorm where the channels are no part of the mean; where
 they are, it is one that broadcasts along the axes behind them.
@@ -22,7 +23,8 @@ from graphfuse.patterns.form import Form
 from graphfuse.reasons import Reason
 
 BY_CHANNEL = frozenset(("InstanceNormalization", "GroupNormalization"))
-DEVIATIONS = frozenset(("MeanVarianceNormalization",))
+WITHOUT_EPSILON = frozenset(("MeanVarianceNormalization", "LpNormalization"))
+"""Operators that divide by a root to which nothing is added under it."""
 
 MAX_READ = 2**16
 """Elements of a scale that are read to see whether all are one number."""
@@ -31,7 +33,12 @@ Normalize = Callable[[Form, float, bool], Form | Refusal]
 
 
 def is_one_norm(node: Node) -> bool:
-    """Whether a node normalises each item, or each channel of it, as a whole: not by groups."""
+    """Whether a node normalises each item, or each channel of it, as a whole: not by groups.
+
+    An LpNormalization has to divide by a root of squares, not by a sum of magnitudes.
+    """
+    if node.op_type == "LpNormalization":
+        return int(node.attributes.get("p", 2)) == 2
     return node.op_type != "GroupNormalization" or int(node.attributes.get("num_groups", 0)) == 1
 
 
@@ -100,10 +107,12 @@ def _number(view: GraphView, name: str) -> float | None:
     return float(array.flat[0]) if (array == array.flat[0]).all() else None
 
 
-def outside_root(context: Context) -> Refusal:
-    """MeanVarianceNormalization: a norm of rows, but for its epsilon."""
+def without_epsilon(context: Context) -> Refusal:
+    """A norm of rows, but for its epsilon."""
     candidate = context.candidate
     axes = normalized_axes(context.node, candidate.rank)
     if axes is None or axes != candidate.axes or axes != tuple(range(-len(axes), 0)):
         return Refusal(Reason.OTHER_AXES, f"axes {list(axes) if axes else 'unknown'}")
+    if context.node.op_type == "LpNormalization":
+        return Refusal(Reason.EPSILON_NOT_POSITIVE, "LpNormalization adds none")
     return Refusal(Reason.EPSILON_OUTSIDE_ROOT, "MeanVarianceNormalization adds 1e-9 to the root")

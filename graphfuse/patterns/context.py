@@ -251,5 +251,8 @@ def normalized_axes(node: Node, rank: int) -> tuple[int, ...] | None:
         if any(not -rank <= axis < rank for axis in axes):
             return None
         return tuple(sorted(axis - rank if axis >= 0 else axis for axis in axes))
+    if node.op_type == "LpNormalization":
+        axis = int(node.attributes.get("axis", -1))
+        return (axis - rank if axis >= 0 else axis,) if -rank <= axis < rank else None
     axis = FIRST_AXIS.get(node.op_type, int(node.attributes.get("axis", -1)))
     return tuple(range(axis - rank if axis >= 0 else axis, 0)) if -rank <= axis < rank else None

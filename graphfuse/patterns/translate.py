@@ -19,7 +19,7 @@ from graphfuse.graph.tensors import FLOAT_TYPES
 from graphfuse.graph.view import GraphView
 from graphfuse.patterns import algebra
 from graphfuse.patterns.algebra import Refusal
-from graphfuse.patterns.channels import BY_CHANNEL, DEVIATIONS, by_channel, outside_root
+from graphfuse.patterns.channels import BY_CHANNEL, WITHOUT_EPSILON, by_channel, without_epsilon
 from graphfuse.patterns.clamps import CLAMPS
 from graphfuse.patterns.context import (
     Candidate,
@@ -363,7 +363,8 @@ OPERATORS: Mapping[str, Rule] = {
     "LayerNormalization": _normalize(centred=True),
     "InstanceNormalization": by_channel(normalize, DEFAULT_EPSILON),
     "GroupNormalization": by_channel(normalize, DEFAULT_EPSILON),
-    "MeanVarianceNormalization": outside_root,
+    "MeanVarianceNormalization": without_epsilon,
+    "LpNormalization": without_epsilon,
     "RMSNormalization": _normalize(centred=False),
     "SimplifiedLayerNormalization": _normalize(centred=False),
 }
@@ -371,5 +372,5 @@ OPERATORS: Mapping[str, Rule] = {
 REDUCTIONS = frozenset(("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2"))
 NORMALIZATIONS = frozenset(
     ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization",
-     *BY_CHANNEL, *DEVIATIONS)
+     *BY_CHANNEL, *WITHOUT_EPSILON)
 )  # fmt: skip
