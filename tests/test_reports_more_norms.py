@@ -2,7 +2,8 @@
 
 onnx/onnx-tensorrt#1052 (GroupNormalization with one group), microsoft/onnxscript#1205 (a group norm
 written as an InstanceNormalization), onnx/onnx#5753 (MeanVarianceNormalization),
-microsoft/onnxruntime#16219 (a norm whose own nodes are quantized).
+microsoft/Olive#1594 (an RMSNorm made an LpNormalization), microsoft/onnxruntime#16219 (a norm whose
+own nodes are quantized).
 """
 
 from __future__ import annotations

@@ -230,6 +230,17 @@ def test_an_empty_bias_does_not_end_the_process(rest: str, level: str, tmp_path:
         assert right_levels(written) == right_levels(written, kernels=True) == list(LEVELS)
 
 
+def test_such_a_model_can_be_timed(tmp_path: Path) -> None:
+    proto = model(f"{EMPTY_BIAS} y = Identity(h)")
+    proto.graph.node[1].input.append("")
+    onnx.save(proto, tmp_path / "before.onnx")
+    graphfuse.optimize(tmp_path / "before.onnx", tmp_path / "after.onnx")
+    command = [sys.executable, "-m", "graphfuse", "bench", "before.onnx", "after.onnx"]
+    command += ["--seconds", "0.1", "--threads", "1", "--no-profile"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_session_of_such_a_model_leaves_it_as_it_is() -> None:
     proto = model(f"{EMPTY_BIAS} y = Identity(h)")
     assert empty_inputs.without(proto) is proto
