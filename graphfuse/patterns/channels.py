@@ -42,6 +42,14 @@ def is_one_norm(node: Node) -> bool:
     return node.op_type != "GroupNormalization" or int(node.attributes.get("num_groups", 0)) == 1
 
 
+def is_of_groups(view: GraphView, node: Node) -> bool:
+    """Whether a node normalises several channels each: behind a Reshape they are groups.
+
+    PyTorch's exporters write a GroupNorm so, whose rows are no last axes of the sum.
+    """
+    return node.op_type in BY_CHANNEL and view.type(node.input(1)).shape != (1,)
+
+
 def extents_by_channel(view: GraphView, node: Node, name: str, axes: int) -> tuple[int, ...]:
     """The extents along the normalised axes of a scale or bias that a node has for each channel.
 

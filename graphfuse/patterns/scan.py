@@ -15,7 +15,7 @@ from graphfuse.graph.tensors import DEFAULT_DOMAINS
 from graphfuse.graph.view import GraphView, views
 from graphfuse.patterns import norms
 from graphfuse.patterns.algebra import Refusal
-from graphfuse.patterns.channels import is_one_norm
+from graphfuse.patterns.channels import is_of_groups, is_one_norm
 from graphfuse.patterns.context import Candidate, normalized_axes, reduced_axes, reduces_nothing
 from graphfuse.patterns.near_misses import closest, feeds_root
 from graphfuse.patterns.norms import Norm
@@ -116,6 +116,8 @@ def _candidates(view: GraphView) -> list[_Candidate]:
             axes = _axes(view, source.tensor, node, is_normalization)
             blocked = axes is None or source.obstacle is not None
             if blocked and not is_normalization and not feeds_root(view, node):
+                continue
+            if blocked and is_of_groups(view, node):
                 continue
             key = (source.tensor, axes)
             if key not in seen or seen[key].source.obstacle is not None:
