@@ -9,7 +9,7 @@ from functools import cached_property, partial
 
 import onnx
 
-from graphfuse import advice, foreign, runtimes, targets
+from graphfuse import advice, empty_inputs, foreign, runtimes, targets
 from graphfuse.bodies import has_contrib, strange_names
 from graphfuse.errors import UsageError, ValidationError
 from graphfuse.feeding import Feeding
@@ -195,7 +195,8 @@ class Fusing:
 
     def failed(self, report: ValidationReport) -> ValidationError:
         """The error for a report that did not pass, where no site can be put back for it."""
-        return ValidationError(failure(report), f"nothing was written; {_remedy(report)}")
+        outputs = {value.name for value in self.source.proto.graph.output}
+        return ValidationError(failure(report), f"nothing was written; {_remedy(report, outputs)}")
 
 
 def _is_there(looked: Looked, fusion: Fusion) -> bool:
@@ -235,7 +236,7 @@ def validate_models(
     said = advice.of_bodies(fused.proto, runtimes.runtime())
     names = (*strange_names(original.proto), *strange_names(fused.proto))
     said += advice.of_strange(dict.fromkeys(names))
-    put_right = (*original.notes, *fused.notes)
+    put_right = (*original.notes, *fused.notes, *empty_inputs.notes(original.proto, fused.proto))
     report = replace(report, notes=tuple(dict.fromkeys((*put_right, *report.notes, *said))))
     return _certified(report, original, fused, sites, stage) if certify else report
 
@@ -297,10 +298,15 @@ def _why(report: ValidationReport, output: str) -> str:
     return f"{check.gate} is {check.value:.3g}, bound {check.bound:.3g} ({check.where})"
 
 
-def _remedy(report: ValidationReport) -> str:
+def _remedy(report: ValidationReport, outputs: set[str]) -> str:
     """What helps. To be reported is a wrong meaning, a wrong kernel of ours, what does not run."""
     from graphfuse.validation.tolerance import OWN_KERNEL
 
+    if report.verdict == "not shown" and all(
+        each.subject in {f"output {name!r}" for name in outputs} for each in report.not_shown
+    ):
+        # Of the original itself no run is what it says, so no feed would show anything.
+        return "`--validate sites` checks the fused nodes alone, whatever runs the rest"
     if report.verdict == "not shown":
         return (
             "give feeds that reach it with --load-inputs, leave it out with --exclude, or without "

@@ -201,8 +201,8 @@ def _prove_nodes(before: Graph, after: Graph, fusions: list[Fusion], holders: se
     idle = _idle(after, captured) - _idle(before, captured)
     _demand(not idle, f"{min(idle, default='')!r} is computed, and nothing reads it any more")
     producers = {name: node for node in missing for name in node.output if name}
-    # Behind the norms of the sites, through nothing but what is gone.
-    pending = [fusion.site.output for fusion in fusions]
+    # Behind the norms and sums of the sites, through nothing but what is gone.
+    pending = [name for fusion in fusions for name in (fusion.site.output, fusion.site.total)]
     behind: set[str] = set()
     while pending:
         node = producers.get(pending.pop())

@@ -61,6 +61,13 @@ class Reason(Enum):
         "the variance is clamped before the root, and the clamp may act: not a norm then",
         "add a positive epsilon in its place, or clamp at no more than the epsilon that is added",
     )
+    NORM_QUANTIZED = (
+        "norm-quantized",
+        "the norm's own deviation, variance or root is rounded to integers (quantized): not a norm "
+        "then",
+        "leave the norm's nodes out of quantization: nodes_to_exclude of quantize_static, or "
+        "quantize the fused model",
+    )
     BATCH_STATISTICS = (
         "batch-statistics",
         "the norm is written as a BatchNormalization in training mode, with rows as its channels "

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from graphfuse import faults, foreign, machine, ops, runtimes
+from graphfuse import empty_inputs, faults, foreign, machine, ops, runtimes
 from graphfuse.bodies import strange
 from graphfuse.errors import ProviderError, UsageError
 from graphfuse.graph.model_file import is_utf8, serialize
@@ -251,7 +251,7 @@ def session(
     level = optimize if isinstance(optimize, str) else LEVELS[-1 if optimize else 0]
     options.graph_optimization_level = getattr(runtime.GraphOptimizationLevel, level)
     if isinstance(model, onnx.ModelProto):
-        model, folder = without_links(model, folder)
+        model, folder = without_links(empty_inputs.without(model), folder)
     if isinstance(model, Path) and not is_utf8(model):
         model = model.read_bytes()
     if not isinstance(model, onnx.ModelProto) or has_external(model):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from graphfuse import machine
+from graphfuse import empty_inputs, machine
 from graphfuse.bench.records import Footprint
 from graphfuse.bench.sessions import Contender, SessionKind
 from graphfuse.bench.timing import Threads
@@ -66,10 +66,10 @@ def footprints(
 def _request(
     contender: Contender, provider: str, threads: Threads, folder: Path
 ) -> dict[str, object]:
-    path = contender.model.file
-    if path is None:
-        path = folder / f"{contender.name}.onnx"
-        path.write_bytes(serialize(contender.model.proto))
+    source = contender.source
+    path = source if isinstance(source, Path) else folder / f"{contender.name}.onnx"
+    if isinstance(source, onnx.ModelProto):
+        path.write_bytes(serialize(empty_inputs.without(source)))
     return {
         "model": str(path.absolute()),
         "folder": str(contender.model.folder.absolute()),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from graphfuse import foreign
+from graphfuse import empty_inputs, foreign
 from graphfuse.bench.timing import Threads
 from graphfuse.graph.model_file import Model
 from graphfuse.runtime import CPU, CUDA, plain_options, run, session, session_options
@@ -46,8 +46,12 @@ class Contender:
 
     @property
     def source(self) -> Path | onnx.ModelProto:
-        """What onnxruntime loads: the file where there is one, as a user's session does."""
-        return self.model.proto if self.model.file is None else self.model.file
+        """What onnxruntime loads: the file where there is one, as a user's session does.
+
+        A file on which it would crash is no way to load it.
+        """
+        crashes = bool(empty_inputs.crashing(self.model.proto))
+        return self.model.proto if self.model.file is None or crashes else self.model.file
 
     def options(self, provider: str, threads: Threads) -> foreign.SessionOptions:
         """The options that its session gets."""

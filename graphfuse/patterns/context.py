@@ -34,6 +34,12 @@ class Value:
     dropped: bool = False
 
 
+FIRST_AXIS = {"InstanceNormalization": 2, "GroupNormalization": 1}
+"""The first axis that operators without the attribute normalise."""
+
+DEFAULT_EPSILON = 9.999999747378752e-06
+"""1e-5 in float32: what a norm operator without the attribute uses."""
+
 SPLIT_WEIGHTS = frozenset(("Add", "Sub", "Mul", "Div", "Neg", "Identity"))
 MAX_WEIGHT_DEPTH = 4
 MAX_WEIGHT_TERMS = 4
@@ -209,7 +215,22 @@ def reduced_axes(view: GraphView, node: Node, rank: int) -> tuple[int, ...] | No
     return tuple(sorted(axis - rank if axis >= 0 else axis for axis in axes))
 
 
+def reduces_nothing(view: GraphView, node: Node) -> bool:
+    """Whether a reduction is over no axes, and so gives back what it reads."""
+    if not node.attributes.get("noop_with_empty_axes"):
+        return False
+    return not node.input(1) or view.integers(node.input(1)) == ()
+
+
 def normalized_axes(node: Node, rank: int) -> tuple[int, ...] | None:
     """The axes of a normalization operator: from `axis` to the last, counted from the end."""
-    axis = int(node.attributes.get("axis", -1))
+    if node.op_type == "MeanVarianceNormalization":
+        axes = [int(axis) for axis in node.attributes.get("axes", (0, 2, 3))]
+        if any(not -rank <= axis < rank for axis in axes):
+            return None
+        return tuple(sorted(axis - rank if axis >= 0 else axis for axis in axes))
+    if node.op_type == "LpNormalization":
+        axis = int(node.attributes.get("axis", -1))
+        return (axis - rank if axis >= 0 else axis,) if -rank <= axis < rank else None
+    axis = FIRST_AXIS.get(node.op_type, int(node.attributes.get("axis", -1)))
     return tuple(range(axis - rank if axis >= 0 else axis, 0)) if -rank <= axis < rank else None

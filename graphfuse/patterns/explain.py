@@ -11,7 +11,7 @@ from graphfuse.algebra.norms import MEAN_OF_SQUARE, SQUARE_OF_MEAN, normalize
 from graphfuse.algebra.rendering import render_product, render_term
 from graphfuse.errors import UsageError
 from graphfuse.graph.scopes import as_written
-from graphfuse.patterns.translate import DEFAULT_EPSILON
+from graphfuse.patterns.context import DEFAULT_EPSILON
 from graphfuse.records import LAYER_NORM, RMS_NORM, Explanation, NearMiss, Scan, Site
 
 FIRST = Mean(frozenset({(SUBJECT, ONE)}))

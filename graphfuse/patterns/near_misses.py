@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from graphfuse.algebra.form import Form, exponents, has_second_moment, has_square, is_of_x
-from graphfuse.algebra.norms import match
+from graphfuse.algebra.norms import is_deviation, match
 from graphfuse.graph.nodes import Node
 from graphfuse.graph.view import GraphView
-from graphfuse.patterns.residual import is_sum
+from graphfuse.patterns.residual import is_sum, quantizes
 from graphfuse.patterns.site import interior_of
 from graphfuse.patterns.translate import NORMALIZATIONS, REDUCTIONS, Region, rule_for
 from graphfuse.reasons import Reason, RefusedError
@@ -60,6 +60,8 @@ def _closest_stop(view: GraphView, region: Region, add: Node) -> NearMiss | None
             # The variance is taken over other axes than the mean was.
             second = [form for form in forms if has_square(form) and feeds_root(view, node)]
         # A norm over other axes is a candidate of its own.
+        if _is_quantized(view, region, node, forms):
+            return NearMiss(Reason.NORM_QUANTIZED, node.ref, add.ref, got=str(forms[0]))
         other = refusal.reason is Reason.OTHER_AXES
         is_norm = node.op_type in NORMALIZATIONS and not other
         is_norm = is_norm or refusal.reason is Reason.AXIS_NOT_PUT_BACK
@@ -77,14 +79,29 @@ def _closest_stop(view: GraphView, region: Region, add: Node) -> NearMiss | None
     return None
 
 
+def _is_quantized(view: GraphView, region: Region, node: Node, forms: list[Form]) -> bool:
+    """Whether a part of a norm is quantized: its deviation, its square, or what is made of it."""
+    if not quantizes(node) or node.input(0) not in region.values:
+        return False
+    form = forms[0]
+    if not (has_second_moment(form) or has_square(form) or is_deviation(form)):
+        return False
+    # Where a root was taken already, none need follow.
+    return any(e.denominator != 1 for e in exponents(form)) or feeds_root(view, node)
+
+
 def feeds_root(view: GraphView, node: Node, reach: int = 12) -> bool:
-    """Whether a root is taken of something near behind a reduction: the mark of a norm."""
+    """Whether a root is taken of something near behind a reduction: the mark of a norm.
+
+    It may be quantized on its way.
+    """
     names = list(node.outputs[:1])
     for _ in range(reach):
         readers = [reader for name in names for reader in view.readers(name)[:8]]
         if any(reader.op_type == "Sqrt" or _is_fractional(view, reader) for reader in readers):
             return True
-        near = [r for r in readers if rule_for(r) is not None and not _joins(view, r)]
+        known = [r for r in readers if rule_for(r) is not None or quantizes(r)]
+        near = [r for r in known if not _joins(view, r)]
         names = [reader.outputs[0] for reader in near[:16] if reader.outputs]
     return False
 

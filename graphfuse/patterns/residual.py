@@ -118,7 +118,7 @@ def sources(view: GraphView, name: str, reach: int = 16) -> list[Source]:
             continue
         if (node.domain, node.op_type) == QUANTIZED_SUM and node.known:
             found[step.tensor] = Source(node, step.tensor, (), node, Reason.SUM_QUANTIZED)
-        if not node.standard and not _dequantizes(node):
+        if not node.standard and not quantizes(node):
             continue
         if home is not view and step.obstacle is None:
             step = replace(step, reason=Reason.SUM_IN_OTHER_SCOPE)
@@ -138,9 +138,13 @@ def sources(view: GraphView, name: str, reach: int = 16) -> list[Source]:
     return sorted(found.values(), key=lambda source: source.add.position)
 
 
-def _dequantizes(node: Node) -> bool:
-    """onnxruntime's own quantizing operators, which take 16 bits where ONNX's did not."""
-    return node.known and node.domain == "com.microsoft" and node.op_type in QUANTIZING
+def quantizes(node: Node) -> bool:
+    """Whether a node quantizes or undoes that: onnxruntime's own, which took 16 bits first, too."""
+    return (
+        node.known
+        and node.op_type in QUANTIZING
+        and (node.standard or node.domain == "com.microsoft")
+    )
 
 
 def _shifted(view: GraphView, node: Node, step: _Step) -> list[_Step]:

@@ -16,7 +16,8 @@ from graphfuse.graph.scopes import as_written
 from graphfuse.graph.shapes import extent_of
 from graphfuse.graph.tensors import DEFAULT_DOMAINS
 from graphfuse.graph.view import GraphView, views
-from graphfuse.patterns.context import Candidate, normalized_axes, reduced_axes
+from graphfuse.patterns.channels import is_of_groups, is_one_norm
+from graphfuse.patterns.context import Candidate, normalized_axes, reduced_axes, reduces_nothing
 from graphfuse.patterns.near_misses import closest, feeds_root
 from graphfuse.patterns.residual import ResidualSum, Source, residual_sum, sources
 from graphfuse.patterns.site import described, producer, site
@@ -27,7 +28,7 @@ from graphfuse.patterns.translate import (
     evaluate,
 )
 from graphfuse.reasons import Reason, Refusal, RefusedError
-from graphfuse.records import NearMiss, Scan, Site
+from graphfuse.records import Dim, NearMiss, Scan, Site
 
 NORM_DOMAINS = (*DEFAULT_DOMAINS, "com.microsoft")
 
@@ -111,12 +112,17 @@ def _candidates(view: GraphView) -> list[_Candidate]:
             seen.update(((source.tensor, None), _Candidate(source, node, None)) for source in found)
             continue
         is_normalization = node.op_type in NORMALIZATIONS and node.domain in NORM_DOMAINS
+        is_normalization = is_normalization and is_one_norm(node)
         if not is_normalization and not (node.standard and node.op_type in REDUCTIONS):
+            continue
+        if not is_normalization and reduces_nothing(view, node):
             continue
         for source in sources(view, node.input(0)):
             axes = _axes(view, source.tensor, node, is_normalization)
             blocked = axes is None or source.obstacle is not None
             if blocked and not is_normalization and not feeds_root(view, node):
+                continue
+            if blocked and is_of_groups(view, node):
                 continue
             key = (source.tensor, axes)
             if key not in seen or seen[key].source.obstacle is not None:
@@ -168,9 +174,7 @@ def _judge(view: GraphView, candidate: _Candidate, pinned: frozenset[str]) -> li
         return [miss] if is_residual else []
     shape = view.type(tensor).shape
     if axes is None or shape is None:
-        if elsewhere:
-            return []
-        return [NearMiss(Reason.UNKNOWN_SHAPE, reader.ref, add.ref, got=f"rank of {tensor}")]
+        return [] if elsewhere else [_unknown_axes(reader, add, tensor, shape)]
     region = evaluate(view, Candidate(tensor, axes, len(shape), extent_of(shape, axes)))
     matches = _matches(region)
     if not matches:
@@ -183,6 +187,17 @@ def _judge(view: GraphView, candidate: _Candidate, pinned: frozenset[str]) -> li
     if _is_deviation(view, residual, axes):
         return [NearMiss(Reason.INSIDE_A_NORM, add.ref, add.ref, got=f"{residual.a} - its mean")]
     return _choose(view, region, source, residual, matches, pinned)
+
+
+def _unknown_axes(reader: Node, add: Node, tensor: str, shape: tuple[Dim, ...] | None) -> NearMiss:
+    """The near miss where it is not known what a norm is over, or where it has no such axis."""
+    if shape is None:
+        return NearMiss(Reason.UNKNOWN_SHAPE, reader.ref, add.ref, got=f"rank of {tensor}")
+    if reader.op_type in NORMALIZATIONS:
+        axis = reader.attributes.get("axis", -1)
+        got = f"axis {axis} of {len(shape)} axes"
+        return NearMiss(Reason.OTHER_AXES, reader.ref, add.ref, got=got)
+    return NearMiss(Reason.UNKNOWN_SHAPE, reader.ref, add.ref, got=f"the axes of {reader.ref}")
 
 
 def _is_deviation(view: GraphView, residual: ResidualSum, axes: tuple[int, ...]) -> bool:

@@ -15,6 +15,7 @@ from graphfuse.algebra.norms import Norm
 from graphfuse.graph.nodes import Node
 from graphfuse.graph.tensors import holds, widens
 from graphfuse.graph.view import GraphView
+from graphfuse.patterns.channels import extents_by_channel
 from graphfuse.patterns.clamps import CLAMPS
 from graphfuse.patterns.layout import layer_of, layout_of
 from graphfuse.patterns.residual import PASSING, ResidualSum, Source, addends, bias_add
@@ -55,7 +56,7 @@ def site(
     for form, absent in ((norm.scale, 1), (norm.bias, 0)):
         if refusal is not None:
             break
-        parameter = _parameter(view, form, absent, parameter_type, total, count)
+        parameter = _parameter(view, interior, form, absent, parameter_type, total, count)
         if isinstance(parameter, Refusal):
             refusal = parameter
         else:
@@ -200,7 +201,9 @@ def _computed_in(view: GraphView, interior: list[Node], elem_type: int) -> int:
             found = view.type(node.input(0)).elem_type
         elif node.op_type in NORMALIZATIONS:
             # ONNX computes the statistics in the stash type, whatever the input's.
-            found = int(node.attributes.get("stash_type", TensorProto.FLOAT))
+            stashes = node.op_type != "InstanceNormalization"
+            own = TensorProto.FLOAT if stashes else view.type(node.input(0)).elem_type
+            found = int(node.attributes.get("stash_type", own))
         else:
             continue
         if found == TensorProto.UNDEFINED:
@@ -245,7 +248,13 @@ def _is_of(number: Fraction, elem_type: int) -> bool:
 
 
 def _parameter(
-    view: GraphView, form: Form, absent: int, to: int, total: TensorType, axes: int
+    view: GraphView,
+    interior: list[Node],
+    form: Form,
+    absent: int,
+    to: int,
+    total: TensorType,
+    axes: int,
 ) -> Parameter | Refusal:
     """A scale or bias, if its weights can be brought to the type and shape of the norm's.
 
@@ -260,9 +269,12 @@ def _parameter(
         if not widens(kind.elem_type, to) and not _holds(view, name, to):
             return Refusal(Reason.PARAMETER_TYPE, name)
         shape = kind.shape or ()
-        extents = tuple(dim for dim in shape[-axes:] if isinstance(dim, int))
+        apart = [extents_by_channel(view, node, name, axes) for node in interior]
+        by_channel = next(filter(None, apart), ())
+        extents = by_channel or tuple(dim for dim in shape[-axes:] if isinstance(dim, int))
         known = tuple(dim for dim in normalized if isinstance(dim, int))
-        if axes > 1 and prod(extents[:-1]) == 1 and extents[-1:] == (prod(known),):
+        flattened = prod(extents[:-1]) == 1 and extents[-1:] == (prod(known),)
+        if axes > 1 and flattened and not by_channel:
             extents = known
         whole = extents == normalized
         target = extents if axes > 1 else (-1,)

@@ -19,8 +19,10 @@ from graphfuse.graph.nodes import Node
 from graphfuse.graph.shapes import extent_of
 from graphfuse.graph.tensors import FLOAT_TYPES, type_name
 from graphfuse.graph.view import GraphView
+from graphfuse.patterns.channels import BY_CHANNEL, WITHOUT_EPSILON, by_channel, without_epsilon
 from graphfuse.patterns.clamps import CLAMPS
 from graphfuse.patterns.context import (
+    DEFAULT_EPSILON,
     Candidate,
     Context,
     Value,
@@ -32,9 +34,6 @@ from graphfuse.records import Dim
 
 MAX_REGION = 256
 """How many nodes are looked at from one tensor: a norm has some twenty."""
-
-DEFAULT_EPSILON = 9.999999747378752e-06
-"""1e-5 in float32: what a norm operator without the attribute uses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,11 +323,16 @@ OPERATORS: Mapping[str, Rule] = {
     "Reshape": _put_back,
     "Expand": _put_back,
     "LayerNormalization": _normalize(centred=True),
+    "InstanceNormalization": by_channel,
+    "GroupNormalization": by_channel,
+    "MeanVarianceNormalization": without_epsilon,
+    "LpNormalization": without_epsilon,
     "RMSNormalization": _normalize(centred=False),
     "SimplifiedLayerNormalization": _normalize(centred=False),
 }
 
 REDUCTIONS = frozenset(("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2"))
 NORMALIZATIONS = frozenset(
-    ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
-)
+    ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization",
+     *BY_CHANNEL, *WITHOUT_EPSILON)
+)  # fmt: skip

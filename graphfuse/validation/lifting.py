@@ -267,9 +267,11 @@ def _lift_values(graph: onnx.GraphProto) -> None:
 
 
 def _lift_nodes(nodes: Iterable[onnx.NodeProto], source: Model) -> None:
+    opset = default_opset(source.proto)
     for node in nodes:
         lift = LIFTED.get(node.op_type)
-        if lift is not None:
+        # A type that an earlier version of the operator does not have would be a stray attribute.
+        if lift is not None and opset >= LIFTED_SINCE.get(node.op_type, 0):
             lift(node)
         for attribute in node.attribute:
             if attribute.HasField("t"):
@@ -325,3 +327,5 @@ LIFTED: Mapping[str, Callable[[onnx.NodeProto], None]] = {
     "RandomNormal": _lift_type_attribute("dtype", 1),
     "RandomUniform": _lift_type_attribute("dtype", 1),
 }
+LIFTED_SINCE = {"GroupNormalization": 21}
+"""The opset from which on an operator has the attribute that is lifted."""

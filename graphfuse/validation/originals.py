@@ -91,6 +91,14 @@ class Originals:
             f"({broken.message})"
         )
 
+    def run_optimized_at(self, level: str) -> None:
+        """Run the original's optimized ways again, on the same feeds, at another level."""
+        self.optimized = level
+        for optimize, kernels in [way for way in self.ran[0].before if way[0]]:
+            made = self._original_session(optimize, kernels)
+            for ran in self.ran:
+                ran.before[optimize, kernels] = self._run_original(made, ran.feed)
+
     def _run_originals(self, level: str = "") -> None:
         choices = self.feeding.feeds(self.original.proto, FEEDS[self.level])
         choices = self.fitting.choose(choices, self.feeding)
