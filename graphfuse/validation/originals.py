@@ -91,6 +91,15 @@ class Originals:
             f"({broken.message})"
         )
 
+    def run_originals_again(self, level: str) -> None:
+        """Run the original on the same feeds, optimized up to another level."""
+        self.optimized = level
+        for way in self._original_ways():
+            if way[0]:
+                made = self._original_session(*way)
+                for ran in self.ran:
+                    ran.before[way] = self._run_original(made, ran.feed)
+
     def _run_originals(self, level: str = "") -> None:
         choices = self.feeding.feeds(self.original.proto, FEEDS[self.level])
         choices = self.fitting.choose(choices, self.feeding)
