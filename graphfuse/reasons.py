@@ -36,7 +36,7 @@ class Reason(Enum):
     )
     EPSILON_NOT_POSITIVE = (
         "epsilon-not-positive",
-        "epsilon is missing, zero or negative, so a constant row divides by zero",
+        "epsilon is missing, zero or negative: a norm has a positive one under its root",
         "add a positive epsilon under the root",
     )
     EPSILON_PRECISION = (
@@ -56,13 +56,14 @@ class Reason(Enum):
     )
     STATISTIC_CLAMPED = (
         "statistic-clamped",
-        "the variance is clamped before the root, and the clamp may act: not a norm then",
-        "add a positive epsilon in its place, or clamp at no more than the epsilon that is added",
+        "the variance or its root is clamped, and the clamp may act: not a norm then",
+        "add a positive epsilon under the root in its place, or clamp the variance at no more than "
+        "the epsilon that is added",
     )
     BATCH_STATISTICS = (
         "batch-statistics",
-        "the norm is written as a BatchNormalization in training mode, with rows as its channels "
-        "(Keras 2 does that)",
+        "the norm is written as a BatchNormalization in training mode (Keras 2 does that), an "
+        "InstanceNormalization or a GroupNormalization, with rows as its channels",
         "write it as mean, variance and root, or as LayerNormalization, before the export",
     )
     OTHER_AXES = (
@@ -104,6 +105,11 @@ class Reason(Enum):
         "function-attribute",
         "an attribute of the norm is given by each call of the function that it is in",
         "inline the function before fusing",
+    )
+    NORM_UNKNOWN = (
+        "norm-unknown",
+        "an operator that is called a norm reads the sum, and no standard says what it computes",
+        "export the norm in operators of ONNX, or add a function of that name to the model",
     )
     TOO_COMPLEX = (
         "too-complex",
@@ -169,6 +175,12 @@ class Reason(Enum):
         "sum-sliced",
         "only a part of the sum is normalised",
         "nothing: the fused node would normalise all of it",
+    )
+    SUM_JOINED = (
+        "sum-joined",
+        "the sum is only a part of what the norm reads: it is joined with other numbers before",
+        "normalise before joining where whole rows are joined; the LayerNorm of [x, -x] is an "
+        "RMSNorm of x, so write that",
     )
     SUM_CLAMPED = (
         "sum-clamped",

@@ -6,6 +6,7 @@ from graphfuse.graph.nodes import Node
 from graphfuse.graph.view import GraphView
 from graphfuse.patterns import norms
 from graphfuse.patterns.algebra import Refusal
+from graphfuse.patterns.fixed_norms import FIXED
 from graphfuse.patterns.form import Form, exponents, has_second_moment, has_square, is_of_x
 from graphfuse.patterns.residual import is_sum
 from graphfuse.patterns.site import interior_of
@@ -46,6 +47,8 @@ def _blame(view: GraphView, region: Region, name: str) -> Node:
     interior = interior_of(view, region, name)
     for node in interior:
         value = region.values[node.outputs[0]]
+        if node.op_type in FIXED:
+            return node
         if node.op_type in TURNING and not is_of_x(value.form) and has_second_moment(value.form):
             return node
     return interior[-1]
@@ -64,6 +67,7 @@ def _closest_stop(view: GraphView, region: Region, add: Node) -> NearMiss | None
         other = refusal.reason is Reason.OTHER_AXES
         is_norm = node.op_type in NORMALIZATIONS and not other
         is_norm = is_norm or refusal.reason is Reason.AXIS_NOT_PUT_BACK
+        is_norm = is_norm or (other and node.op_type in FIXED)
         if not second and not is_norm:
             continue
         reason = refusal.reason

@@ -67,10 +67,12 @@ SEQUENCES = frozenset(
 )
 CLAMPING = frozenset(("Clip", "Min", "Max"))
 QUANTIZING = frozenset(("QuantizeLinear", "DequantizeLinear"))
+JOINING = frozenset(("Concat", "Pad", "Where", "ScatterND", "ScatterElements"))
 QUANTIZED_SUM = ("com.microsoft", "QLinearAdd")
 OBSTACLES = {
     **dict.fromkeys(QUANTIZING, Reason.SUM_QUANTIZED),
     **dict.fromkeys(CLAMPING, Reason.SUM_CLAMPED),
+    **dict.fromkeys(JOINING, Reason.SUM_JOINED),
     **dict.fromkeys(RESHAPING, Reason.SUM_RESHAPED),
     **dict.fromkeys(SLICING, Reason.SUM_SLICED),
     **dict.fromkeys(SEQUENCES, Reason.SUM_IN_SEQUENCE),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import partial
 from math import prod
 
 from graphfuse.bodies import strange_names
@@ -16,6 +15,8 @@ from graphfuse.graph.view import GraphView, views
 from graphfuse.patterns import norms
 from graphfuse.patterns.algebra import Refusal
 from graphfuse.patterns.context import Candidate, normalized_axes, reduced_axes
+from graphfuse.patterns.disguised import disguised
+from graphfuse.patterns.fixed_norms import FIXED, fixed_axes
 from graphfuse.patterns.near_misses import closest, feeds_root
 from graphfuse.patterns.norms import Norm
 from graphfuse.patterns.residual import ResidualSum, Source, residual_sum, sources
@@ -100,12 +101,10 @@ def _candidates(view: GraphView) -> list[_Candidate]:
     """Each Add with the axes that a reduction takes of it, once."""
     seen: dict[tuple[str, tuple[int, ...] | None], _Candidate] = {}
     for node in view.nodes:
-        if _takes_batch_statistics(view, node):
-            blocked = partial(replace, path=(), obstacle=node, reason=Reason.BATCH_STATISTICS)
-            found = (blocked(source) for source in sources(view, node.input(0)))
-            seen.update(((source.tensor, None), _Candidate(source, node, None)) for source in found)
-            continue
+        for source in disguised(view, node):
+            seen[source.tensor, None] = _Candidate(source, node, None)
         is_normalization = node.op_type in NORMALIZATIONS and node.domain in NORM_DOMAINS
+        is_normalization |= node.standard and node.op_type in FIXED
         if not is_normalization and not (node.standard and node.op_type in REDUCTIONS):
             continue
         for source in sources(view, node.input(0)):
@@ -124,23 +123,14 @@ def _candidates(view: GraphView) -> list[_Candidate]:
     ]
 
 
-def _takes_batch_statistics(view: GraphView, node: Node) -> bool:
-    """Whether a BatchNormalization normalises what it reads by that itself, as a norm does.
-
-    Keras 2 writes a LayerNorm so, its rows as channels. One with constant statistics is none.
-    """
-    if not node.standard or node.op_type != "BatchNormalization":
-        return False
-    trains = node.attributes.get("training_mode", 0) == 1
-    return trains or not all(view.is_weight(node.input(at)) for at in (3, 4))
-
-
 def _axes(
     view: GraphView, tensor: str, reader: Node, is_normalization: bool
 ) -> tuple[int, ...] | None:
     shape = view.type(tensor).shape
     if shape is None:
         return None
+    if reader.op_type in FIXED:
+        return fixed_axes(reader, len(shape))
     if is_normalization:
         return normalized_axes(reader, len(shape))
     return reduced_axes(view, reader, len(shape))

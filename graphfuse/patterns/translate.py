@@ -14,7 +14,7 @@ from fractions import Fraction
 from math import isfinite
 
 from graphfuse.graph.nodes import Node
-from graphfuse.graph.shapes import extent_of
+from graphfuse.graph.shapes import broadcasts_to, extent_of
 from graphfuse.graph.tensors import FLOAT_TYPES
 from graphfuse.graph.view import GraphView
 from graphfuse.patterns import algebra
@@ -28,6 +28,7 @@ from graphfuse.patterns.context import (
     normalized_axes,
     to_value,
 )
+from graphfuse.patterns.fixed_norms import FIXED
 from graphfuse.patterns.form import Form
 from graphfuse.reasons import Reason
 from graphfuse.records import Dim
@@ -118,7 +119,8 @@ Rule = Callable[[Context], Value | Refusal]
 def rule_for(node: Node) -> Rule | None:
     """The row of the table for a node; None for an operator outside the algebra."""
     if node.standard:
-        return OPERATORS.get(node.op_type) or CLAMPS.get(node.op_type)
+        rows = (OPERATORS, CLAMPS, FIXED)
+        return next((row[node.op_type] for row in rows if node.op_type in row), None)
     if (
         node.known
         and node.domain == "com.microsoft"
@@ -273,7 +275,9 @@ def _puts_axes_back(context: Context, operand: Value, kept: Sequence[Dim]) -> bo
     if target is None or None in kept:
         return False
     if node.op_type == "Expand":
-        return tuple(target) == tuple(kept)
+        x_shape = view.type(context.candidate.tensor).shape
+        # What it is repeated to is what it would be repeated to beside x.
+        return x_shape is not None and broadcasts_to(tuple(target), x_shape)
     return node.op_type == "Reshape" and _fills(target, kept, view.type(node.input(0)).shape or ())
 
 
