@@ -9,13 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 import graphfuse
-from graphfuse.runtime import LEVELS
-from tests.graphs import DECOMPOSED_RMS_NORM, VERSION, feeds, kinds, model, residual
+from tests.graphs import DECOMPOSED_RMS_NORM, kinds, residual
+from tests.levels import assert_right_everywhere, optimized
 
 RNG = np.random.default_rng(11)
 HALF = {"inputs": "float16[B,S,8] a, float16[B,S,8] b", "outputs": "float16[B,S,8] y"}
@@ -137,39 +136,6 @@ def exported(report: str) -> onnx.ModelProto:
     return residual(body, constants=constants, **options)
 
 
-def outputs(
-    proto: onnx.ModelProto, level: str, kernels: bool, options: ort.SessionOptions | None = None
-) -> list[np.ndarray]:
-    options = options or graphfuse.session_options(kernels=kernels)
-    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
-    options.log_severity_level = 4
-    made = ort.InferenceSession(
-        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return made.run(None, feeds(proto))
-
-
-def assert_right_everywhere(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
-    """What is written gives what the original gives unoptimized, at every level, in both ways."""
-    wanted = outputs(before, LEVELS[0], kernels=False)
-    for level in LEVELS:
-        for kernels in (True, False):
-            for old, new in zip(wanted, outputs(after, level, kernels), strict=True):
-                wide = old.dtype == np.float32
-                close = {"rtol": 1e-5, "atol": 2e-6} if wide else {"rtol": 4e-3, "atol": 4e-3}
-                np.testing.assert_allclose(new, old, **close, err_msg=f"{level}, {kernels}")
-
-
-def optimized(proto: onnx.ModelProto, folder: Path, level: str = "full") -> graphfuse.FuseResult:
-    onnx.save(proto, folder / "before.onnx")
-    result = graphfuse.optimize(
-        folder / "before.onnx", folder / "after.onnx", validation=level, force=True
-    )
-    assert result.validation is not None
-    assert result.validation.passed, result.validation.failures
-    return result
-
-
 @pytest.mark.parametrize("report", CASES)
 def test_what_exporters_write_fuses(report: str, tmp_path: Path) -> None:
     proto = exported(report)
@@ -224,89 +190,6 @@ def test_weights_of_another_type_end_in_one_line(case: str, tmp_path: Path) -> N
     assert caught.value.exit_code == 4
     assert "bound to different types" in caught.value.message
     assert not (tmp_path / "after.onnx").exists()
-
-
-def declared_too_large() -> onnx.ModelProto:
-    """open-mmlab/mmdeploy#2169, pytorch/pytorch#84563: the statistics are declared as large as x."""
-    body = LN_WITH.format(axis=-1) + "s = Mul(n, scale) y = Add(s, bias)"
-    proto = residual(body, opset=11, ir=6, constants={**NUMBERS, **WEIGHTS}, **FIXED)
-    for name in ("m", "v", "e", "r"):
-        proto.graph.value_info.append(helper.make_tensor_value_info(name, 1, [2, 3, 8]))
-    return proto
-
-
-def test_statistics_that_are_declared_too_large_fuse(tmp_path: Path) -> None:
-    """onnxruntime runs such a file optimized only; what is written runs at every level."""
-    proto = declared_too_large()
-    result = optimized(proto, tmp_path, "fast")
-    assert len(result.fused) == 1
-    written = onnx.load(tmp_path / "after.onnx")
-    onnx.checker.check_model(written, full_check=True)
-    del proto.graph.value_info[:]
-    assert_right_everywhere(proto, written)
-
-
-def test_what_runs_optimized_only_is_said(tmp_path: Path) -> None:
-    onnx.save(declared_too_large(), tmp_path / "before.onnx")
-    with pytest.raises(graphfuse.OriginalModelError) as caught:
-        graphfuse.optimize(tmp_path / "before.onnx", tmp_path / "after.onnx", validation="full")
-    assert caught.value.exit_code == 4
-    assert caught.value.message.startswith("with optimizations off ")
-    assert "--validate fast" in caught.value.remedy
-
-
-def over_two_axes(readers: str = "") -> onnx.ModelProto:
-    """NVIDIA/TransformerEngine#174: all axes but the first are normalised, gamma has the last."""
-    return residual(f"y = LayerNormalization<axis=-2>(x, scale, bias) {readers}", **FIXED)
-
-
-@pytest.mark.parametrize("level", ["fast", "full"])
-def test_what_the_optimiser_misreads_is_judged_below_it(level: str, tmp_path: Path) -> None:
-    """SkipLayerNormFusion looks at no axis: what a plain session gives for the original is wrong."""
-    proto = over_two_axes()
-    wanted, *others = (outputs(proto, each, False, ort.SessionOptions())[0] for each in LEVELS)
-    apart = [np.abs(wanted - other).max() > 0.1 for other in others]
-    if not any(apart):
-        pytest.skip(f"onnxruntime {ort.__version__} reads the axis")
-    result = optimized(proto, tmp_path, level)
-    assert len(result.fused) == 1
-    assert result.validation is not None
-    (said,) = (note for note in result.validation.notes if "makes something else" in note)
-    assert ort.__version__ in said
-    assert "the model is not at fault" in said
-    written = onnx.load(tmp_path / "after.onnx")
-    assert_right_everywhere(proto, written)
-    for each in LEVELS:
-        found = outputs(written, each, False, ort.SessionOptions())[0]
-        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=2e-6)
-
-
-def test_a_wrong_epsilon_is_caught_below_the_optimiser_as_well() -> None:
-    proto = over_two_axes()
-    fused = graphfuse.fuse(proto).model
-    for attribute in fused.graph.node[0].attribute:
-        if attribute.name == "epsilon":
-            attribute.f *= 2
-    assert not graphfuse.validate(proto, fused).passed
-
-
-def test_a_misread_norm_that_stays_is_judged_alike(tmp_path: Path) -> None:
-    """Of two such norms one is left out: a plain session reads it wrong in both files."""
-    proto = model(
-        "x = Add(a, b) n = LayerNormalization<axis=-2>(x, scale, bias) z = Add(n, a) "
-        "y = LayerNormalization<axis=-2>(z, scale, bias)",
-        constants=WEIGHTS,
-        **FIXED,
-    )
-    onnx.save(proto, tmp_path / "before.onnx")
-    result = graphfuse.optimize(
-        tmp_path / "before.onnx", tmp_path / "after.onnx", include=["s2"], validation="full"
-    )
-    assert [f.site.output for f in result.fused] == ["y"]
-    assert result.validation is not None
-    assert result.validation.passed
-    if VERSION >= (1, 24):
-        assert any("so it does to the fused model" in note for note in result.validation.notes)
 
 
 FUNCTIONS = {
