@@ -178,9 +178,9 @@ class Reason(Enum):
     )
     SUM_JOINED = (
         "sum-joined",
-        "the sum is only a part of what the norm reads: it is joined with other numbers before",
+        "the sum, or a part of it, is joined with other numbers before the norm reads it",
         "normalise before joining where whole rows are joined; the LayerNorm of [x, -x] is an "
-        "RMSNorm of x, so write that",
+        "RMSNorm of x, so write that; else nothing, as the norm is of something larger",
     )
     SUM_CLAMPED = (
         "sum-clamped",

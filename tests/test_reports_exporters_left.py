@@ -29,6 +29,10 @@ NUMBERS = {
     "back": np.array([2, 3, 8], np.int64),
     "ones": np.ones(6, np.float32),
     "none": np.zeros(6, np.float32),
+    "pairs": np.array([2, 2, 2, 8], np.int64),
+    "at0": np.array([0], np.int64),
+    "at1": np.array([1], np.int64),
+    "at2": np.array([2], np.int64),
     "twice": np.ones(16, np.float32),
     "halves": np.array([8, 8], np.int64),
     "token": np.ones((2, 1, 8), np.float32),
@@ -135,6 +139,16 @@ CASES = {
         FIXED,
         Reason.SUM_JOINED,
         "ScatterND",
+    ),
+    "patches that are merged": (
+        "f = Reshape(x, pairs) p = Slice(f, at0, at1, at2) q = Slice(f, at1, at2, at2) "
+        "c = Concat<axis=-1>(p, q) y = LayerNormalization(c, twice)",
+        {
+            "inputs": "float[2,4,8] a, float[2,4,8] b",
+            "outputs": "float[2,2,1,16] y",
+        },
+        Reason.SUM_JOINED,
+        "Concat",
     ),
     "coremltools#1972, channels first": (
         DECOMPOSED_LAYER_NORM.replace("axes=[-1]", "axes=[1]").replace(

@@ -192,7 +192,9 @@ def _behind(node: Node, step: _Step) -> list[_Step]:
     if node.op_type in ("Cast", "CastLike"):
         return [replace(_further(step, node.input(0)), casts=(*step.casts, node))]
     if node.op_type in OBSTACLES:
-        blocked = replace(step, obstacle=node, reason=OBSTACLES[node.op_type])
+        # Of the way to where it is joined with others nothing more counts.
+        joined = step.reason is Reason.SUM_JOINED
+        blocked = step if joined else replace(step, obstacle=node, reason=OBSTACLES[node.op_type])
         # The others are a scale and a zero point.
         read = node.inputs[:1] if node.op_type in QUANTIZING else node.inputs
         return [_further(blocked, name) for name in read if name]
