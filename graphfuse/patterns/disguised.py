@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 
 import onnx
 
@@ -29,6 +30,9 @@ CALLS = frozenset(("ATen", "ATenOp", "PythonOp"))
 
 KEEPS_ORDER = frozenset(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Cast"))
 """Operators that leave the elements of a tensor in their order."""
+
+DEFINED = (DOMAIN, CONTRIB_DOMAIN)
+"""Domains whose norms are known, or are none of a sum."""
 
 LONGEST = 8
 
@@ -60,18 +64,23 @@ def _takes_batch_statistics(view: GraphView, node: Node) -> bool:
 
 def _is_unknown_norm(node: Node) -> bool:
     """Whether an operator that no standard defines is called a LayerNorm or RMSNorm."""
-    if not node.known or node.domain == DOMAIN or not node.input(0):
-        return False
     calls = node.op_type in CALLS
-    if node.domain == CONTRIB_DOMAIN and not calls:
+    if not calls and (node.domain in DEFINED or not _is_name_of_norm(node.op_type)):
         return False
-    defined = node.op_type in NORMALIZATIONS or onnx.defs.has(node.op_type)
-    if node.domain in DEFAULT_DOMAINS and defined:
+    if not node.known or not node.input(0):
         return False
-    names = [node.op_type]
-    if calls:
-        names += [a.s.decode(errors="replace") for a in node.source.attribute if a.s]
-    return any(NAME.search(re.sub(r"[\W_]", "", name).lower()) for name in names)
+    if not calls:
+        defined = node.op_type in NORMALIZATIONS or onnx.defs.has(node.op_type)
+        return not (node.domain in DEFAULT_DOMAINS and defined)
+    return any(
+        _is_name_of_norm(attribute.s.decode(errors="replace"))
+        for attribute in node.source.attribute
+    )
+
+
+@cache
+def _is_name_of_norm(name: str) -> bool:
+    return NAME.search(re.sub(r"[\W_]", "", name).lower()) is not None
 
 
 def _sum_of_rows(view: GraphView, node: Node) -> Node | None:
