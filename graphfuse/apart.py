@@ -40,6 +40,9 @@ CONTRIB_EPSILON = 9.999999960041972e-13
 SUM_AT = {ops.DOMAIN: 1, ops.CONTRIB_DOMAIN: 3}
 """Which output is the sum."""
 
+WORDS = {"A": "input", "B": "skip", "Scale": "scale"}
+"""What onnxruntime calls the inputs that a fused node must have."""
+
 Holder = onnx.ModelProto | onnx.FunctionProto
 """What imports operator sets."""
 
@@ -194,8 +197,9 @@ class _Worker:
         roles = dict(zip(_roles(node), node.input, strict=False))
         roles = {role: name for role, name in roles.items() if name}
         at = SUM_AT[node.domain]
-        if not {"A", "B", "Scale"} <= roles.keys():
-            return Reason.NOT_THE_DEFINITION, "it has no scale"
+        absent = [role for role in ("A", "B", "Scale") if role not in roles]
+        if absent:
+            return Reason.NOT_THE_DEFINITION, f"it has no {WORDS[absent[0]]}"
         between = [name for name in node.output[1:at] if name]
         read = next((name for name in between if _is_read(scope.graph, name)), "")
         if read:

@@ -58,8 +58,9 @@ class Reason(Enum):
     )
     STATISTIC_CLAMPED = (
         "statistic-clamped",
-        "the variance is clamped before the root, and the clamp may act: not a norm then",
-        "add a positive epsilon in its place, or clamp at no more than the epsilon that is added",
+        "the variance or its root is clamped, and the clamp may act: not a norm then",
+        "add a positive epsilon under the root in its place, or clamp the variance at no more than "
+        "the epsilon that is added",
     )
     NORM_QUANTIZED = (
         "norm-quantized",
@@ -117,6 +118,11 @@ class Reason(Enum):
         "function-attribute",
         "an attribute of the norm is given by each call of the function that it is in",
         "inline the function before fusing",
+    )
+    NORM_UNKNOWN = (
+        "norm-unknown",
+        "an operator that is called a norm reads the sum, and no standard says what it computes",
+        "export the norm in operators of ONNX, or add a function of that name to the model",
     )
     TOO_COMPLEX = (
         "too-complex",
@@ -185,6 +191,12 @@ class Reason(Enum):
         "sum-sliced",
         "only a part of the sum is normalised",
         "take that part of both operands before the Add, where nothing else needs the sum",
+    )
+    SUM_JOINED = (
+        "sum-joined",
+        "the sum, or a part of it, is joined with other numbers before the norm reads it",
+        "normalise before joining where whole rows are joined; the LayerNorm of [x, -x] is an "
+        "RMSNorm of x, so write that; else nothing, as the norm is of something larger",
     )
     SUM_CLAMPED = (
         "sum-clamped",

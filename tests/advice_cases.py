@@ -215,7 +215,7 @@ KERAS = {
     },
 }
 MORE = "more (x, scale, bias) => (y) { n = LayerNormalization(x, scale, bias) y = Relu(n) }"
-SHAPELESS = {"inputs": "float a, float b", "outputs": "float y"}
+SHAPELESS = {"inputs": "float[] a, float[] b", "outputs": "float[] y"}
 SYMBOLIC = {"inputs": "float[B,S,H] a, float[B,S,H] b", "outputs": "float[B,S,H] y"}
 FLOAT16_IN_FLOAT32 = residual(
     """c = Cast<to=1>(x) q = Mul(c, c) v = ReduceMean<axes=[-1]>(q) e = Add(v, eps) r = Sqrt(e)

@@ -41,6 +41,9 @@ Proto = onnx.ModelProto
 ELSEWHERE = {
     Reason.SUM_QUANTIZED: "test_reports_quantized.py::test_the_advice_works",
     Reason.SLOWER: "test_a_slower_site_is_fused_all_the_same",
+    Reason.NORM_QUANTIZED: "test_reports_more_norms.py::test_a_norm_that_is_quantized_behind_is_a_site",
+    Reason.NORM_UNKNOWN: "test_reports_exporters_left.py::test_a_function_of_that_name_makes_a_site",
+    Reason.SUM_JOINED: "test_reports_exporters_left.py::test_what_is_advised_makes_a_site",
 }
 """Advice that needs a tool, and the test that follows it."""
 

@@ -88,6 +88,9 @@ class Context:
         small = all(dim == 1 for dim in shape) or (x_shape and broadcasts_to(shape, x_shape))
         if number is not None and isfinite(number) and (small or self._of_extents(name)):
             return Value(constant(number))
+        expanded = self._expanded_weight(name)
+        if expanded:
+            return self.opaque(expanded)
         if not self.view.is_weight(name):
             behind = self._reshaped_weight(name, shape) or self._typed_weight(name)
             if behind:
@@ -148,6 +151,16 @@ class Context:
         known = before is not None and all(isinstance(dim, int) for dim in before)
         same = before is not None and _without_ones(before) == _without_ones(shape)
         return node.input(0) if known and same and self.view.is_weight(node.input(0)) else ""
+
+    def _expanded_weight(self, name: str) -> str:
+        """The weight that is repeated up to the shape of x, or less: x would do that itself."""
+        node = self.view.producer(name)
+        x_shape = self.view.type(self.candidate.tensor).shape
+        if node is None or not node.standard or node.op_type != "Expand" or x_shape is None:
+            return ""
+        target = self.view.shape_value(node.input(1))
+        fits = target is not None and broadcasts_to(target, x_shape)
+        return node.input(0) if fits and self.view.is_weight(node.input(0)) else ""
 
     def _of_extents(self, name: str) -> bool:
         """Whether a tensor has extents that are taken from x, by what ConstantOfShape reads."""

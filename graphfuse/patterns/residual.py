@@ -66,10 +66,12 @@ SEQUENCES = frozenset(
 )
 CLAMPING = frozenset(("Clip", "Min", "Max"))
 QUANTIZING = frozenset(("QuantizeLinear", "DequantizeLinear"))
+JOINING = frozenset(("Concat", "Pad", "Where", "ScatterND", "ScatterElements"))
 QUANTIZED_SUM = ("com.microsoft", "QLinearAdd")
 OBSTACLES = {
     **dict.fromkeys(QUANTIZING, Reason.SUM_QUANTIZED),
     **dict.fromkeys(CLAMPING, Reason.SUM_CLAMPED),
+    **dict.fromkeys(JOINING, Reason.SUM_JOINED),
     **dict.fromkeys(RESHAPING, Reason.SUM_RESHAPED),
     **dict.fromkeys(SLICING, Reason.SUM_SLICED),
     **dict.fromkeys(SEQUENCES, Reason.SUM_IN_SEQUENCE),
@@ -193,7 +195,9 @@ def _behind(node: Node, step: _Step) -> list[_Step]:
     if node.op_type in ("Cast", "CastLike"):
         return [replace(_further(step, node.input(0)), casts=(*step.casts, node))]
     if node.op_type in OBSTACLES:
-        blocked = replace(step, obstacle=node, reason=OBSTACLES[node.op_type])
+        # Of the way to where it is joined with others nothing more counts.
+        joined = step.reason is Reason.SUM_JOINED
+        blocked = step if joined else replace(step, obstacle=node, reason=OBSTACLES[node.op_type])
         # The others are a scale and a zero point.
         read = node.inputs[:1] if node.op_type in QUANTIZING else node.inputs
         return [_further(blocked, name) for name in read if name]

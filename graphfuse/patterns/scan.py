@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from math import prod
 
 from graphfuse.algebra.norms import Norm, is_deviation, match
@@ -18,6 +17,7 @@ from graphfuse.graph.tensors import DEFAULT_DOMAINS
 from graphfuse.graph.view import GraphView, views
 from graphfuse.patterns.channels import is_of_groups, is_one_norm
 from graphfuse.patterns.context import Candidate, normalized_axes, reduced_axes, reduces_nothing
+from graphfuse.patterns.disguised import disguised
 from graphfuse.patterns.near_misses import closest, feeds_root
 from graphfuse.patterns.residual import ResidualSum, Source, residual_sum, sources
 from graphfuse.patterns.site import described, producer, site
@@ -106,11 +106,8 @@ def _candidates(view: GraphView) -> list[_Candidate]:
     """Each Add with the axes that a reduction takes of it, once."""
     seen: dict[tuple[str, tuple[int, ...] | None], _Candidate] = {}
     for node in view.nodes:
-        if _takes_batch_statistics(view, node):
-            blocked = partial(replace, path=(), obstacle=node, reason=Reason.BATCH_STATISTICS)
-            found = (blocked(source) for source in sources(view, node.input(0)))
-            seen.update(((source.tensor, None), _Candidate(source, node, None)) for source in found)
-            continue
+        for source in disguised(view, node):
+            seen[source.tensor, None] = _Candidate(source, node, None)
         is_normalization = node.op_type in NORMALIZATIONS and node.domain in NORM_DOMAINS
         is_normalization = is_normalization and is_one_norm(node)
         if not is_normalization and not (node.standard and node.op_type in REDUCTIONS):
@@ -133,17 +130,6 @@ def _candidates(view: GraphView) -> list[_Candidate]:
         for candidate in seen.values()
         if candidate.source.obstacle is None or candidate.source.key not in direct
     ]
-
-
-def _takes_batch_statistics(view: GraphView, node: Node) -> bool:
-    """Whether a BatchNormalization normalises what it reads by that itself, as a norm does.
-
-    Keras 2 writes a LayerNorm so, its rows as channels. One with constant statistics is none.
-    """
-    if not node.standard or node.op_type != "BatchNormalization":
-        return False
-    trains = node.attributes.get("training_mode", 0) == 1
-    return trains or not all(view.is_weight(node.input(at)) for at in (3, 4))
 
 
 def _axes(

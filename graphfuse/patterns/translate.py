@@ -16,7 +16,7 @@ from graphfuse.algebra import Form, mean, subject
 from graphfuse.algebra.norms import normalize
 from graphfuse.algebra.signs import HALF
 from graphfuse.graph.nodes import Node
-from graphfuse.graph.shapes import extent_of
+from graphfuse.graph.shapes import broadcasts_to, extent_of
 from graphfuse.graph.tensors import FLOAT_TYPES, type_name
 from graphfuse.graph.view import GraphView
 from graphfuse.patterns.channels import BY_CHANNEL, WITHOUT_EPSILON, by_channel, without_epsilon
@@ -261,7 +261,9 @@ def _puts_axes_back(context: Context, operand: Value, kept: Sequence[Dim]) -> bo
     if target is None or None in kept:
         return False
     if node.op_type == "Expand":
-        return tuple(target) == tuple(kept)
+        x_shape = view.type(context.candidate.tensor).shape
+        # What it is repeated to is what it would be repeated to beside x.
+        return x_shape is not None and broadcasts_to(tuple(target), x_shape)
     return node.op_type == "Reshape" and _fills(target, kept, view.type(node.input(0)).shape or ())
 
 

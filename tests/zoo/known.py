@@ -76,8 +76,12 @@ LEFT: Mapping[Key, Mapping[str, int]] = {
     ("squeezebert", "*"): {"sum-reshaped": 4},
     # A part of the sum is normalised: the class token, the frames of one time, the last states.
     ("clip", "*"): {"sum-sliced": 1},
-    ("pegasus-x", "*"): {"sum-sliced": 1},
-    ("timesformer", "*"): {"sum-sliced": 1},
+    ("pegasus-x", "*"): {"sum-sliced": 1, "sum-joined": 1},
+    ("timesformer", "*"): {"sum-sliced": 1, "sum-joined": 4},
+    # Patches are merged, tokens put before them, rows padded, two streams joined: then the norm.
+    ("clap-audio", "*"): {"sum-joined": 1},
+    ("prophetnet", "*"): {"sum-joined": 1},
+    ("swin", "*"): {"sum-joined": 1},
     # Two norms read one sum, before attention and before the parallel feed-forward network.
     ("falcon-new", "*"): {"sum-taken": 1},
     ("gpt-neox", "*"): {"sum-taken": 1},
