@@ -230,3 +230,19 @@ def test_a_norm_of_mixed_types_is_the_models_fault(x: str, scale: type) -> None:
     with pytest.raises(graphfuse.OriginalModelError, match="bound to different types") as caught:
         graphfuse.validate(proto, graphfuse.fuse(proto).model)
     assert caught.value.exit_code == 4
+
+
+@pytest.mark.parametrize("epsilon", ["1e-12", "1e-5"])
+@pytest.mark.parametrize("number", [1.0, 7.7])
+def test_a_bias_that_is_one_number_is_added_sooner_or_later(number: float, epsilon: str) -> None:
+    """onnxruntime#14156: rows of 1e-7 beside a bias of 1 are at the edge of float64."""
+    node = f"SkipLayerNormalization<epsilon = {epsilon}>(a, b, scale, bias, c)"
+    before = model(
+        f"y, m, v, s = com.microsoft.{node} z = Relu(s)",
+        outputs="float[B,S,8] y, float[B,S,8] z",
+        extra_imports=MICROSOFT,
+        constants={"c": np.full(8, number, np.float32)},
+    )
+    for after in (graphfuse.fuse(before, fold_bias=False), graphfuse.unfuse(before)):
+        report = graphfuse.validate(before, after.model)
+        assert report.passed, report.failures

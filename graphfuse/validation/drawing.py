@@ -31,6 +31,8 @@ MOST_ELEMENTS = 2**20
 """Elements of a tensor that is drawn."""
 SIGMAS = (1e-12, 1e-9, 1e-6, 1e-3, 1.0)
 """Sizes of what is drawn: what is around an epsilon, wherever it is added."""
+DIGITS, FINEST = 20, -46
+"""Binary digits of what is drawn, and where the last of them may be."""
 LARGE = 30.0
 """Larger than activations are, and small enough for the exponential of it."""
 UNKNOWN_EXTENTS = (3, 2, 5, 7, 4, 6)
@@ -129,7 +131,7 @@ class Drawing:
         if dtype.kind == "f":
             # Sigma 0 stands for ties: few distinct numbers, zeros among them.
             drawn = rng.standard_normal(shape)
-            return drawn * sigma if sigma else np.rint(2 * drawn) / 2
+            return on_grid(drawn * sigma, sigma) if sigma else np.rint(2 * drawn) / 2
         limits = np.iinfo(dtype.name)
         low, high = INTEGERS[number % len(INTEGERS)]
         if rows is not None:
@@ -150,6 +152,16 @@ class Drawing:
                 if shape and -len(shape) <= axis < len(shape) and shape[axis]:
                     found[node.input[1]] = min(shape[axis], found.get(node.input[1], shape[axis]))
         return found
+
+
+def on_grid(array: Array, size: float) -> Array:
+    """Numbers of a size with few enough digits that float64 adds them to weights exactly.
+
+    A bias of 1 that is added sooner or later rounds rows of 1e-7 to 1e-9 of their size otherwise,
+    and that is no difference in what two models mean.
+    """
+    grid = 2.0 ** max(math.floor(math.log2(size)) - DIGITS, FINEST)
+    return np.rint(array / grid) * grid
 
 
 def _known(one: TensorType, other: TensorType) -> TensorType:

@@ -21,6 +21,7 @@ from graphfuse.records import Check, Unpaired
 from graphfuse.validation.alone import Lost, Part, Trial, on_activations, on_hard_rows
 from graphfuse.validation.comparing import Compared, compared, other_casts
 from graphfuse.validation.differences import Difference
+from graphfuse.validation.drawing import on_grid
 from graphfuse.validation.evaluator import UnsupportedModelError
 from graphfuse.validation.extract import Graphs, Parts, Place
 from graphfuse.validation.extract import Part as Cut
@@ -212,7 +213,9 @@ def _check_meaning(
 
 def _figure(part: Model, replacement: Model, site: FusedNode, seed: int) -> Check | str:
     rng = np.random.default_rng(seed)
-    a, b = operands(site, _rows_around_epsilon(site, rng), rng, as_declared=True)
+    smallest = float(np.sqrt(site.epsilon)) / 10
+    drawn = operands(site, _rows_around_epsilon(site, rng), rng, as_declared=True)
+    a, b = (on_grid(operand, smallest) for operand in drawn)
     values = {**site.vectors, "A": a, "B": b}
     known = {name: values[role] for role, name in reversed(site.roles.items())}
     feeds = {value.name: known[value.name] for value in part.proto.graph.input}
