@@ -150,6 +150,22 @@ def static(path: Path, target: Path, form: str, *operators: str) -> None:
     )
 
 
+def float8(path: Path, target: Path) -> None:
+    """Products in float8 (E4M3FN), which onnxruntime calibrates by the distribution of numbers."""
+    kind = quantization.QuantType.QFLOAT8E4M3FN
+    quantization.quantize_static(
+        str(path),
+        str(target),
+        reader(path),
+        quant_format=quantization.QuantFormat.QDQ,
+        activation_type=kind,
+        weight_type=kind,
+        op_types_to_quantize=["MatMul", "Gemm"],
+        calibrate_method=quantization.CalibrationMethod.Distribution,
+        extra_options={"scenario": "same"},
+    )
+
+
 def weights_only(path: Path, target: Path, bits: int) -> None:
     from onnxruntime.quantization import matmul_nbits_quantizer as nbits
 
@@ -168,6 +184,7 @@ MODES: Mapping[str, Tool] = {
     "static QOperator of products": lambda p, t: static(p, t, "QOperator", "MatMul", "Gemm"),
     "int4": lambda path, target: weights_only(path, target, 4),
     "int8 weights": lambda path, target: weights_only(path, target, 8),
+    "float8": float8,
 }
 SUMS_QUANTIZED: Mapping[str, Tool] = {
     "static QDQ": lambda p, t: static(p, t, "QDQ"),
