@@ -24,14 +24,14 @@ if TYPE_CHECKING:
         ValidationError,
         WriteError,
     )
+    from graphfuse.files.limits import Limits
     from graphfuse.integrations.graphsurgeon import fuse_graph
     from graphfuse.integrations.pytorch import export
-    from graphfuse.limits import Limits
     from graphfuse.pipeline import activations, fuse, optimize, scan, validate
-    from graphfuse.reasons import Reason
     from graphfuse.records import FuseResult, NearMiss, Scan, Site, UnfuseResult, ValidationReport
-    from graphfuse.runtime import providers, session_options
-    from graphfuse.stream import Reading
+    from graphfuse.records.reasons import Reason
+    from graphfuse.records.residual_stream import Reading
+    from graphfuse.running.sessions import providers, session_options
     from graphfuse.unfusing import unfuse
 
 __version__ = "0.1.0"
@@ -74,11 +74,11 @@ _HOMES = {
     "pipeline": ("scan", "fuse", "validate", "optimize", "activations"),
     "integrations.pytorch": ("export",),
     "integrations.graphsurgeon": ("fuse_graph",),
-    "stream": ("Reading",),
+    "records.residual_stream": ("Reading",),
     "unfusing": ("unfuse",),
-    "runtime": ("session_options", "providers"),
-    "reasons": ("Reason",),
-    "limits": ("Limits",),
+    "running.sessions": ("session_options", "providers"),
+    "records.reasons": ("Reason",),
+    "files.limits": ("Limits",),
     "records": ("FuseResult", "NearMiss", "Scan", "Site", "UnfuseResult", "ValidationReport"),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
 }

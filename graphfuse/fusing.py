@@ -9,15 +9,13 @@ from functools import cached_property, partial
 
 import onnx
 
-from graphfuse import advice, empty_inputs, foreign, runtimes, targets
-from graphfuse.bodies import has_contrib, strange_names
 from graphfuse.errors import UsageError, ValidationError
-from graphfuse.feeding import Feeding
-from graphfuse.graph.model_file import Model, materialized
-from graphfuse.graph.shapes import type_of
+from graphfuse.files.model_file import Model, materialized
+from graphfuse.graph.bodies import has_contrib, strange_names
 from graphfuse.graph.tensors import count_nodes, type_name
-from graphfuse.plan import plan as make_plan
-from graphfuse.putting_back import PuttingBack, Trial
+from graphfuse.planning import advice, runtimes, targets
+from graphfuse.planning.plan import plan as make_plan
+from graphfuse.planning.runtimes import Runtime
 from graphfuse.records import (
     DIFFERENT,
     Cost,
@@ -28,9 +26,13 @@ from graphfuse.records import (
     Site,
     ValidationReport,
 )
-from graphfuse.rewrite import rewrite
-from graphfuse.runtimes import Runtime
+from graphfuse.rewriting.putting_back import PuttingBack, Trial
+from graphfuse.rewriting.rewrite import rewrite
+from graphfuse.running import empty_inputs
+from graphfuse.running.feeding import Feeding
 from graphfuse.scanning import Looked, look
+from graphfuse.system import libraries
+from graphfuse.types.shapes import type_of
 
 Stage = Callable[[str], object]
 
@@ -69,7 +71,7 @@ class Fusing:
         if self.by != AUTOTUNE:
             return None if self.by == "none" else {}
         from graphfuse.bench.autotune import autotune
-        from graphfuse.runtime import require_provider
+        from graphfuse.running.sessions import require_provider
 
         provider = targets.target(self.ep).provider
         require_provider(provider)
@@ -225,7 +227,7 @@ def validate_models(
     if level not in allowed:
         raise UsageError(f"unknown level {level!r}", f"choose one of {', '.join(allowed)}")
     if certify:
-        foreign.mpmath()
+        libraries.mpmath()
     if level == "none":
         check_signature(original.proto.graph, fused.proto.graph)
         alone = ValidationReport((), (), feeding.seed, level)
@@ -322,8 +324,8 @@ def _remedy(report: ValidationReport, outputs: set[str]) -> str:
         return "please report it with the model's graph"
     if any(check.gate == "G1" for check in report.failures):
         return (
-            f"onnxruntime {foreign.onnxruntime().__version__} runs the node worse than those that "
-            "it replaces: leave it out with --exclude, or without --strict it is put back"
+            f"onnxruntime {libraries.onnxruntime().__version__} runs the node worse than those "
+            "that it replaces: leave it out with --exclude, or without --strict it is put back"
         )
     if not report.failures:
         return "leave it out with --exclude, or without --strict it is put back"

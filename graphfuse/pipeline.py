@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import onnx
 
-from graphfuse import advice, foreign, runtimes, targets
 from graphfuse.errors import GateError, UsageError
-from graphfuse.feeding import feeding_of
-from graphfuse.feeds import Ranges
+from graphfuse.files import leftovers
+from graphfuse.files.limits import Limits
+from graphfuse.files.model_file import Model, load, unchanged, wrap
+from graphfuse.files.weights import Target, check_output, drafted
 from graphfuse.fusing import (
     LEVELS,
     Fusing,
@@ -23,10 +24,7 @@ from graphfuse.fusing import (
     silent,
     validate_models,
 )
-from graphfuse.graph import leftovers
-from graphfuse.graph.model_file import Model, load, unchanged, wrap
-from graphfuse.graph.weights import Target, check_output, drafted
-from graphfuse.limits import Limits
+from graphfuse.planning import advice, runtimes, targets
 from graphfuse.records import (
     Explanation,
     FuseResult,
@@ -35,14 +33,17 @@ from graphfuse.records import (
     UnfuseResult,
     ValidationReport,
 )
+from graphfuse.records.residual_stream import Reading
+from graphfuse.running.feeding import feeding_of
+from graphfuse.running.random_feeds import Ranges
 from graphfuse.scanning import look
-from graphfuse.stream import Reading
+from graphfuse.system import libraries
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from graphfuse.bench.compare import BenchOptions
-    from graphfuse.bench.records import BenchReport
+    from graphfuse.bench.contests import BenchOptions
+    from graphfuse.bench.measurements import BenchReport
 
     Array = NDArray[Any]
     Feeds = Mapping[str, Array]
@@ -63,9 +64,9 @@ def as_model(model: ModelLike, folder: Path | None = None, limits: Limits | None
 def scan(model: ModelLike, *, limits: Limits | None = None) -> Scan:
     """Find every residual Add that feeds a LayerNorm or an RMSNorm.
 
-    `model` is a path or an onnx.ModelProto. Weights are not read. `limits` are the budgets of the
-    gate (graph/gate.py). Returns the sites that can be fused and the near misses, each with its
-    reason. Raises ModelError for a file that is unreadable, unsafe, or over a budget.
+    `model` is a path or an onnx.ModelProto. Weights are not read. `limits` are the budgets of
+    what is admitted (files/admission.py). Returns the sites that can be fused and the near misses,
+    each with its reason. Raises ModelError for a file that is unreadable, unsafe, or over a budget.
     """
     loaded = as_model(model, limits=limits)
     with unchanged(loaded):
@@ -92,9 +93,9 @@ def activations(
     of them. Raises OriginalModelError when the model does not run, UsageError, ModelError,
     and ProviderError when onnxruntime is missing.
     """
+    from graphfuse.activations.in_runs import read
+    from graphfuse.activations.sums import stream
     from graphfuse.graph.view import views
-    from graphfuse.patterns.stream import stream
-    from graphfuse.readings import read
 
     loaded = as_model(model, limits=limits)
     feeding = feeding_of(seed, iterations, inputs, input_shapes, val_range, run_limit, symbols)
@@ -112,7 +113,7 @@ def explain(model: ModelLike, site: str, *, limits: Limits | None = None) -> Exp
     `site` is an id of the scan (s1, m1), or the name of an output or an Add. Raises UsageError when
     there is none, and ModelError for an unreadable file.
     """
-    from graphfuse.patterns.explain import explain as explain_item
+    from graphfuse.recognition.explain import explain as explain_item
 
     return explain_item(scan(model, limits=limits), site)
 
@@ -241,9 +242,9 @@ def bench(
 
     Raises what `validate` raises, and ProviderError when fused nodes ran on another provider.
     """
-    from graphfuse.bench.compare import BenchOptions, compare
-    from graphfuse.bench.sites import time_sites
-    from graphfuse.runtime import require_provider
+    from graphfuse.bench.contests import BenchOptions, compare
+    from graphfuse.bench.site_timing import time_sites
+    from graphfuse.running.sessions import require_provider
 
     options = options or BenchOptions()
     rows = [targets.target(ep) for ep in targets.resolve(eps)]
@@ -308,7 +309,7 @@ def optimize(
     if validation not in LEVELS:
         raise UsageError(f"unknown level {validation!r}", f"choose one of {', '.join(LEVELS)}")
     if certify:
-        foreign.mpmath()
+        libraries.mpmath()
     ep = ",".join(targets.resolve(ep))
     target = Target(Path(output), weights, force, in_place)
     source = opened(model, target, dry_run, limits, stage)

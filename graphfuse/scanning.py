@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from graphfuse.apart import Apart, Keep, Origin, Place, keep_none, take_apart
-from graphfuse.graph.model_file import Model
+from graphfuse.files.model_file import Model
 from graphfuse.graph.scopes import find, function_key
-from graphfuse.patterns.scan import scan
+from graphfuse.recognition.scan import scan
 from graphfuse.records import NearMiss, NodeRef, Scan, ScopeRef, Site
+from graphfuse.rewriting.apart import Apart, Keep, Origin, Place, keep_none, take_apart
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graphfuse.apart import take_apart
 from graphfuse.errors import GateError, UsageError, ValidationError
-from graphfuse.feeding import feeding_of
-from graphfuse.feeds import Ranges
+from graphfuse.files.limits import Limits
+from graphfuse.files.model_file import Model, materialized, unchanged
+from graphfuse.files.weights import Target
 from graphfuse.fusing import LEVELS, Stage, failure, silent, validate_models
-from graphfuse.graph.model_file import Model, materialized, unchanged
 from graphfuse.graph.tensors import count_nodes
-from graphfuse.graph.weights import Target
-from graphfuse.limits import Limits
 from graphfuse.pipeline import ModelLike, as_model, files_read, opened, write
 from graphfuse.records import UnfuseResult
+from graphfuse.rewriting.apart import take_apart
+from graphfuse.running.feeding import feeding_of
+from graphfuse.running.random_feeds import Ranges
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

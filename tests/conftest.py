@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MODELS = ROOT / "models"
 
-# `python -m tests.kernels.sanitize --pytest` names a folder with the library to test.
+# `python -m tests.campaigns.kernels.sanitize --pytest` names a folder with the library to test.
 if folder := os.environ.get("GRAPHFUSE_TEST_KERNELS"):
     import graphfuse.kernels
 
@@ -34,7 +34,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
 
     @cache
     def make(name: str, exporter: str = "dynamo", opset: int = 18, dtype: str = "float32") -> Path:
-        # `python -m tests.versions` has environments without it.
+        # `python -m tests.campaigns.versions` has environments without it.
         torch = pytest.importorskip("torch", reason="exports from PyTorch, which is not installed")
 
         from models.export import build

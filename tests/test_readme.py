@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands, block after block, and does what its comments say."""
+"""The Python of the READMEs runs as it stands, block after block, and does what it says."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import onnx
 import pytest
 
 from tests.conftest import MODELS, ROOT
-from tests.silence import silence
+from tests.support.silence import silence
 
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def test_readme_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = BLOCK.findall((ROOT / "README.md").read_text())
+    pages = (ROOT / "README.md", ROOT / "graphfuse" / "integrations" / "README.md")
+    blocks = [block for page in pages for block in BLOCK.findall(page.read_text())]
     assert len(blocks) == 3, "library, export, graphsurgeon"
     shutil.copy(MODELS / "bert.onnx", tmp_path / "model.onnx")
     monkeypatch.chdir(tmp_path)
@@ -39,3 +40,40 @@ def test_readme_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exec(blocks[2], names)
     fused = onnx.load("fused.onnx")
     assert sum(node.domain == "graphfuse" for node in fused.graph.node) == len(names["scan"].sites)
+
+
+LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
+
+
+def test_links_lead_somewhere() -> None:
+    for page in [
+        *ROOT.glob("*.md"),
+        *(ROOT / "graphfuse").rglob("*.md"),
+        *ROOT.glob("tests/**/*.md"),
+    ]:
+        for target in LINK.findall(page.read_text()):
+            assert (page.parent / target).exists(), (page, target)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_the_first_pages_are_short(page: str) -> None:
+    assert (ROOT / page).read_text().count("\n") <= 150
+
+
+def test_commands_in_the_pages_exist() -> None:
+    """Whatever module a page or a docstring says is to be run."""
+    pattern = re.compile(r"python -m ((?:tests|graphfuse|models)[\w.]*\w)")
+    texts = [
+        *ROOT.rglob("*.md"),
+        *(ROOT / "graphfuse").rglob("*.py"),
+        *(ROOT / "tests").rglob("*.py"),
+    ]
+    for path in texts:
+        if path.name == "CHANGELOG.md" or ".venv" in path.parts:
+            continue
+        for name in pattern.findall(path.read_text()):
+            there = ROOT.joinpath(*name.split("."))
+            assert there.with_suffix(".py").is_file() or (there / "__main__.py").is_file(), (
+                path,
+                name,
+            )

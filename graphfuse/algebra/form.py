@@ -28,7 +28,7 @@ from fractions import Fraction
 from math import prod
 
 from graphfuse.algebra.atoms import EMPTY, ONE, SUBJECT, Atom, Leaf, Mean, Monomial, Root, surd
-from graphfuse.algebra.numbers import fits, number_power
+from graphfuse.algebra.powers import fits, number_power
 from graphfuse.algebra.rendering import render, render_product
 from graphfuse.algebra.signs import (
     HALF,
@@ -36,7 +36,7 @@ from graphfuse.algebra.signs import (
     is_non_negative_atom,
     is_positive,
 )
-from graphfuse.reasons import Reason, RefusedError
+from graphfuse.records.reasons import Reason, RefusedError
 
 MAX_TERMS = 24
 MAX_DEPTH = 3

@@ -17,8 +17,8 @@ from math import isfinite
 from graphfuse.algebra.atoms import EMPTY, ONE, SUBJECT, Leaf, Mean, Monomial, Root, surd
 from graphfuse.algebra.form import Form, evaluated, mean
 from graphfuse.algebra.signs import HALF
-from graphfuse.reasons import Reason, RefusedError
 from graphfuse.records import LAYER_NORM, RMS_NORM, Expression, Factor, Parameter
+from graphfuse.records.reasons import Reason, RefusedError
 
 TWO = Fraction(2)
 ROOT_NOISE = Fraction(1, 2**49)

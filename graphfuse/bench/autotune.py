@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 
-from graphfuse.bench.records import SiteTiming
-from graphfuse.bench.sites import FOLDED, ORIGINAL, USUAL, Tuner, symbols_of
+from graphfuse.bench.measurements import SiteTiming
+from graphfuse.bench.site_timing import FOLDED, ORIGINAL, USUAL, Tuner, symbols_of
 from graphfuse.bench.timing import pinned
-from graphfuse.graph.model_file import Model
+from graphfuse.files.model_file import Model
 from graphfuse.records import Cost, Scan
 
 Stage = Callable[[str], object]

@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from graphfuse import empty_inputs, machine
-from graphfuse.bench.records import Footprint
-from graphfuse.bench.sessions import Contender, SessionKind
+from graphfuse.bench.bound_runs import Contender, SessionKind
+from graphfuse.bench.measurements import Footprint
 from graphfuse.bench.timing import Threads
 from graphfuse.errors import OriginalModelError
-from graphfuse.graph.model_file import Model, serialize
+from graphfuse.files.model_file import Model, serialize
+from graphfuse.running import empty_inputs
+from graphfuse.system import machine
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -144,11 +145,11 @@ def _bits(array: Array) -> np.dtype[Any]:
 
 def main() -> int:
     """In the child: make the session, run it a few times, print what that took."""
-    from graphfuse import foreign
+    from graphfuse.system import libraries
 
     request: dict[str, Any] = json.load(sys.stdin)
     path, folder = Path(request["model"]), Path(request["folder"])
-    foreign.onnxruntime()
+    libraries.onnxruntime()
     arrays = read_feeds(Path(request["feeds"]), request["types"])
     feeds = dict(zip(request["names"], arrays, strict=True))
     contender = Contender(
@@ -158,7 +159,7 @@ def main() -> int:
     start = time.perf_counter()
     made = contender.session(request["provider"], Threads(*request["threads"]))
     load = time.perf_counter() - start
-    from graphfuse.runtime import run
+    from graphfuse.running.sessions import run
 
     for _ in range(RUNS):
         run(made, feeds)

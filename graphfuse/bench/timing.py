@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphfuse import foreign
+from graphfuse.system import libraries
 
 SAMPLE_SECONDS = 1e-3
 """A sample repeats its call until it lasts this long, far above what the clock resolves."""
@@ -43,7 +43,7 @@ class Threads:
     count: int
     others: str = ""
 
-    def apply(self, options: foreign.SessionOptions) -> None:
+    def apply(self, options: libraries.SessionOptions) -> None:
         """Give a session's options these threads."""
         options.intra_op_num_threads = self.count
         if self.others:

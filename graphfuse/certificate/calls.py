@@ -13,7 +13,7 @@ import onnx
 from onnx import FunctionProto, NodeProto, TensorProto, numpy_helper
 
 from graphfuse.certificate.values import Attributes
-from graphfuse.graph.model_file import Model
+from graphfuse.files.model_file import Model
 from graphfuse.graph.scopes import FunctionKey, function_key
 from graphfuse.validation.extract import Parts
 from graphfuse.validation.fused_nodes import ScopeKey

@@ -8,14 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from graphfuse import foreign
 from graphfuse.certificate.calls import Calls
 from graphfuse.certificate.cut import Cut, Pair, UnpairedError, cut
-from graphfuse.certificate.norms import is_centred
+from graphfuse.certificate.definitions import is_centred
 from graphfuse.certificate.numbers import DIGITS
 from graphfuse.certificate.trial import Outcome, Trial
 from graphfuse.certificate.values import UnknownError
-from graphfuse.graph.model_file import Model
+from graphfuse.files.model_file import Model
 from graphfuse.records import (
     DIFFERENT,
     LAYER_NORM,
@@ -23,6 +22,7 @@ from graphfuse.records import (
     UNCERTIFIED,
     Certificate,
 )
+from graphfuse.system import libraries
 from graphfuse.validation.extract import parts_by_scope
 from graphfuse.validation.fused_nodes import fused_nodes, unlike_functions
 
@@ -38,7 +38,7 @@ def certify(
     are wanted, all where it is empty. The same seed gives the same rows. Raises ProviderError where
     mpmath is not installed.
     """
-    foreign.mpmath()
+    libraries.mpmath()
     stage("certifying each distinct site")
     before, after = parts_by_scope(original), parts_by_scope(fused)
     calls = (Calls(original, before), Calls(fused, after))

@@ -16,7 +16,7 @@ from onnx import NodeProto, TensorProto
 
 from graphfuse.certificate.calls import Calls
 from graphfuse.certificate.values import LARGEST, Attributes, UnknownError, Value, stored
-from graphfuse.graph.model_file import Model
+from graphfuse.files.model_file import Model
 from graphfuse.graph.tensors import FLOAT_TYPES, read_names, value_names
 from graphfuse.records import Dim
 from graphfuse.validation.extract import Parts

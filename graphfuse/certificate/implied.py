@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from onnx import TensorProto
 
-from graphfuse.certificate.compare import BOUND, difference
-from graphfuse.certificate.norms import normalized
+from graphfuse.certificate.definitions import normalized
+from graphfuse.certificate.digits import BOUND, difference
 from graphfuse.certificate.numbers import (
     FORMATS,
     context,

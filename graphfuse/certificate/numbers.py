@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from onnx import TensorProto
 
-from graphfuse import foreign
+from graphfuse.system import libraries
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +36,7 @@ FORMATS = {
 @cache
 def context() -> Any:
     """mpmath's context of our own: nobody else's precision changes, nor ours by others."""
-    made = foreign.mpmath().MPContext()
+    made = libraries.mpmath().MPContext()
     made.dps = DIGITS + GUARD
     return made
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphfuse.certificate.compare import Difference, difference
 from graphfuse.certificate.cut import Cut, Dims
-from graphfuse.certificate.evaluator import Evaluator, Values
+from graphfuse.certificate.definitions import is_centred
+from graphfuse.certificate.digits import Difference, difference
+from graphfuse.certificate.exact import Evaluator, Values
 from graphfuse.certificate.implied import Parameters, Seen, roundings
-from graphfuse.certificate.norms import is_centred
 from graphfuse.certificate.numbers import finite, number, objects
 from graphfuse.certificate.rows import KINDS, Extents, Shape, kinds_of, operands, vector
 from graphfuse.certificate.values import ShapeError, UnknownError, Value, integers, size

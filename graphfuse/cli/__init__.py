@@ -12,12 +12,12 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from graphfuse import machine
 from graphfuse.cli import change, look, measure
+from graphfuse.cli.isolation import begin
 from graphfuse.cli.show import send_stages_to
 from graphfuse.cli.streams import ReportError, check_memory, prepare, reporting
 from graphfuse.errors import GraphfuseError, printable
-from graphfuse.isolation import begin
+from graphfuse.system import machine
 
 app = typer.Typer(
     name="graphfuse",

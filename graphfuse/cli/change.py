@@ -24,7 +24,7 @@ from graphfuse.cli.options import (
 from graphfuse.cli.show import console, print_json, progress
 from graphfuse.cli.streams import reporting
 from graphfuse.errors import GateError
-from graphfuse.limits import Limits
+from graphfuse.files.limits import Limits
 
 
 @can_isolate

@@ -17,7 +17,7 @@ from graphfuse.cli.options import (
 from graphfuse.cli.show import console, print_json, progress
 from graphfuse.cli.streams import reporting
 from graphfuse.errors import GraphfuseError, MachineError, UsageError
-from graphfuse.limits import Limits
+from graphfuse.files.limits import Limits
 
 
 @can_isolate
@@ -36,7 +36,8 @@ def scan(
     as_json: JsonOption = False,
 ) -> None:
     """List the sites of a model, and what is not fused and why."""
-    from graphfuse import advice, pipeline, runtimes
+    from graphfuse import pipeline
+    from graphfuse.planning import advice, runtimes
 
     if not activations and feeds.given:
         raise UsageError("feeds are given, and nothing is run", "pass --activations as well")
@@ -81,7 +82,7 @@ def explain(
 
             print_json(explain_document(model, found))
         else:
-            from graphfuse.report.explain import print_explanation
+            from graphfuse.report.explanation import print_explanation
 
             print_explanation(console(), found)
 
@@ -104,13 +105,15 @@ def env(
 def _show_environment() -> None:
     import platform
 
-    from graphfuse import __version__, advice, foreign, kernels, runtimes
+    from graphfuse import __version__, kernels
+    from graphfuse.planning import advice, runtimes
+    from graphfuse.system import libraries
 
     lines = [f"graphfuse {__version__}, Python {platform.python_version()}"]
     for package in ("onnx", "onnx_graphsurgeon", "numpy", "onnxruntime", "torch"):
-        lines.append(f"{package}: {foreign.version_of(package)}")
+        lines.append(f"{package}: {libraries.version_of(package)}")
     try:
-        runtime = foreign.onnxruntime()
+        runtime = libraries.onnxruntime()
     except MachineError:
         raise
     except GraphfuseError as error:

@@ -12,11 +12,11 @@ from graphfuse.cli.options import FeedOptions, JsonOption, can_isolate, is_gated
 from graphfuse.cli.show import console, print_json, progress
 from graphfuse.cli.streams import reporting
 from graphfuse.errors import UsageError
-from graphfuse.limits import Limits
+from graphfuse.files.limits import Limits
 
 if TYPE_CHECKING:
-    from graphfuse.bench.records import BenchReport
-    from graphfuse.feeds import Sizes
+    from graphfuse.bench.measurements import BenchReport
+    from graphfuse.running.random_feeds import Sizes
 
 ALONE = ("input_shapes", "symbols")
 """What says something of sites that are timed alone."""
@@ -67,7 +67,7 @@ def bench(
 ) -> None:
     """Time two models against each other in paired runs, or each site of one alone."""
     from graphfuse import pipeline
-    from graphfuse.bench.compare import BenchOptions, check_speedup
+    from graphfuse.bench.contests import BenchOptions, check_speedup
     from graphfuse.bench.timing import CLOCKS
 
     if (fused is None) != sites:
@@ -94,7 +94,7 @@ def bench(
 
 
 def _show(original: str, fused: str | None, report: BenchReport, as_json: bool) -> None:
-    from graphfuse.report.bench import bench_document, print_bench
+    from graphfuse.report.timings import bench_document, print_bench
 
     with reporting():
         if as_json:
@@ -129,7 +129,7 @@ def _counts(text: str | None) -> tuple[int, ...]:
 
 
 def _sizes(text: str | None) -> tuple[Sizes, ...]:
-    from graphfuse.feeds import Sizes
+    from graphfuse.running.random_feeds import Sizes
 
     found: list[Sizes] = []
     for word in text.split(",") if text else ():

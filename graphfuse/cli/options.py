@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
+from graphfuse.cli.isolation import run_isolated
+from graphfuse.cli.parsing import parse_ranges, parse_shapes, parse_symbols
 from graphfuse.errors import UsageError
-from graphfuse.isolation import run_isolated
-from graphfuse.limits import Limits
-from graphfuse.options import parse_ranges, parse_shapes, parse_symbols
+from graphfuse.files.limits import Limits
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX file.")]
 CertifyOption = Annotated[
@@ -83,7 +83,7 @@ def _feeds(
         float | None, typer.Option(min=1, help="Seconds that a run of the original may take [45].")
     ] = None,
 ) -> FeedOptions:
-    from graphfuse import feeding
+    from graphfuse.running import feeding
 
     if load_inputs is not None and data_loader_script is not None:
         raise UsageError(

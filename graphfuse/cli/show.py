@@ -8,7 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from graphfuse import machine
+from graphfuse.system import machine
 
 if TYPE_CHECKING:
     from rich.console import Console

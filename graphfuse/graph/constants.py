@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from graphfuse import machine
 from graphfuse.graph.nodes import constant_value
 from graphfuse.graph.tensors import DEFAULT_DOMAINS, is_external, subgraphs
+from graphfuse.system import machine
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,6 +17,7 @@ import onnx
 from onnx import TensorProto
 
 from graphfuse.errors import ModelError
+from graphfuse.files.model_file import Model
 from graphfuse.graph.constants import (
     ARITHMETIC,
     EXTENTS,
@@ -25,12 +26,8 @@ from graphfuse.graph.constants import (
     NOT_NUMBERS,
     Computed,
 )
-from graphfuse.graph.model_file import Model
 from graphfuse.graph.nodes import Node, constant_value, nodes_of, redefined
-from graphfuse.graph.scope_types import Types, infer_scopes
 from graphfuse.graph.scopes import Scope, fully_seen, function_key, scopes
-from graphfuse.graph.shape_values import ShapeValues
-from graphfuse.graph.shapes import SMALL, UNKNOWN, GraphTypes, merged
 from graphfuse.graph.tensors import (
     FLOAT_TYPES,
     default_opset,
@@ -41,6 +38,9 @@ from graphfuse.graph.tensors import (
     subgraphs,
 )
 from graphfuse.records import Dim, TensorType
+from graphfuse.types.scope_types import Types, infer_scopes
+from graphfuse.types.shape_values import ShapeValues
+from graphfuse.types.shapes import SMALL, UNKNOWN, GraphTypes, merged
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,7 +17,7 @@ from typing import Any
 import onnx
 
 from graphfuse.errors import UsageError, in_one_line
-from graphfuse.graph.model_file import wrap
+from graphfuse.files.model_file import wrap
 from graphfuse.pipeline import fuse_model
 from graphfuse.records import FuseResult
 

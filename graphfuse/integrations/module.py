@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from graphfuse import machine
 from graphfuse.errors import OriginalModelError, ProviderError, UsageError, in_one_line
+from graphfuse.system import machine
 from graphfuse.validation.tolerance import FLOAT, distance
 
 if TYPE_CHECKING:

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from graphfuse import machine, targets
 from graphfuse.errors import (
     GraphfuseError,
     OriginalModelError,
@@ -28,15 +27,17 @@ from graphfuse.errors import (
     ValidationError,
     in_one_line,
 )
+from graphfuse.files import leftovers
+from graphfuse.files.model_file import Model, load
+from graphfuse.files.weights import Target, check_output
 from graphfuse.fusing import LEVELS, Stage, silent
-from graphfuse.graph import leftovers
-from graphfuse.graph.model_file import Model, load
-from graphfuse.graph.shapes import type_of
-from graphfuse.graph.weights import Target, check_output
 from graphfuse.integrations.module import Call, called
 from graphfuse.pipeline import optimize, write
+from graphfuse.planning import targets
 from graphfuse.records import Check, FuseResult, ValidationReport
-from graphfuse.runtime import require_provider, run, session
+from graphfuse.running.sessions import require_provider, run, session
+from graphfuse.system import machine
+from graphfuse.types.shapes import type_of
 from graphfuse.validation.outputs import OutputJudge
 from graphfuse.validation.reference import Twin
 from graphfuse.validation.rounding import RoundedSamples

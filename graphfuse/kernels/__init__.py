@@ -22,8 +22,8 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from graphfuse import foreign, machine
 from graphfuse.errors import ProviderError, in_one_line
+from graphfuse.system import libraries, machine
 
 __all__ = ["library_path", "register", "why_not"]
 
@@ -65,13 +65,13 @@ def why_not() -> str:
     Raises MachineError where there is no room for them now: that is not for all of the process.
     """
     try:
-        register(foreign.onnxruntime().SessionOptions())
+        register(libraries.onnxruntime().SessionOptions())
     except ProviderError as error:
         return str(error)
     return ""
 
 
-def register(options: foreign.SessionOptions) -> None:
+def register(options: libraries.SessionOptions) -> None:
     """Register the kernels with an onnxruntime.SessionOptions, of a session on the CPU.
 
     Options that have them already stay as they are, whoever registered them.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from graphfuse.reasons import Reason
+from graphfuse.records.reasons import Reason
 from graphfuse.records.runs import ValidationReport
 from graphfuse.records.sites import NearMiss, Scan, ScopeRef, Site, TensorType
 

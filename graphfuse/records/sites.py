@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from graphfuse.reasons import Reason
+from graphfuse.records.reasons import Reason
 
 Dim = int | str | None
 """An extent: a number, a symbol, or unknown."""
@@ -150,7 +150,7 @@ class Site:
     computed_in: int = 0
     """The widest type in which the model computes the norm's statistics; 0 when it is not known."""
     layout: str = ""
-    """Where the norm stands in its block: see patterns/layout.py."""
+    """Where the norm stands in its block: see recognition/layout.py."""
     layer: int | None = None
     clamps: tuple[str, ...] = ()
     """Clamps in the norm that cannot act, and why, in words."""

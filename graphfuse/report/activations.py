@@ -6,8 +6,14 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from graphfuse.records.residual_stream import (
+    DRIFTING,
+    HEALTHY,
+    OVERFLOWS,
+    SQUARES_OVERFLOW,
+    Reading,
+)
 from graphfuse.report.terminal import table_of
-from graphfuse.stream import DRIFTING, HEALTHY, OVERFLOWS, SQUARES_OVERFLOW, Reading
 
 WORSE = (DRIFTING, SQUARES_OVERFLOW, OVERFLOWS)
 

@@ -26,7 +26,7 @@ from graphfuse.records import (
     UnfuseResult,
     ValidationReport,
 )
-from graphfuse.stream import Reading
+from graphfuse.records.residual_stream import Reading
 
 SCHEMA = 1
 

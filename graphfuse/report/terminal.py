@@ -9,8 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from graphfuse.graph.tensors import type_name
-from graphfuse.parameters import MARK
-from graphfuse.reasons import Reason
+from graphfuse.planning.operands import MARK
 from graphfuse.records import (
     LAYER_NORM,
     RMS_NORM,
@@ -24,6 +23,7 @@ from graphfuse.records import (
     UnfuseResult,
     ValidationReport,
 )
+from graphfuse.records.reasons import Reason
 
 SHOWN = 12
 """How many failures, and sites that could not be paired, are listed."""

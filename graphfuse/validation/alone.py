@@ -17,11 +17,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from graphfuse import foreign, machine
 from graphfuse.errors import in_one_line
-from graphfuse.graph.model_file import Model
+from graphfuse.files.model_file import Model
 from graphfuse.records import Check
-from graphfuse.runtime import has_kernels, run, session
+from graphfuse.running.sessions import has_kernels, run, session
+from graphfuse.system import libraries, machine
 from graphfuse.validation.fused_nodes import ROLES, FusedNode
 from graphfuse.validation.hard_inputs import LARGEST, hard_inputs
 from graphfuse.validation.lifting import OWN_DOMAIN, upcast
@@ -209,7 +209,7 @@ class Trial:
         part = self.part()
         if part is None:
             return
-        made: foreign.Session | None = None
+        made: libraries.Session | None = None
         names = {self.site.output: "Y", self.site.node.output[-1]: "Sum"}
         names |= {self.site.output: "Y"}
         for operands in itertools.chain([self.operands], self.alike):
@@ -297,7 +297,7 @@ def _note(provider: str, kind: str, found: Sequence[Lost]) -> str:
     row = f" (such as {worst.label})" if kind == HARD else ""
     own = "; graphfuse's kernels do not" if all(lost.own_kernel_holds for lost in found) else ""
     return (
-        f"onnxruntime {foreign.onnxruntime().__version__} loses {worst.rows} of {worst.of} {kind}"
+        f"onnxruntime {libraries.onnxruntime().__version__} loses {worst.rows} of {worst.of} {kind}"
         f"{row} on {provider}, fused or not, at {at}{own}"
     )
 

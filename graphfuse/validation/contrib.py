@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx.reference.op_run import OpRun
 
-from graphfuse.validation.operators import erf
+from graphfuse.validation.formulas import erf
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

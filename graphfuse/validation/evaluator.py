@@ -23,12 +23,12 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from graphfuse import foreign, machine
 from graphfuse.errors import ValidationError, in_one_line
 from graphfuse.graph.tensors import DEFAULT_DOMAINS
+from graphfuse.system import libraries, machine
 from graphfuse.validation.contrib import CONTRIB_OPERATORS, has_rounded_constants
+from graphfuse.validation.formulas import EXACT_OPERATORS, OWN_OPERATORS
 from graphfuse.validation.lifting import upcast
-from graphfuse.validation.operators import EXACT_OPERATORS, OWN_OPERATORS
 from graphfuse.validation.tolerance import compare
 
 if TYPE_CHECKING:
@@ -270,7 +270,7 @@ class _Runtime:
     """A node in onnxruntime, with other types where `narrow` names them."""
 
     def __init__(
-        self, session: foreign.Session, node: onnx.NodeProto, narrow: dict[int, int]
+        self, session: libraries.Session, node: onnx.NodeProto, narrow: dict[int, int]
     ) -> None:
         self._session, self._narrow = session, bool(narrow)
         self._names = list(node.input)
@@ -326,12 +326,12 @@ def _session(
 
 def session_of(
     node: onnx.NodeProto, opset_import: Iterable[onnx.OperatorSetIdProto], types: Mapping[str, int]
-) -> foreign.Session | None:
+) -> libraries.Session | None:
     """A session of one node that reads tensors of these types; None where a kernel is missing."""
     opsets = [(entry.domain, entry.version) for entry in opset_import]
     model = _one_node(node, opsets, list(types.items()))
-    runtime = foreign.onnxruntime()
-    options: foreign.SessionOptions = runtime.SessionOptions()
+    runtime = libraries.onnxruntime()
+    options: libraries.SessionOptions = runtime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 0 if node.op_type in PARALLEL else 1

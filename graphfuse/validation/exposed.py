@@ -13,13 +13,13 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from graphfuse import machine
-from graphfuse.feeding import Feed
-from graphfuse.graph.inference import infer_types
-from graphfuse.graph.model_file import Model
-from graphfuse.graph.shapes import UNKNOWN
+from graphfuse.files.model_file import Model
 from graphfuse.records import Activation
-from graphfuse.runtime import run, runs_kernels, session
+from graphfuse.running.feeding import Feed
+from graphfuse.running.sessions import run, runs_kernels, session
+from graphfuse.system import machine
+from graphfuse.types.inference import infer_types
+from graphfuse.types.shapes import UNKNOWN
 from graphfuse.validation.fused_nodes import FusedNode
 from graphfuse.validation.ran import Ran
 from graphfuse.validation.tolerance import FLOAT, distance, end_to_end

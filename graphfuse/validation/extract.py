@@ -9,12 +9,12 @@ from functools import cache, cached_property
 import onnx
 from onnx import helper
 
-from graphfuse.graph.model_file import Model
-from graphfuse.graph.scope_types import infer_scopes
+from graphfuse.files.model_file import Model
 from graphfuse.graph.scopes import Scope, scopes
-from graphfuse.graph.shapes import UNKNOWN
 from graphfuse.graph.tensors import read_names, subgraphs, value_names
 from graphfuse.records import ScopeRef, TensorType
+from graphfuse.types.scope_types import infer_scopes
+from graphfuse.types.shapes import UNKNOWN
 from graphfuse.validation.fused_nodes import ScopeKey, scope_keys
 from graphfuse.validation.lifting import FUSED_DOMAINS
 

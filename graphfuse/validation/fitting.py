@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from graphfuse import memory
 from graphfuse.errors import OriginalModelError
-from graphfuse.estimate import Need, estimate
-from graphfuse.feeding import Feed, Feeding
-from graphfuse.graph.model_file import Model
+from graphfuse.files.model_file import Model
+from graphfuse.running.estimate import Need, estimate
+from graphfuse.running.feeding import Feed, Feeding
+from graphfuse.system import memory
 
 REMEDY = (
     "give it more memory (a larger machine or container, `ulimit -v`, --memory-limit), or smaller "

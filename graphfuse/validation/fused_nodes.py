@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import onnx
 
-from graphfuse.bodies import strange
-from graphfuse.graph.model_file import Model
-from graphfuse.graph.scope_types import infer_scopes
+from graphfuse.files.model_file import Model
+from graphfuse.graph.bodies import strange
 from graphfuse.graph.scopes import Scope, scopes
-from graphfuse.graph.shapes import UNKNOWN
 from graphfuse.records import Dim, ScopeRef, TensorType
+from graphfuse.types.scope_types import infer_scopes
+from graphfuse.types.shapes import UNKNOWN
+from graphfuse.validation.formulas import CONTRIB_EPSILON, EPSILON
 from graphfuse.validation.lifting import FUSED_DOMAINS, upcast
-from graphfuse.validation.operators import CONTRIB_EPSILON, EPSILON
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from graphfuse import machine
 from graphfuse.errors import UsageError, in_one_line
-from graphfuse.feeding import Feeding
-from graphfuse.graph.model_file import Model
+from graphfuse.files.model_file import Model
 from graphfuse.records import Activation, Check, NotShown, Unpaired, ValidationReport
-from graphfuse.runtime import require_provider
+from graphfuse.running.feeding import Feeding
+from graphfuse.running.sessions import require_provider
+from graphfuse.system import machine
 from graphfuse.validation.alone import notes
 from graphfuse.validation.differences import (
     Difference,
@@ -19,13 +19,13 @@ from graphfuse.validation.differences import (
     check_differences,
     differences,
 )
+from graphfuse.validation.each_site import SiteResults, check_sites, new_sites
 from graphfuse.validation.evaluator import UnsupportedModelError
 from graphfuse.validation.exposed import activation, captured, first_beyond
 from graphfuse.validation.extract import Graphs, Place
 from graphfuse.validation.fitting import TooLargeError
 from graphfuse.validation.fused_nodes import FusedNode, ScopeKey, unlike_functions
 from graphfuse.validation.reference import evaluated_by
-from graphfuse.validation.sites import SiteResults, check_sites, new_sites
 from graphfuse.validation.well_formed import flaw, narrower
 from graphfuse.validation.whole_model import WholeModel
 

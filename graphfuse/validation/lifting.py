@@ -15,8 +15,8 @@ import onnx
 import onnx.inliner
 from onnx import TensorProto, helper, numpy_helper
 
-from graphfuse.bodies import KINDS, strange
-from graphfuse.graph.model_file import Model
+from graphfuse.files.model_file import Model
+from graphfuse.graph.bodies import KINDS, strange
 from graphfuse.graph.tensors import (
     DEFAULT_DOMAINS,
     FLOAT_TYPES,
@@ -25,7 +25,7 @@ from graphfuse.graph.tensors import (
     read_names,
     subgraphs,
 )
-from graphfuse.runtime import is_operator
+from graphfuse.running.sessions import is_operator
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

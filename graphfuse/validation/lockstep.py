@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from graphfuse.graph.model_file import Model
+from graphfuse.files.model_file import Model
 from graphfuse.graph.tensors import FLOAT_TYPES, is_external, read_names
 from graphfuse.records import Check
 from graphfuse.validation.evaluator import NARROW_AGREE, UnsupportedModelError

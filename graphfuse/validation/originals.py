@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graphfuse import foreign, machine
 from graphfuse.errors import OriginalModelError, in_one_line
-from graphfuse.feeding import Feed, Feeding
-from graphfuse.graph.model_file import Model
-from graphfuse.runtime import LEVELS, run, runs_kernels, session
+from graphfuse.files.model_file import Model
+from graphfuse.running.feeding import Feed, Feeding
+from graphfuse.running.sessions import LEVELS, run, runs_kernels, session
+from graphfuse.system import libraries, machine
 from graphfuse.validation.fitting import Fitting
 from graphfuse.validation.ran import Ran, Way
 
@@ -85,7 +85,7 @@ class Originals:
         self.optimized, self.ran = runs[-1], []
         self._run_originals()
         self.notes.append(
-            f"onnxruntime {foreign.onnxruntime().__version__} breaks the original at "
+            f"onnxruntime {libraries.onnxruntime().__version__} breaks the original at "
             f"{' and '.join(LEVELS[len(runs) :])} by its own optimiser, and runs it at "
             f"{' and '.join(runs)}, so it is judged there: the model is not at fault "
             f"({broken.message})"

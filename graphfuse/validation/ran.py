@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import onnx
 
-from graphfuse.feeding import Feed
-from graphfuse.graph.shapes import type_of
+from graphfuse.running.feeding import Feed
+from graphfuse.types.shapes import type_of
 from graphfuse.validation.lockstep import Meaning
 from graphfuse.validation.rounding import RoundedSamples
 

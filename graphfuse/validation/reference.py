@@ -19,12 +19,12 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from graphfuse import machine
 from graphfuse.errors import in_one_line
-from graphfuse.graph.inference import infer_types
-from graphfuse.graph.model_file import Model
+from graphfuse.files.model_file import Model
 from graphfuse.graph.tensors import FLOAT_TYPES, default_opset, read_names, subgraphs
-from graphfuse.runtime import run
+from graphfuse.running.sessions import run
+from graphfuse.system import machine
+from graphfuse.types.inference import infer_types
 from graphfuse.validation.evaluator import (
     EXACT,
     FORMULAS,

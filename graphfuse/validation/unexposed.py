@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from graphfuse.graph.model_file import Model
+from graphfuse.files.model_file import Model
 from graphfuse.graph.tensors import FLOAT_TYPES, type_name, widens
 from graphfuse.validation.extract import Part, Parts
 from graphfuse.validation.lifting import dense, upcast

@@ -10,8 +10,8 @@ from graphlib import CycleError, TopologicalSorter
 
 import onnx
 
-from graphfuse.graph.shapes import type_of
 from graphfuse.graph.tensors import AnyGraph, captured_names, read_names, subgraphs, value_names
+from graphfuse.types.shapes import type_of
 
 
 def flaw(proto: onnx.ModelProto) -> str:

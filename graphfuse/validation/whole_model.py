@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import onnx
 
-from graphfuse import foreign, machine
 from graphfuse.errors import OriginalModelError, UsageError, in_one_line
-from graphfuse.feeding import Feed
 from graphfuse.graph.scopes import function_key
-from graphfuse.profiling import profile, require_fused_on
 from graphfuse.records import Check, NotShown
-from graphfuse.runtime import CPU, LEVELS, plain_options, run, runs_kernels, session
+from graphfuse.running.feeding import Feed
+from graphfuse.running.profiler import profile, require_fused_on
+from graphfuse.running.sessions import CPU, LEVELS, plain_options, run, runs_kernels, session
+from graphfuse.system import libraries, machine
 from graphfuse.validation.evaluator import UnsupportedModelError
 from graphfuse.validation.fused_nodes import ScopeKey
 from graphfuse.validation.lockstep import Lockstep
@@ -133,9 +133,10 @@ class WholeModel(Originals):
         """Note that onnxruntime's optimiser makes another model of the original."""
         right = LEVELS.index(self.optimized) + 1
         self.notes.append(
-            f"onnxruntime {foreign.onnxruntime().__version__} makes another model of the original "
-            f"at {' and '.join(LEVELS[right : LEVELS.index(asked) + 1])} by its own optimiser, and "
-            f"runs what it says at {' and '.join(LEVELS[:right])}, so it is judged there: the "
+            f"onnxruntime {libraries.onnxruntime().__version__} makes another model of the "
+            f"original at {' and '.join(LEVELS[right : LEVELS.index(asked) + 1])} by its own "
+            f"optimiser, and runs what it says at {' and '.join(LEVELS[:right])}, so it is judged "
+            "there: the "
             f"model is not at fault ({first.subject}: {first.why})"
         )
 

@@ -17,13 +17,13 @@ from onnx import TensorProto
 
 import graphfuse
 from graphfuse import pipeline
-from graphfuse.bench.compare import BenchOptions
-from graphfuse.bench.records import Comparison
-from graphfuse.bench.sessions import environment
-from graphfuse.feeds import Sizes
+from graphfuse.bench.bound_runs import environment
+from graphfuse.bench.contests import BenchOptions
+from graphfuse.bench.measurements import Comparison
 from graphfuse.graph.tensors import type_name
 from graphfuse.ops import CONTRIB_OPERATOR
-from graphfuse.runtime import CPU, CUDA, require_provider
+from graphfuse.running.random_feeds import Sizes
+from graphfuse.running.sessions import CPU, CUDA, require_provider
 from tests.gpu.models import MODELS, SMALL, build
 from tests.gpu.sites import GPU_TYPES, SHAPES, SMALL_SHAPES, judge_site, time_site
 from tests.gpu.strict import MAGNITUDES, UNITS, measure

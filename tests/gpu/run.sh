@@ -9,7 +9,7 @@
 # STORE (default graphfuse-gpu in the folder for temporary files) keeps the pieces between calls. PYTHON names the interpreter; it
 # should have torch built for CUDA 13, or CUDA's and cuDNN's libraries where the system finds them.
 # PARTS are of `strict sites accuracy models`, all of them if none is named. `strict` compares the
-# kernels with graphfuse/faults.json; it is worth a run with the wheels of 1.22, 1.24, 1.26, 1.27 and
+# kernels with graphfuse/planning/faults.json; it is worth a run with the wheels of 1.22, 1.24, 1.26, 1.27 and
 # the newest (pack.sh takes the version), each in a STORE of its own.
 # OUTPUT_DIR gets gpu.md (tables with GPU, driver and versions), tests.log and env.log.
 set -euo pipefail

@@ -11,11 +11,11 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import graphfuse
-from graphfuse import foreign
-from graphfuse.bench.kernels import CONTRIB, NORMS, PAIR, TYPES, Case, chain
-from graphfuse.bench.sessions import DEVICES
+from graphfuse.bench.bound_runs import DEVICES
+from graphfuse.bench.kernel_timing import CONTRIB, NORMS, PAIR, TYPES, Case, chain
 from graphfuse.bench.timing import paired
-from graphfuse.runtime import plain_options, session
+from graphfuse.running.sessions import plain_options, session
+from graphfuse.system import libraries
 
 COPY = "copy"
 SHAPES = ((1, 1, 4096), (8, 128, 768), (8, 512, 4096), (32, 2048, 4096))
@@ -100,7 +100,7 @@ def _copier(case: Case, provider: str) -> Callable[[], object]:
 def _on_device(array: np.ndarray, elem_type: int, provider: str) -> object:
     """A tensor of any type on the provider's device; numpy has no bfloat16, so it is cast there."""
     device = DEVICES.get(provider, "cpu")
-    source = foreign.onnxruntime().OrtValue.ortvalue_from_numpy(array, device, 0)
+    source = libraries.onnxruntime().OrtValue.ortvalue_from_numpy(array, device, 0)
     if elem_type == TensorProto.FLOAT:
         return source
     graph = helper.make_graph(

@@ -2,7 +2,7 @@
 
 The rows are N(0, 1) times a magnitude, their residual is zero (so that the sum is exact): from
 some magnitude on sums of squares in float16 overflow, below another one they vanish. What is
-measured is compared with what `graphfuse/faults.json` says of the version.
+measured is compared with what `graphfuse/planning/faults.json` says of the version.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from graphfuse import faults, foreign
-from graphfuse.faults import STRICT_MODE
 from graphfuse.ops import CONTRIB_OPERATOR
+from graphfuse.planning import faults
+from graphfuse.planning.faults import STRICT_MODE
 from graphfuse.records import LAYER_NORM
-from graphfuse.runtime import CUDA
+from graphfuse.running.sessions import CUDA
+from graphfuse.system import libraries
 
 MAGNITUDES = (0.003, 0.03, 1.0, 100.0, 1000.0, 10000.0)
 ROWS = 4
@@ -57,7 +58,7 @@ class Found:
 
 def measure(provider: str, kind: str, elem_type: int, hidden: int, strict: bool) -> Found:
     """One kernel of a provider on rows of every magnitude."""
-    runtime, operator = foreign.onnxruntime(), CONTRIB_OPERATOR[kind]
+    runtime, operator = libraries.onnxruntime(), CONTRIB_OPERATOR[kind]
     version = runtime.__version__
     claimed = bool(faults.accumulates(CUDA, operator, elem_type, version, strict))
     options = runtime.SessionOptions()
@@ -79,7 +80,7 @@ def measure(provider: str, kind: str, elem_type: int, hidden: int, strict: bool)
 
 
 def _error(
-    session: foreign.Session, kind: str, elem_type: int, hidden: int, magnitude: float
+    session: libraries.Session, kind: str, elem_type: int, hidden: int, magnitude: float
 ) -> float:
     rng = np.random.default_rng(0)
     x = (rng.standard_normal((1, ROWS, hidden)) * magnitude).astype(DTYPES[elem_type])

@@ -15,7 +15,7 @@ namespace {
 
 // Work below which waking another thread costs more than it saves, and that of one task. It is
 // counted in elements: a row costs as much as kRowElements more than it has.
-// Measured with `python -m graphfuse.bench.kernels`.
+// Measured with `python -m graphfuse.bench.kernel_timing`.
 constexpr int64_t kSerialWork = 24576;
 constexpr int64_t kTaskWork = 8192;
 constexpr int64_t kRowElements = 32;

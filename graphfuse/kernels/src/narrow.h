@@ -17,7 +17,7 @@
 
 namespace {
 
-// Rows of at most so many elements are narrow. Measured with `python -m graphfuse.bench.kernels`:
+// Rows of at most so many elements are narrow. Measured with `python -m graphfuse.bench.kernel_timing`:
 // beyond, a row's lanes and its root are a small part of its time, and a block is not read and
 // written as evenly as one row after the other.
 template <bool kCentred, class T, class F>

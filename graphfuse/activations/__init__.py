@@ -1,0 +1,1 @@
+"""The residual stream of a model, and how large it gets."""

@@ -1,0 +1,1 @@
+"""A model as files: what is admitted, read, copied and written."""

@@ -1,0 +1,1 @@
+"""What is worth rewriting, and into which node: targets, versions, costs."""

@@ -1,0 +1,162 @@
+"""Views of measurements: the JSON document, and tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from graphfuse.bench.measurements import (
+    BEST,
+    FUSED,
+    ORIGINAL,
+    PLAIN,
+    BenchReport,
+    Comparison,
+    Figures,
+    Footprint,
+    SiteTiming,
+)
+from graphfuse.bench.timing import Interval
+from graphfuse.graph.tensors import type_name
+from graphfuse.report.document import SCHEMA
+
+SHOWN = 6
+"""How many operators are listed."""
+
+
+def bench_document(original: str, fused: str | None, report: BenchReport) -> dict[str, Any]:
+    """What `graphfuse bench` measured, in seconds and bytes."""
+    from graphfuse import __version__
+
+    return {
+        "schema": SCHEMA,
+        "graphfuse": __version__,
+        "command": "bench",
+        "original": original,
+        "fused": fused,
+        "environment": dict(report.environment),
+        "comparisons": [asdict(found) for found in report.comparisons],
+        "sites": [
+            {**asdict(site), "elem_type": type_name(site.elem_type)} for site in report.sites
+        ],
+        "notes": list(report.notes),
+    }
+
+
+def print_bench(console: Console, report: BenchReport) -> None:
+    """One row for each comparison or site, and below it what was seen inside."""
+    console.print(", ".join(f"{key} {value}" for key, value in report.environment.items()))
+    if report.comparisons:
+        _print_comparisons(console, report)
+    if report.sites:
+        _print_sites(console, report.sites)
+    for note in report.notes:
+        console.print(f"note: {note}")
+
+
+def _print_comparisons(console: Console, report: BenchReport) -> None:
+    for found in report.comparisons:
+        console.print(_head(found))
+        table = _table("session", "median (quartiles)", *_besides(found))
+        for name, figures in _sessions(found).items():
+            table.add_row(name, _time(figures), *_speedups(found, name))
+        console.print(table)
+        console.print(f"times faster: median of {found.pairs} pairs, 95 % interval")
+        _print_inside(console, found)
+
+
+def _head(found: Comparison) -> str:
+    return f"{found.ep}, {found.threads} threads, {_shapes(found.shapes)}"
+
+
+def _sessions(found: Comparison) -> dict[str, Figures]:
+    known = {
+        ORIGINAL: found.original,
+        BEST: found.best,
+        PLAIN: found.plain,
+        FUSED: found.fused,
+    }
+    return {name: figures for name, figures in known.items() if figures is not None}
+
+
+def _besides(found: Comparison) -> list[str]:
+    return [f"beside {name}" for name in (ORIGINAL, BEST) if name in _sessions(found)]
+
+
+def _speedups(found: Comparison, of: str) -> list[str]:
+    """How many times faster one session is than each original."""
+    known = {(one.of, one.beside): one.times for one in found.speedups}
+    texts: list[str] = []
+    for beside in (ORIGINAL, BEST):
+        if beside in _sessions(found):
+            times = known.get((of, beside))
+            texts.append("" if times is None else f"{times.median:.3f} ({interval(times)})")
+    return texts
+
+
+def _print_inside(console: Console, found: Comparison) -> None:
+    for name, figures in (("original", found.original), ("fused", found.fused)):
+        words: list[str] = []
+        if figures.profile is not None:
+            shares = list(figures.profile.shares.items())[:SHOWN]
+            words.append(f"sums and norms {figures.profile.norms:.1%}")
+            words.append(" ".join(f"{op} {share:.1%}" for op, share in shares))
+        if figures.footprint is not None:
+            words.append(_needs(figures.footprint))
+        if words:
+            console.print(f"{name}: {'; '.join(words)}", soft_wrap=True)
+
+
+def _needs(footprint: Footprint) -> str:
+    text = f"load {footprint.load * 1e3:.0f} ms, peak memory {footprint.memory / 2**20:.0f} MiB"
+    if footprint.device is not None:
+        text += f", device {footprint.device / 2**20:.0f} MiB"
+    return text
+
+
+def _print_sites(console: Console, sites: tuple[SiteTiming, ...]) -> None:
+    console.print("times faster than the original's nodes in the best session without graphfuse")
+    table = _table("sites", "norm", "type", "shape", "sum read", "original", "forms", "best")
+    for site in sites:
+        first, more = site.sites[0], len(site.sites) - 1
+        forms = [
+            f"{name} {speedup.median:.2f}x ({interval(speedup)})"
+            for name, speedup in site.speedups.items()
+        ]
+        table.add_row(
+            f"{first} and {more} more" if more else first,
+            site.kind,
+            type_name(site.elem_type),
+            "x".join(map(str, site.shape)),
+            "yes" if site.sum_is_read else "no",
+            f"{site.forms['original'] * 1e6:.2f} us",
+            ", ".join(forms),
+            site.best,
+        )
+    console.print(table)
+
+
+def interval(speedup: Interval) -> str:
+    """The ends of a confidence interval."""
+    return f"{speedup.low:.3f} to {speedup.high:.3f}"
+
+
+def _time(figures: Figures) -> str:
+    low, high = (part * 1e3 for part in figures.quartiles)
+    return f"{figures.median * 1e3:.3f} ms ({low:.3f} to {high:.3f})"
+
+
+def _shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    distinct = dict.fromkeys("x".join(map(str, shape)) or "scalar" for shape in shapes.values())
+    return " ".join(distinct)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table

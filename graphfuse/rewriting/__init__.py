@@ -1,0 +1,1 @@
+"""The edits, and the proof that they did what was planned and nothing else."""

@@ -1,0 +1,1 @@
+"""Running models: sessions, feeds, memory."""

@@ -1,0 +1,115 @@
+"""Which inputs of a model index its tables, and how many rows those have.
+
+Ids that are drawn must stay inside: onnxruntime refuses to run a Gather that leaves its table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx
+
+from graphfuse.graph.nodes import constant_value
+from graphfuse.graph.tensors import DEFAULT_DOMAINS, is_external
+from graphfuse.records import Dim
+from graphfuse.types.inference import infer_types
+
+CONTRIB = "com.microsoft"
+
+# fmt: off
+ROUTES = frozenset((
+    "Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Slice", "Transpose",
+    "Expand", "Tile", "Clip", "Concat", "Where", "Min", "Max", "Split",
+))
+# fmt: on
+"""Operators that pass ids on unchanged."""
+
+READ: Mapping[str, Sequence[int]] = {"Where": (1, 2)}
+"""The inputs of a route that are ids, where not all are."""
+
+EMBEDDINGS: Mapping[str, Mapping[int, int]] = {
+    "EmbedLayerNormalization": {0: 2, 1: 4, 8: 3},
+    "QEmbedLayerNormalization": {0: 2, 1: 4},
+}
+"""onnxruntime's operators of several tables: for each input of ids the input that is its table."""
+
+Shape = Callable[[str], "tuple[Dim, ...] | None"]
+
+
+def table_rows(model: onnx.ModelProto) -> dict[str, int]:
+    """For each tensor of the main graph that indexes a table, how many rows that has.
+
+    The ids may be cast, reshaped, or moved by a number on their way, and the table may be computed.
+    """
+    graph = model.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.output:
+            value = constant_value(node)
+            tensors.update({} if value is None else {node.output[0]: value})
+    inferred: list[Mapping[str, tuple[Dim, ...] | None]] = []
+
+    def shape(name: str) -> tuple[Dim, ...] | None:
+        if name in tensors:
+            return tuple(tensors[name].dims)
+        if not inferred:
+            # Only where a table is no weight: an embedding that is tied, or quantized.
+            types = infer_types(model)
+            inferred.append({each: types[each].shape for each in types})
+        return inferred[0].get(name)
+
+    rows: dict[str, int] = {}
+    for node in reversed(graph.node):
+        for target, bound in (*_indexed(node, shape), *_passed(node, rows, tensors)):
+            rows[target] = min(bound, rows.get(target, bound))
+    return rows
+
+
+def _indexed(node: onnx.NodeProto, shape: Shape) -> Iterator[tuple[str, int]]:
+    """What a node indexes a table by, and the rows of that."""
+    pairs: list[tuple[int, int, int]] = []
+    if node.op_type in ("Gather", "GatherElements") and node.domain in DEFAULT_DOMAINS:
+        axis = next((each.i for each in node.attribute if each.name == "axis"), 0)
+        pairs.append((1, 0, axis))
+    elif node.domain == CONTRIB:
+        pairs += [(ids, at, 0) for ids, at in EMBEDDINGS.get(node.op_type, {}).items()]
+    for ids, at, axis in pairs:
+        if max(ids, at) >= len(node.input) or not node.input[ids] or not node.input[at]:
+            continue
+        extents = shape(node.input[at])
+        if extents is None or not -len(extents) <= axis < len(extents):
+            continue
+        extent = extents[axis]
+        if isinstance(extent, int) and extent > 0:
+            yield node.input[ids], extent
+
+
+def _passed(
+    node: onnx.NodeProto, rows: Mapping[str, int], tensors: Mapping[str, onnx.TensorProto]
+) -> Iterator[tuple[str, int]]:
+    """What a node makes ids of, and the rows that those may index then."""
+    bounds = [rows[name] for name in node.output if name in rows]
+    if not bounds or node.domain not in DEFAULT_DOMAINS:
+        return
+    bound = min(bounds)
+    if node.op_type in ("Add", "Sub"):
+        numbers = [_number(tensors.get(name)) for name in node.input]
+        for name, other in zip(node.input, reversed(numbers), strict=True):
+            if other is not None and name not in tensors:
+                # Below 0 an id counts from the end, so a difference stays inside as it is.
+                yield name, max(bound - max(other, 0), 1) if node.op_type == "Add" else bound
+    elif node.op_type in ROUTES:
+        first = node.input[:1] if node.op_type not in ("Concat", "Min", "Max") else node.input
+        read = [node.input[at] for at in READ[node.op_type]] if node.op_type in READ else first
+        for name in read:
+            if name and name not in tensors:
+                yield name, bound
+
+
+def _number(tensor: onnx.TensorProto | None) -> int | None:
+    """An integer constant, the largest of a small one of several."""
+    if tensor is None or is_external(tensor) or tensor.data_type not in (6, 7):
+        return None
+    array = onnx.numpy_helper.to_array(tensor)
+    return int(np.max(array)) if 0 < array.size <= 2**16 else None

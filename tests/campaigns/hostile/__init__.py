@@ -1,0 +1,1 @@
+"""Models that somebody made to do harm, or broke: `python -m tests.campaigns.hostile` runs them all."""

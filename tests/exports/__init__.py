@@ -1,0 +1,1 @@
+"""Tests of real exports, end to end."""

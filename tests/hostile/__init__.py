@@ -1,1 +1,0 @@
-"""Models that somebody made to do harm, or broke: `python -m tests.hostile` runs them all."""
