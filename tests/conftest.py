@@ -27,6 +27,11 @@ Export = Callable[..., Path]
 Shell = Callable[..., subprocess.CompletedProcess[str]]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Exports are what takes longest: a sample of them is tested unless all are asked for."""
+    parser.addoption("--every-export", action="store_true", help="every exporter at every opset")
+
+
 @pytest.fixture(scope="session")
 def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
     """Export an architecture of models/ and give the file; the same export is made once."""

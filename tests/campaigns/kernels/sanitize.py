@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.campaigns.kernels.node import ISA, instruction_sets
@@ -35,17 +36,25 @@ def compiler() -> str:
     return os.environ.get("CXX", "c++")
 
 
-def build(target: Path, sanitizer: str, extra: list[str]) -> Path:
-    """Compile the library's sources, and `extra` ones, with a sanitizer."""
+def build(
+    target: Path, sanitizer: str, extra: list[str], sets: Sequence[str] | None = None
+) -> Path:
+    """Compile the library's sources, and `extra` ones, with a sanitizer.
+
+    With `sets` it is a sample: not optimized, as that is what takes long, and the code of other
+    instruction sets without the sanitizer, as it only has to be there.
+    """
     kinds = [f"-fsanitize={SANITIZERS[sanitizer]}", "-fno-sanitize-recover=all"]
-    sources = [path for path in sorted(SOURCES.glob("*.cc")) if supported(path)]
+    sources = sorted(SOURCES.glob("*.cc"))
     objects: list[str] = []
     running: list[subprocess.Popen[bytes]] = []
     with tempfile.TemporaryDirectory() as folder:
         for source in [*sources, *map(Path, extra)]:
             made = Path(folder) / f"{source.stem}.o"
             flags = FLAGS.get(source.stem.removeprefix("isa_"), ())
-            command = [compiler(), *COMMON, *kinds, *flags, "-c", str(source), "-o", str(made)]
+            how = kinds if sets is None or is_of(source, sets) else []
+            how = [*how, *(["-O0"] if sets is not None else [])]
+            command = [compiler(), *COMMON, *how, *flags, "-c", str(source), "-o", str(made)]
             running.append(subprocess.Popen(command))
             objects.append(str(made))
         if any(process.wait() for process in running):
@@ -56,16 +65,20 @@ def build(target: Path, sanitizer: str, extra: list[str]) -> Path:
     return target
 
 
-def supported(source: Path) -> bool:
+def is_of(source: Path, sets: Sequence[str]) -> bool:
+    """Whether a source belongs to one of the instruction sets, or to all."""
     name = source.stem.removeprefix("isa_")
-    return not source.stem.startswith("isa_") or name in instruction_sets()
+    return not source.stem.startswith("isa_") or name in sets
 
 
-def drive(sanitizer: str, calls: int, seed: int, folder: Path) -> int:
+def drive(
+    sanitizer: str, calls: int, seed: int, folder: Path, sets: Sequence[str] | None = None
+) -> int:
     """Run the driver in every way; the number of calls that were clean."""
+    sets = instruction_sets() if sets is None else sets
     driver = str(Path(__file__).parent / "driver.cc")
-    binary = build(folder / f"driver_{sanitizer}", sanitizer, [driver])
-    ways = [(name, version) for name in instruction_sets() for version in VERSIONS]
+    binary = build(folder / f"driver_{sanitizer}", sanitizer, [driver], sets)
+    ways = [(name, version) for name in sets for version in VERSIONS]
     for index, (name, version) in enumerate(ways):
         share = str(max(1, calls // len(ways)))
         command = [str(binary), share, str(seed + index), version]

@@ -15,7 +15,7 @@
 #include <thread>
 #include <vector>
 
-#include "../../graphfuse/kernels/src/ort_abi.h"
+#include "../../../graphfuse/kernels/src/ort_abi.h"
 
 using graphfuse::ElementType;
 
