@@ -54,10 +54,13 @@ def test_there_is_a_row_for_every_minor_version_and_python() -> None:
 
 
 def test_every_file_of_tests_is_run_or_left_for_a_reason() -> None:
-    found = {path.name for path in (ROOT / "tests").glob("test_*.py")}
-    assert versions.ELSEWHERE.keys() <= found
-    assert set(versions.QUICK) <= set(versions.files("full"))
-    assert set(versions.files("full")) == found - versions.ELSEWHERE.keys()
+    found = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(set(found)) == len(found), "files are chosen by their names"
+    assert versions.ELSEWHERE.keys() <= set(found)
+    chosen = {Path(name).name for name in versions.files("full")}
+    assert chosen == set(found) - versions.ELSEWHERE.keys()
+    assert {Path(name).name for name in versions.files("quick")} == set(versions.QUICK) <= chosen
+    assert all((ROOT / name).is_file() for name in (*versions.files("full"), *versions.TORCH))
 
 
 def test_interpreters_are_started_before_they_are_believed(
@@ -89,7 +92,7 @@ def row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> versions.Row:
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_few.py").write_text(CASES)
     (tmp_path / "home").mkdir()
-    return versions.Row("here", HERE, (), ("test_few.py",))
+    return versions.Row("here", HERE, (), ("tests/test_few.py",))
 
 
 def test_what_ran_is_counted(row: versions.Row, tmp_path: Path) -> None:

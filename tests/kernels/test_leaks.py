@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
     reason="the kernels were not built, or the system does not say what memory is resident",
 )
 
-HOST = ROOT / "tests" / "kernels" / "unloading.cc"
+HOST = ROOT / "tests" / "campaigns" / "kernels" / "unloading.cc"
 EXPORTS = "{ global: base; options; local: *; };"
 """Without it libstdc++ uses what the stand-in exports, and so keeps it loaded."""
 

@@ -13,7 +13,7 @@ import graphfuse
 from graphfuse import kernels
 from tests.campaigns.kernels import node as node_module
 from tests.campaigns.kernels.node import OPERATORS, Node, isa
-from tests.campaigns.kernels.test_kernels import KINDS, LAYER_NORM, SETS, chain, factor, same_bits
+from tests.kernels.test_kernels import KINDS, LAYER_NORM, SETS, chain, factor, same_bits
 
 pytestmark = pytest.mark.skipif(
     kernels.find() is None and shutil.which("c++") is None,

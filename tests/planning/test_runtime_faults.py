@@ -42,7 +42,7 @@ CUDA = "cuda"
 
 
 def document() -> dict[str, Any]:
-    path = ROOT / "graphfuse" / faults.FILE
+    path = ROOT / "graphfuse" / "planning" / faults.FILE
     return json.loads(path.read_text(encoding="utf-8"))
 
 

@@ -65,11 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     versions = list(ONNXRUNTIME) if given.versions == ["all"] else given.versions
     failed = 0
+    tables = {"runtimes": "runtime_tables", "costs": "cost_tables"}
     for wanted, name in ((versions, "runtimes"), (given.costs, "costs")):
         with pythons(wanted, given.keep) as found:
             for version, python in zip(wanted, found, strict=False):
-                output = str(ROOT / "graphfuse" / f"{name}.json")
-                done = run(python, f"graphfuse.bench.{name}", "-o", output)
+                output = str(ROOT / "graphfuse" / "planning" / f"{name}.json")
+                done = run(python, f"graphfuse.bench.{tables[name]}", "-o", output)
                 said = done.stderr.strip().splitlines()
                 failed += bool(done.returncode)
                 print(

@@ -5,7 +5,7 @@
 
 Without --pytest: the driver under AddressSanitizer with UndefinedBehaviorSanitizer, and under
 ThreadSanitizer, on every instruction set of this machine, as an old and as a new onnxruntime. With it:
-tests/campaigns/kernels/test_kernels.py on a library that is built with AddressSanitizer and UndefinedBehaviorSanitizer.
+tests/kernels/test_kernels.py on a library that is built with AddressSanitizer and UndefinedBehaviorSanitizer.
 """
 
 from __future__ import annotations
@@ -104,8 +104,8 @@ def in_onnxruntime(folder: Path) -> int:
         "GRAPHFUSE_TEST_KERNELS": str(folder),
     }
     files = [
-        "tests/campaigns/kernels/test_kernels.py",
-        "tests/campaigns/kernels/test_kernel_sessions.py",
+        "tests/kernels/test_kernels.py",
+        "tests/kernels/test_kernel_sessions.py",
     ]
     command = [sys.executable, "-m", "pytest", "-q", *files, "-k", "not exported"]
     return subprocess.run(command, env=environment, cwd=ROOT, check=False).returncode
