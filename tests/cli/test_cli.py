@@ -337,7 +337,7 @@ def test_signals_leave_nothing(number: signal.Signals, tmp_path: Path) -> None:
         # A shell that starts the tests in the background has them ignore SIGINT.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from graphfuse import cli\n"
-        "from graphfuse.graph import writing\n"
+        "from graphfuse.files import writing\n"
         "write = writing.sync\n"
         "def slow(file):\n"
         "    write(file); print('writing', flush=True); time.sleep(60)\n"

@@ -18,12 +18,12 @@ from onnx import helper
 
 import graphfuse
 from graphfuse import cli, pipeline
-from graphfuse.activations import in_runs
 from graphfuse.bench import contests
 from graphfuse.bench.contests import BenchOptions
 from graphfuse.errors import GraphfuseError, MachineError, OriginalModelError, ProviderError
 from graphfuse.records.reasons import Reason
 from graphfuse.running import sessions
+from graphfuse.stream import in_runs
 from graphfuse.system import machine
 from graphfuse.validation import alone, evaluator, exposed, whole_model
 from tests.conftest import MODELS
@@ -194,7 +194,7 @@ def test_a_twin_without_memory_is_not_evaluated_by_another(monkeypatch: pytest.M
             raise Ort.RuntimeException("Exception during initialization: std::bad_alloc")
 
     evaluator._means.cache_clear()
-    monkeypatch.setattr(evaluator.foreign, "onnxruntime", Full)
+    monkeypatch.setattr(evaluator.libraries, "onnxruntime", Full)
     node = helper.make_node("Tanh", ["x"], ["y"])
     with pytest.raises(MachineError, match="out of memory"):
         evaluator.NodeEvaluator([helper.make_opsetid("", 17)]).run(node, [np.ones(3)])
