@@ -282,9 +282,8 @@ def _power_of_sum(form: Form, exponent: Fraction) -> Form:
     """(c * a + b)^p = |c|^p * (±a + b/|c|)^p, with c the coefficient of the first named term."""
     first = min((factors for factors in form.terms if factors), key=render_product, default=EMPTY)
     number = abs(form.terms[first])
-    coefficient = number_power(number, exponent)
     root = Root(form * (1 / number))
-    if root.depth > MAX_DEPTH or root.size > MAX_SIZE or coefficient is None:
+    if root.depth > MAX_DEPTH or root.size > MAX_SIZE:
         raise RefusedError(Reason.TOO_COMPLEX, "nested roots")
     return _bounded(of(root, exponent) * root_of(number, exponent))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from fractions import Fraction
 from math import isqrt
 
-ONE = Fraction(1)
 PRIMES = [n for n in range(2, 100) if all(n % d for d in range(2, n))]
 
 MAX_BITS = 900

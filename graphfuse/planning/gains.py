@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 import onnx
 
 from graphfuse import ops
-from graphfuse.records import Fusion, Vector
+from graphfuse.records import Fusion, Plan
 
 
-def gains(
-    model: onnx.ModelProto, fusions: Sequence[Fusion], vectors: Sequence[Vector]
-) -> dict[str, Any]:
-    """What the model itself gains beside nodes: the last fields of a Plan."""
-    if not fusions:
-        return {}
-    needed = (fusions[0].domain, ops.VERSION)
-    edited = sorted({f.site.scope.function for f in fusions if f.site.scope.function is not None})
+def with_gains(model: onnx.ModelProto, plan: Plan) -> Plan:
+    """A plan with what the model itself gains by its fusions."""
+    if not plan.fusions:
+        return plan
+    needed = (plan.fusions[0].domain, ops.VERSION)
+    within = {fusion.site.scope.function for fusion in plan.fusions}
+    edited = sorted(index for index in within if index is not None)
     lacking = [index for index in edited if _lacks(model.functions[index], needed[0])]
-    lowest = 4 if vectors else 0
-    if any(fusion.body is not None for fusion in fusions):
+    lowest = 4 if plan.vectors else 0
+    if any(fusion.body is not None for fusion in plan.fusions):
         lowest = ops.MINIMUM_IR_VERSION
-    return {
-        "functions": _added_functions(model, fusions),
-        "imports": (needed,) if _lacks(model, needed[0]) else (),
-        "function_imports": tuple((index, needed) for index in lacking),
-        "ir_version": lowest,
-    }
+    return replace(
+        plan,
+        functions=_added_functions(model, plan.fusions),
+        imports=(needed,) if _lacks(model, needed[0]) else (),
+        function_imports=tuple((index, needed) for index in lacking),
+        ir_version=lowest,
+    )
 
 
 def _lacks(holder: onnx.ModelProto | onnx.FunctionProto, domain: str) -> bool:

@@ -25,7 +25,7 @@ from graphfuse.graph.tensors import (
 from graphfuse.planning import runtimes, targets
 from graphfuse.planning.costs import predict
 from graphfuse.planning.faults import STRICT_MODE
-from graphfuse.planning.gains import gains
+from graphfuse.planning.gains import with_gains
 from graphfuse.planning.operands import MARK, Constants, Operands
 from graphfuse.planning.runtimes import Choice, Runtime
 from graphfuse.planning.targets import Target
@@ -110,7 +110,7 @@ def plan(
             known += [cost] if cost is not None else []
         else:
             left.append(NearMiss(refusal.reason, site.add, site.add, got=refusal.got, site=site.id))
-    return Plan(
+    planned = Plan(
         ep,
         tuple(fusions),
         tuple(left),
@@ -118,8 +118,8 @@ def plan(
         tuple(known),
         runtime.name,
         _made_for(target, runtime, bodies.choices, fusions, strict_mode),
-        **gains(model.proto, fusions, operands.vectors),
     )
+    return with_gains(model.proto, planned)
 
 
 def _beside(cost: Cost) -> str:

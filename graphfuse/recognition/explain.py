@@ -5,16 +5,14 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from fractions import Fraction
 
-from graphfuse.algebra.atoms import EMPTY, ONE, SUBJECT, Leaf, Mean, Root
+from graphfuse.algebra.atoms import EMPTY, ONE, SUBJECT, Leaf, Root
 from graphfuse.algebra.form import Form, constant, is_of_x, subject
-from graphfuse.algebra.norms import MEAN_OF_SQUARE, SQUARE_OF_MEAN, normalize
+from graphfuse.algebra.norms import FIRST, MEAN_OF_SQUARE, SQUARE_OF_MEAN, normalize
 from graphfuse.algebra.rendering import render_product, render_term
 from graphfuse.errors import UsageError
 from graphfuse.graph.scopes import as_written
 from graphfuse.recognition.context import DEFAULT_EPSILON
 from graphfuse.records import LAYER_NORM, RMS_NORM, Explanation, NearMiss, Scan, Site
-
-FIRST = Mean(frozenset({(SUBJECT, ONE)}))
 
 
 def explain(scan: Scan, name: str) -> Explanation:

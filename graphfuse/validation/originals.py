@@ -84,11 +84,16 @@ class Originals:
             return
         self.optimized, self.ran = runs[-1], []
         self._run_originals()
+        self._note_levels(LEVELS[len(runs) :], "breaks", runs, "it", broken.message)
+
+    def _note_levels(
+        self, wrong: Sequence[str], does: str, right: Sequence[str], what: str, why: str
+    ) -> None:
+        """Note at which levels onnxruntime's optimiser goes wrong, and at which all is judged."""
         self.notes.append(
-            f"onnxruntime {libraries.onnxruntime().__version__} breaks the original at "
-            f"{' and '.join(LEVELS[len(runs) :])} by its own optimiser, and runs it at "
-            f"{' and '.join(runs)}, so it is judged there: the model is not at fault "
-            f"({broken.message})"
+            f"onnxruntime {libraries.onnxruntime().__version__} {does} the original at "
+            f"{' and '.join(wrong)} by its own optimiser, and runs {what} at "
+            f"{' and '.join(right)}, so it is judged there: the model is not at fault ({why})"
         )
 
     def run_optimized_at(self, level: str) -> None:

@@ -21,7 +21,7 @@ from graphfuse.records import Check, NotShown
 from graphfuse.running.feeding import Feed
 from graphfuse.running.profiler import profile, require_fused_on
 from graphfuse.running.sessions import CPU, LEVELS, plain_options, run, runs_kernels, session
-from graphfuse.system import libraries, machine
+from graphfuse.system import machine
 from graphfuse.validation.evaluator import UnsupportedModelError
 from graphfuse.validation.fused_nodes import ScopeKey
 from graphfuse.validation.lockstep import Lockstep
@@ -112,7 +112,15 @@ class WholeModel(Originals):
                 break
             self.strays = self._strays()
             if not self.strays:
-                self._says_otherwise(next(iter(strays.values())), asked)
+                right = LEVELS.index(level) + 1
+                first = next(iter(strays.values()))
+                self._note_levels(
+                    LEVELS[right : LEVELS.index(asked) + 1],
+                    "makes another model of",
+                    LEVELS[:right],
+                    "what it says",
+                    f"{first.subject}: {first.why}",
+                )
                 return
         self.optimized, self.strays = asked, strays
         for ran, before in zip(self.ran, kept, strict=True):
@@ -128,17 +136,6 @@ class WholeModel(Originals):
                     subject = f"output {name!r}"
                     found[subject] = NotShown(subject, f"{why} ({ran.feed.label})")
         return found
-
-    def _says_otherwise(self, first: NotShown, asked: str) -> None:
-        """Note that onnxruntime's optimiser makes another model of the original."""
-        right = LEVELS.index(self.optimized) + 1
-        self.notes.append(
-            f"onnxruntime {libraries.onnxruntime().__version__} makes another model of the "
-            f"original at {' and '.join(LEVELS[right : LEVELS.index(asked) + 1])} by its own "
-            f"optimiser, and runs what it says at {' and '.join(LEVELS[:right])}, so it is judged "
-            "there: the "
-            f"model is not at fault ({first.subject}: {first.why})"
-        )
 
     def _require_placement(self) -> None:
         """Raise ProviderError when fused nodes ran elsewhere: onnxruntime falls back silently."""

@@ -6,7 +6,6 @@ from tests.support.node_cases import BLOCKED, Q_OUT, Case, Q, alike
 
 TABLES = "float[32,8] we, float[16,8] wp, float[2,8] wt, float[8] w, float[8] wb"
 Q_TABLES = "uint8[32,8] we, uint8[16,8] wp, uint8[2,8] wt, uint8[8] w, uint8[8] wb, int32[B,S] m, float s1, float s2, float s3, float s4, float s5, uint8 z1, uint8 z2, uint8 z3, uint8 z4, uint8 z5"
-BLOCKS = "float[4,2] ws"
 QUANTIZED = [
     Case(
         "y, i, s = EmbedLayerNormalization(a, t, we, wp, wt, w, wb)",
