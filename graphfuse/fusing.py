@@ -26,7 +26,7 @@ from graphfuse.records import (
     Site,
     ValidationReport,
 )
-from graphfuse.rewriting.putting_back import PuttingBack, Trial
+from graphfuse.rewriting.putting_back import Attempt, PuttingBack
 from graphfuse.rewriting.rewrite import rewrite
 from graphfuse.running import empty_inputs
 from graphfuse.running.feeding import Feeding
@@ -177,23 +177,23 @@ class Fusing:
 
     def _trial(
         self, level: str, feeding: Feeding, certify: bool, put_back: Mapping[str, str]
-    ) -> Trial:
+    ) -> Attempt:
         """The model with some sites put back, judged; and which sites are to blame."""
         result = self.result(put_back)
         if not result.changed:
-            return Trial(result, None, {})
+            return Attempt(result, None, {})
         fused = self.source.edited(result.proto)
         eps = self.ep.split(",")
         report = validate_models(self.source, fused, eps, feeding, level, (), self.stage, certify)
         if report.passed:
-            return Trial(replace(result, validation=report), report, {})
+            return Attempt(replace(result, validation=report), report, {})
         unknown = {item.subject: item.why for item in report.not_shown}
         blamed = {
             fusion.site.id: unknown.get(fusion.output) or _why(report, fusion.output)
             for fusion in result.fused
             if fusion.output in report.wrong or fusion.output in unknown
         }
-        return Trial(result, report, blamed)
+        return Attempt(result, report, blamed)
 
     def failed(self, report: ValidationReport) -> ValidationError:
         """The error for a report that did not pass, where no site can be put back for it."""

@@ -14,7 +14,7 @@ from graphfuse.errors import GateError, UsageError
 from graphfuse.files import leftovers
 from graphfuse.files.limits import Limits
 from graphfuse.files.model_file import Model, load, unchanged, wrap
-from graphfuse.files.weights import Target, check_output, drafted
+from graphfuse.files.weights import Output, check_output, drafted
 from graphfuse.fusing import (
     LEVELS,
     Fusing,
@@ -311,7 +311,7 @@ def optimize(
     if certify:
         libraries.mpmath()
     ep = ",".join(targets.resolve(ep))
-    target = Target(Path(output), weights, force, in_place)
+    target = Output(Path(output), weights, force, in_place)
     source = opened(model, target, dry_run, limits, stage)
     check_costs(costs)
     shapes = input_shapes or {}
@@ -345,7 +345,7 @@ def optimize(
 
 
 def opened(
-    model: ModelLike, target: Target, dry_run: bool, limits: Limits | None, stage: Stage
+    model: ModelLike, target: Output, dry_run: bool, limits: Limits | None, stage: Stage
 ) -> Model:
     """The model that a file is to be made of, loaded; raises what speaks against that file."""
     if not dry_run:
@@ -358,7 +358,7 @@ def opened(
     return source
 
 
-def write(result: Result, source: Model, target: Target, stage: Stage) -> Result:
+def write(result: Result, source: Model, target: Output, stage: Stage) -> Result:
     """Write a result atomically; byte for byte what was read when nothing changed.
 
     Raises ChangedError, and writes nothing, when a file of the original is not as it was.

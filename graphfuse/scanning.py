@@ -11,7 +11,7 @@ from graphfuse.files.model_file import Model
 from graphfuse.graph.scopes import find, function_key
 from graphfuse.recognition.scan import scan
 from graphfuse.records import NearMiss, NodeRef, Scan, ScopeRef, Site
-from graphfuse.rewriting.apart import Apart, Keep, Origin, Place, keep_none, take_apart
+from graphfuse.rewriting.apart import Apart, FusedPlace, Keep, Origin, keep_none, take_apart
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Looked:
         """The model that was scanned."""
         return self.apart.model
 
-    def place(self, site: Site) -> Place:
+    def place(self, site: Site) -> FusedPlace:
         """What tells a site apart: the function of the source that it is in, and its output."""
         return self._places.function(site.scope), site.output
 
@@ -115,7 +115,7 @@ class _Places:
         return replace(found, op_type=node.op_type, name=node.name)
 
     def site(self, site: Site, origin: Origin | None) -> Site:
-        """A site in terms of the source; a fused node's spelling is its operator."""
+        """A site in terms of the source; a fused node's notation is its operator."""
         scope = self.scope(site.scope)
         bias = site.bias_add
         return replace(
@@ -125,6 +125,6 @@ class _Places:
             bias_add=None if bias is None else replace(bias, add=self.node(bias.add)),
             path=tuple(self._index(scope, index) for index in site.path),
             interior=tuple(sorted({self._index(scope, index) for index in site.interior})),
-            spelling=site.spelling if origin is None else origin.operator,
+            notation=site.notation if origin is None else origin.operator,
             fused_by="" if origin is None else origin.operator,
         )

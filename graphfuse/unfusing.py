@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from graphfuse.errors import GateError, UsageError, ValidationError
 from graphfuse.files.limits import Limits
 from graphfuse.files.model_file import Model, materialized, unchanged
-from graphfuse.files.weights import Target
+from graphfuse.files.weights import Output
 from graphfuse.fusing import LEVELS, Stage, failure, silent, validate_models
 from graphfuse.graph.tensors import count_nodes
 from graphfuse.pipeline import ModelLike, as_model, files_read, opened, write
@@ -86,7 +86,7 @@ def unfuse_file(
     """
     if validation not in LEVELS:
         raise UsageError(f"unknown level {validation!r}", f"choose one of {', '.join(LEVELS)}")
-    target = Target(Path(output), weights, force, in_place)
+    target = Output(Path(output), weights, force, in_place)
     source = opened(model, target, dry_run, limits, stage)
     with unchanged(source):
         stage("taking fused nodes apart")

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 
 from graphfuse.bench.measurements import SiteTiming
-from graphfuse.bench.site_timing import FOLDED, ORIGINAL, USUAL, Tuner, symbols_of
+from graphfuse.bench.site_timing import FOLDED, ORIGINAL, SITE_SIZES, Tuner, symbols_of
 from graphfuse.bench.timing import pinned
 from graphfuse.files.model_file import Model
 from graphfuse.records import Cost, Scan
@@ -31,7 +31,7 @@ def autotune(
     """
     with pinned(os.cpu_count() or 1) as threads:
         symbols = symbols_of(model.proto, shapes, named or {})
-        tuner = Tuner(model, ep, provider, threads, USUAL, 0.0, symbols)
+        tuner = Tuner(model, ep, provider, threads, SITE_SIZES, 0.0, symbols)
         timings = tuner.timings(scan.sites, stage)
     return {cost.site: cost for timing in timings for cost in _costs(timing)}
 

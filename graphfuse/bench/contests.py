@@ -33,7 +33,7 @@ from graphfuse.files.model_file import Model
 from graphfuse.graph.bodies import strange, strange_names
 from graphfuse.planning import advice, runtimes
 from graphfuse.running.feeding import Feed, Feeding
-from graphfuse.running.profiler import Node, profile, require_fused_on
+from graphfuse.running.profiler import ProfiledNode, profile, require_fused_on
 from graphfuse.running.random_feeds import Sizes
 from graphfuse.running.sessions import CPU, run
 from graphfuse.system import libraries, machine
@@ -55,7 +55,7 @@ there are contenders, each first once: where the weights of one happen to lie in
 was made before the other, is worth 3 % of the time of a model that does not fit the caches."""
 
 PROFILED_RUNS = 10
-USUAL = (Sizes(1, 128), Sizes(1, 64), Sizes(1, 16), Sizes(2, 7))
+BENCH_SIZES = (Sizes(1, 128), Sizes(1, 64), Sizes(1, 16), Sizes(2, 7))
 """What unknown extents are where the user says nothing: the first of these that the model takes."""
 
 
@@ -121,7 +121,7 @@ def _feeds(
     model: Model, provider: str, feeding: Feeding, options: BenchOptions, sessions: int
 ) -> list[list[Feed]]:
     """Sets of feeds; raises TooLargeError where the sessions do not fit into memory on one."""
-    sizes = [(size,) for size in options.sizes] or [USUAL]
+    sizes = [(size,) for size in options.sizes] or [BENCH_SIZES]
     groups = feeding.sized(model.proto, sizes)
     if provider != CPU:
         # Other providers have memory of their own, of which the system does not tell.
@@ -221,7 +221,7 @@ class _Trial:
         )
 
     def _with_profiles(self, figures: Mapping[str, Figures], feed: Feed) -> dict[str, Figures]:
-        spent: dict[str, dict[Node, float]] = {}
+        spent: dict[str, dict[ProfiledNode, float]] = {}
         for c in self.contenders[:2]:
             options = c.options(self.provider, self.threads)
             make = partial(c.session, self.provider, self.threads)

@@ -10,7 +10,7 @@ from graphfuse.files.model_file import Model
 from graphfuse.ops import OPERATORS
 from graphfuse.recognition.scan import scan
 from graphfuse.records import MAIN
-from graphfuse.running.profiler import FUSED, Node, fused_providers
+from graphfuse.running.profiler import FUSED, ProfiledNode, fused_providers
 
 NORMS = FUSED | {"LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization"}
 
@@ -26,7 +26,7 @@ def site_nodes(model: Model) -> frozenset[str]:
     )
 
 
-def shares(spent: Mapping[Node, float], names: frozenset[str]) -> Profile:
+def shares(spent: Mapping[ProfiledNode, float], names: frozenset[str]) -> Profile:
     """Where the time goes; `names` are the original's nodes that are sums and norms.
 
     What onnxruntime made of a function is named after it.

@@ -52,11 +52,11 @@ ORIGINAL, FUSED, FOLDED = "original", "fused", "folded"
 CHAIN_ELEMENTS = 2**21
 LONGEST_CHAIN = 20
 ROUNDS = 9
-USUAL = Sizes(1, 128)
+SITE_SIZES = Sizes(1, 128)
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class SiteModel:
     """A site cut out of its model: the part, and the names and extents that it has there."""
 
     site: Site
@@ -83,7 +83,7 @@ def time_sites(
     known = symbols_of(model.proto, shapes, symbols or {})
     for ep, provider in providers.items():
         for count in options.threads:
-            for sizes in options.sizes or (USUAL,):
+            for sizes in options.sizes or (SITE_SIZES,):
                 with pinned(count) as threads:
                     tuner = Tuner(model, ep, provider, threads, sizes, options.seconds, known)
                     tuner.clock = options.clock
@@ -101,7 +101,7 @@ class Tuner:
         ep: str,
         provider: str,
         threads: Threads,
-        sizes: Sizes = USUAL,
+        sizes: Sizes = SITE_SIZES,
         seconds: float = 0.0,
         symbols: Mapping[str, int] | None = None,
     ) -> None:
@@ -116,7 +116,7 @@ class Tuner:
 
     def timings(self, sites: Iterable[Site], stage: Stage) -> list[SiteTiming]:
         """One timing for each distinct site; sites that cannot be cut out are in the notes."""
-        distinct: dict[object, list[tuple[Site, Cut, Cut | None]]] = {}
+        distinct: dict[object, list[tuple[Site, SiteModel, SiteModel | None]]] = {}
         for site in sites:
             cut = self._cut(site, {site.a: site.shape, site.b: _b_shape(site)})
             if cut is None:
@@ -136,7 +136,9 @@ class Tuner:
                 found.append(timing)
         return found
 
-    def _time(self, ids: tuple[str, ...], cut: Cut, biased: Cut | None) -> SiteTiming | None:
+    def _time(
+        self, ids: tuple[str, ...], cut: SiteModel, biased: SiteModel | None
+    ) -> SiteTiming | None:
         timings = self._tried(ids[0], cut, (FUSED,))
         if timings is None:
             return None
@@ -161,13 +163,15 @@ class Tuner:
             site.kind,
             site.elem_type,
             cut.shape,
-            site.total_is_read,
+            site.sum_is_read,
             seconds,
             speedups,
             best,
         )
 
-    def _tried(self, name: str, cut: Cut, forms: Sequence[str]) -> Mapping[str, Timing] | None:
+    def _tried(
+        self, name: str, cut: SiteModel, forms: Sequence[str]
+    ) -> Mapping[str, Timing] | None:
         """The timings; None, with a note, of a part that does not run, or has no room."""
         try:
             return self._measured(cut, forms)
@@ -180,7 +184,7 @@ class Tuner:
             self.notes.append(f"{name} cannot be timed alone: {in_one_line(error, 500)}")
             return None
 
-    def _measured(self, cut: Cut, forms: Sequence[str]) -> Mapping[str, Timing]:
+    def _measured(self, cut: SiteModel, forms: Sequence[str]) -> Mapping[str, Timing]:
         """Paired timings of a cut in its original form and others; the same cut is timed once."""
         key = (_likeness(cut), tuple(forms))
         if key not in self._known:
@@ -211,7 +215,7 @@ class Tuner:
         feed = Feed(draw, shapes_of(proto, sizes=self.sizes), "drawn rows", "")
         Fitting(chains[ORIGINAL], doing="timing it", sessions=len(chains)).those_that_fit([feed])
 
-    def _fused(self, cut: Cut, forms: Sequence[str]) -> Iterator[tuple[str, Model]]:
+    def _fused(self, cut: SiteModel, forms: Sequence[str]) -> Iterator[tuple[str, Model]]:
         """The part in those fused forms that the target takes."""
         scan = scan_model(cut.part)
         for form in forms:
@@ -222,11 +226,11 @@ class Tuner:
             if [fusion.site.output for fusion in planned.fusions] == [cut.site.output]:
                 yield form, cut.part.edited(rewrite(cut.part.proto, planned))
 
-    def _cut(self, site: Site, sources: Mapping[str, tuple[Dim, ...]]) -> Cut | None:
+    def _cut(self, site: Site, sources: Mapping[str, tuple[Dim, ...]]) -> SiteModel | None:
         if site.scope.function is not None or not site.shape:
             return None
         parts, length = self._parts[site.scope], 1
-        outputs = [site.output, *([site.total] if site.total_is_read else [])]
+        outputs = [site.output, *([site.sum] if site.sum_is_read else [])]
         names = {name for name in sources if parts.computes(name)}
         part = parts.behind(onnx.NodeProto(input=sorted(names), output=outputs), names)
         if part is None or not names:
@@ -239,7 +243,7 @@ class Tuner:
             value.CopyFrom(helper.make_tensor_value_info(value.name, site.elem_type, None))
         if names == {site.a, site.b} and site.b_shape == site.shape and not site.path:
             length = max(1, min(LONGEST_CHAIN, CHAIN_ELEMENTS // max(1, prod(shape))))
-        return Cut(site, part, shape, length)
+        return SiteModel(site, part, shape, length)
 
     def _operand(self, dims: tuple[Dim, ...], shape: tuple[int, ...]) -> list[int]:
         """The extents of an operand beside those of the sum, the last axes one above the other.
@@ -298,7 +302,7 @@ def _inner(parts: Parts, node: onnx.NodeProto) -> int | None:
     return weight.dims[0] if weight is not None and len(weight.dims) == 2 else None
 
 
-def _likeness(cut: Cut) -> object:
+def _likeness(cut: SiteModel) -> object:
     """What a site's time depends on: sites that have it in common are timed once."""
     site = cut.site
     inputs = tuple(
@@ -306,11 +310,11 @@ def _likeness(cut: Cut) -> object:
         for value in cut.part.proto.graph.input
     )
     operators = tuple(node.op_type for node in cut.part.proto.graph.node)
-    types = (site.elem_type, site.parameter_type, cut.shape, site.total_is_read, site.axis)
+    types = (site.elem_type, site.parameter_type, cut.shape, site.sum_is_read, site.axis)
     return site.kind, types, inputs, operators
 
 
-def _chain(proto: onnx.ModelProto, cut: Cut) -> onnx.ModelProto:
+def _chain(proto: onnx.ModelProto, cut: SiteModel) -> onnx.ModelProto:
     """Several copies of a part, each reading what the one before wrote."""
     if cut.length == 1:
         return proto
@@ -318,8 +322,8 @@ def _chain(proto: onnx.ModelProto, cut: Cut) -> onnx.ModelProto:
     result.CopyFrom(proto)
     del result.graph.node[:]
     produced = {name for node in proto.graph.node for name in node.output if name}
-    feeds = {site.a: site.total if site.total_is_read else site.output}
-    if site.total_is_read:
+    feeds = {site.a: site.sum if site.sum_is_read else site.output}
+    if site.sum_is_read:
         feeds[site.b] = site.output
     for number in range(cut.length):
         last = number == cut.length - 1

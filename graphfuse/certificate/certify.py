@@ -12,7 +12,7 @@ from graphfuse.certificate.calls import Calls
 from graphfuse.certificate.cut import Cut, Pair, UnpairedError, cut
 from graphfuse.certificate.definitions import is_centred
 from graphfuse.certificate.numbers import DIGITS
-from graphfuse.certificate.trial import Outcome, Trial
+from graphfuse.certificate.trial import Outcome, RowTrial
 from graphfuse.certificate.values import UnknownError
 from graphfuse.files.model_file import Model
 from graphfuse.records import (
@@ -76,14 +76,14 @@ def _judged(cuts: Sequence[Cut], seed: int, stage: Stage) -> list[Certificate]:
     made: list[Certificate] = []
     for group in _alike(cuts, drawn=True):
         stage(f"certifying {group[0].site.output}")
-        outcome = Trial(group[0], seed, drawn=True).outcome()
+        outcome = RowTrial(group[0], seed, drawn=True).outcome()
         if outcome.verdict != DIFFERENT:
             made.append(_certificate(group, outcome, seed))
             continue
         for single in _alike(group, drawn=False):
             own = outcome
             if single[0].letters:
-                own = Trial(single[0], seed, drawn=False).outcome()
+                own = RowTrial(single[0], seed, drawn=False).outcome()
             made.append(_certificate(single, own, seed))
     return made
 
@@ -102,7 +102,7 @@ def _certificate(group: Sequence[Cut], outcome: Outcome, seed: int) -> Certifica
         output,
         tuple(each.site.output for each in group),
         LAYER_NORM if first.site.centred else RMS_NORM,
-        first.spelling,
+        first.notation,
         outcome.extents,
         outcome.rows,
         seed,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from onnx import NodeProto, TensorProto
 
 from graphfuse.certificate.calls import Calls
-from graphfuse.certificate.values import LARGEST, Attributes, UnknownError, Value, stored
+from graphfuse.certificate.values import LARGEST, Attributes, ExactValue, UnknownError, stored
 from graphfuse.files.model_file import Model
 from graphfuse.graph.tensors import FLOAT_TYPES, read_names, value_names
 from graphfuse.records import Dim
@@ -38,7 +38,7 @@ class Side:
 
     part: Model
     bound: Attributes
-    given: Mapping[str, Value]
+    given: Mapping[str, ExactValue]
     """Inputs of the function around it that are the same stored tensor in each call."""
 
     @property
@@ -67,7 +67,7 @@ class Cut:
     targets: Mapping[str, Dims]
 
     @property
-    def spelling(self) -> str:
+    def notation(self) -> str:
         """The original's operators, in its order."""
         return " ".join(node.op_type for node in self.before.nodes)
 
@@ -268,12 +268,12 @@ def _same(pair: Pair, one: TensorProto, other: TensorProto) -> bool:
     return before.read(one).tobytes() == after.read(other).tobytes()
 
 
-def _filled(pair: Pair, site: FusedNode, side: Side, at: int) -> dict[str, Value | None]:
+def _filled(pair: Pair, site: FusedNode, side: Side, at: int) -> dict[str, ExactValue | None]:
     """The inputs of a function that a part reads; None for a vector that calls may differ in."""
     parts, calls = (pair.before, pair.after)[at], pair.calls[at]
     function = calls.function(site.scope)
     operands = {_operand(pair, site.roles[role]) for role in ("A", "B")}
-    found: dict[str, Value | None] = {}
+    found: dict[str, ExactValue | None] = {}
     if function is None:
         return found
     for name in sorted((_read(side.part) & set(function.input)) - operands):
@@ -306,7 +306,7 @@ def _bytes(model: Model, tensor: TensorProto) -> bytes:
     return model.read(tensor).tobytes()
 
 
-def _value(model: Model, tensor: TensorProto) -> Value:
+def _value(model: Model, tensor: TensorProto) -> ExactValue:
     if math.prod(tensor.dims) > LARGEST:
         raise UnknownError(f"tensor {tensor.name!r} of {math.prod(tensor.dims):,} numbers")
     return stored(model.read(tensor), tensor.data_type)

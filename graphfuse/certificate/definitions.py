@@ -15,7 +15,7 @@ import numpy as np
 
 from graphfuse.certificate.numbers import each, inverse, number, objects, quotient, root
 from graphfuse.certificate.reductions import mean
-from graphfuse.certificate.values import Node, Rule, UnknownError, Value, axes_of
+from graphfuse.certificate.values import ExactNode, ExactRule, ExactValue, UnknownError, axes_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,15 +42,15 @@ def _last(x: Array, axis: int) -> tuple[int, ...]:
     return tuple(range(axes_of([axis], x.ndim)[0], x.ndim))
 
 
-def _with_parameters(normal: Array, scale: Value | None, bias: Value | None) -> Array:
+def _with_parameters(normal: Array, scale: ExactValue | None, bias: ExactValue | None) -> Array:
     scaled = normal if scale is None else normal * scale.array
     return scaled if bias is None else scaled + bias.array
 
 
-def _norm(centred: bool) -> Rule:
+def _norm(centred: bool) -> ExactRule:
     """LayerNormalization, RMSNormalization, and onnxruntime's name for the latter."""
 
-    def rule(node: Node) -> Sequence[Value]:
+    def rule(node: ExactNode) -> Sequence[ExactValue]:
         x, value = node.floats(), node.value()
         epsilon = number(node.attributes.get("epsilon", EPSILON))
         axes = _last(x, node.flag("axis", -1))
@@ -80,13 +80,13 @@ def is_centred(op_type: str) -> bool:
     )
 
 
-def epsilon_of(node: Node) -> Any:
+def epsilon_of(node: ExactNode) -> Any:
     """A fused node's epsilon: the float32 of the attribute, or the operator's own."""
     own = EPSILON if node.proto.domain == "graphfuse" else CONTRIB_EPSILON
     return number(node.attributes.get("epsilon", own))
 
 
-def fused(node: Node) -> Sequence[Value | None]:
+def fused(node: ExactNode) -> Sequence[ExactValue | None]:
     """Y and Sum; onnxruntime's operators have Sum in the fourth place."""
     known = FUSED[node.proto.domain, node.op_type]
     given = {role: node.optional(at) for at, role in enumerate(known)}
@@ -106,7 +106,7 @@ def _channels(array: Array, rank: int) -> Array:
     return array.reshape(1, -1, *[1] * (rank - 2))
 
 
-def _batch(node: Node) -> Value:
+def _batch(node: ExactNode) -> ExactValue:
     """BatchNormalization with the statistics that it is given."""
     if node.flag("training_mode", 0) or not node.flag("spatial", 1):
         raise UnknownError("operator BatchNormalization in training mode, or not spatial")
@@ -117,7 +117,7 @@ def _batch(node: Node) -> Value:
     return node.value().like(each(quotient, 2)(x - middle, deviate) * scale + bias)
 
 
-def _instance(node: Node) -> Value:
+def _instance(node: ExactNode) -> ExactValue:
     """InstanceNormalization: each channel of each item over the other axes."""
     x = node.floats()
     epsilon = number(node.attributes.get("epsilon", EPSILON))
@@ -126,7 +126,7 @@ def _instance(node: Node) -> Value:
     return node.value().like(normal * scale + bias)
 
 
-def _group(node: Node) -> Value:
+def _group(node: ExactNode) -> ExactValue:
     """GroupNormalization: scale and bias are by group below opset 21, by channel from there on."""
     x = node.floats()
     groups = node.flag("num_groups", 1)
@@ -138,7 +138,7 @@ def _group(node: Node) -> Value:
     return node.value().like(normal * scale + bias)
 
 
-def _mean_variance(node: Node) -> Value:
+def _mean_variance(node: ExactNode) -> ExactValue:
     """MeanVarianceNormalization: its function adds 1e-9 to the deviation, not to the variance."""
     x = node.floats()
     axes = axes_of(node.whole("axes", 9) or [0, 2, 3], x.ndim)
@@ -149,7 +149,7 @@ def _mean_variance(node: Node) -> Value:
     return node.value().like(each(quotient, 2)(x - middle, deviate + small))
 
 
-def _lp(node: Node) -> Value:
+def _lp(node: ExactNode) -> ExactValue:
     """LpNormalization: a row divided by its length; of zeros, zeros."""
     if node.flag("p", 2) != 2:
         raise UnknownError("operator LpNormalization of another order than 2")
@@ -159,7 +159,7 @@ def _lp(node: Node) -> Value:
     return node.value().like(each(quotient, 2)(x, np.where(length == 0, number(1), length)))
 
 
-NORMS: Mapping[str, Rule] = {
+NORMS: Mapping[str, ExactRule] = {
     "LayerNormalization": _norm(centred=True),
     "RMSNormalization": _norm(centred=False),
     "SimplifiedLayerNormalization": _norm(centred=False),

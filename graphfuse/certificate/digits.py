@@ -26,7 +26,7 @@ SHOWN = 6
 
 
 @dataclass(frozen=True)
-class Difference:
+class LargestDifference:
     """The largest relative difference of two tensors, and where it is; `got` is the fused one's."""
 
     value: Any
@@ -53,20 +53,20 @@ class Difference:
         return f"{one} in {names[0]}, {other} in {names[1]}"
 
 
-def difference(wanted: Array, got: Array) -> Difference:
+def difference(wanted: Array, got: Array) -> LargestDifference:
     """The largest difference of two tensors of one shape; infinite where one only is finite."""
     floor = context().mpf(10) ** -FLOOR
     both = finite(wanted) & finite(got)
     alone = np.argwhere(finite(wanted) != finite(got))
     if len(alone):
         index = tuple(int(each) for each in alone[0])
-        return Difference(context().inf, index, wanted[index], got[index])
-    worst = Difference(number(0))
+        return LargestDifference(context().inf, index, wanted[index], got[index])
+    worst = LargestDifference(number(0))
     for index in np.ndindex(wanted.shape):
         if not both[index] or wanted[index] == got[index]:
             continue
         one, other = wanted[index], got[index]
         value = abs(one - other) / max(abs(one), floor)
         if value > worst.value:
-            worst = Difference(value, index, one, other)
+            worst = LargestDifference(value, index, one, other)
     return worst

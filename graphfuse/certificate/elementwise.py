@@ -20,7 +20,14 @@ from graphfuse.certificate.numbers import (
     root,
     rounded,
 )
-from graphfuse.certificate.values import BOOLEAN, INTEGER, Node, Rule, UnknownError, Value
+from graphfuse.certificate.values import (
+    BOOLEAN,
+    INTEGER,
+    ExactNode,
+    ExactRule,
+    ExactValue,
+    UnknownError,
+)
 from graphfuse.graph.tensors import FLOAT_TYPES
 
 if TYPE_CHECKING:
@@ -29,19 +36,19 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 
-def _unary(function: Callable[[Any], Any]) -> Rule:
+def _unary(function: Callable[[Any], Any]) -> ExactRule:
     """A function of each number."""
 
-    def rule(node: Node) -> Value:
+    def rule(node: ExactNode) -> ExactValue:
         return node.value().like(each(function)(node.floats()))
 
     return rule
 
 
-def _several(operation: Callable[..., Any]) -> Rule:
+def _several(operation: Callable[..., Any]) -> ExactRule:
     """An operation on all operands, from the first to the last."""
 
-    def rule(node: Node) -> Value:
+    def rule(node: ExactNode) -> ExactValue:
         first = node.value()
         arrays = [node.value(position).array for position in range(len(node.inputs))]
         return first.like(reduce(operation, arrays))
@@ -49,7 +56,7 @@ def _several(operation: Callable[..., Any]) -> Rule:
     return rule
 
 
-def _divide(node: Node) -> Value:
+def _divide(node: ExactNode) -> ExactValue:
     """a / b; of integers the part before the point."""
     one, other = node.value(0), node.value(1)
     if one.is_float:
@@ -58,7 +65,7 @@ def _divide(node: Node) -> Value:
     return one.like(whole * np.sign(one.array) * np.sign(other.array))
 
 
-def _power(node: Node) -> Value:
+def _power(node: ExactNode) -> ExactValue:
     """a^p, in a's type, whatever that of p."""
     base, exponent = node.value(0), node.value(1)
     if not base.is_float:
@@ -67,36 +74,36 @@ def _power(node: Node) -> Value:
     return base.like(each(power, 2)(base.array, raised))
 
 
-def _mean_of_several(node: Node) -> Value:
+def _mean_of_several(node: ExactNode) -> ExactValue:
     """(a + b + ...) / n, over the operands."""
     total = _several(np.add)(node)
-    assert isinstance(total, Value)
+    assert isinstance(total, ExactValue)
     return total.like(total.array / number(len(node.inputs)))
 
 
-def _compare(operation: Callable[..., Any]) -> Rule:
-    def rule(node: Node) -> Value:
+def _compare(operation: Callable[..., Any]) -> ExactRule:
+    def rule(node: ExactNode) -> ExactValue:
         found = operation(node.value(0).array, node.value(1).array)
-        return Value(np.asarray(found, dtype=bool), BOOLEAN)
+        return ExactValue(np.asarray(found, dtype=bool), BOOLEAN)
 
     return rule
 
 
-def _logic(operation: Callable[..., Any]) -> Rule:
-    def rule(node: Node) -> Value:
+def _logic(operation: Callable[..., Any]) -> ExactRule:
+    def rule(node: ExactNode) -> ExactValue:
         arrays = [node.value(position).array for position in range(len(node.inputs))]
-        return Value(np.asarray(operation(*arrays), dtype=bool), BOOLEAN)
+        return ExactValue(np.asarray(operation(*arrays), dtype=bool), BOOLEAN)
 
     return rule
 
 
-def _where(node: Node) -> Value:
+def _where(node: ExactNode) -> ExactValue:
     return node.value(1).like(
         np.where(node.value(0).array, node.value(1).array, node.value(2).array)
     )
 
 
-def _clip(node: Node) -> Value:
+def _clip(node: ExactNode) -> ExactValue:
     """min(max(a, low), high); the limits were attributes below opset 11."""
     value = node.value()
     array = value.array
@@ -109,7 +116,7 @@ def _clip(node: Node) -> Value:
     return value.like(array)
 
 
-def _leaky(node: Node) -> Value:
+def _leaky(node: ExactNode) -> ExactValue:
     """a where a is not negative, else alpha * a."""
     alpha = number(node.attributes.get("alpha", float(np.float32(0.01))))
 
@@ -119,33 +126,33 @@ def _leaky(node: Node) -> Value:
     return node.value().like(each(leaky)(node.floats()))
 
 
-def cast(value: Value, to: int) -> Value:
+def cast(value: ExactValue, to: int) -> ExactValue:
     """The identity between float types, but of a stored number: that is rounded in every run."""
     if value.is_float and to in FLOAT_TYPES:
         array = value.array
         if value.fixed and array.size == 1:
             array = objects(rounded(array.reshape(-1)[0], to)).reshape(array.shape)
-        return Value(array, to)
+        return ExactValue(array, to)
     if to in FLOAT_TYPES:
-        return Value(exact(value.array.astype(np.int64)), to)
+        return ExactValue(exact(value.array.astype(np.int64)), to)
     if to == BOOLEAN:
-        return Value(np.asarray(value.array != 0, dtype=bool), BOOLEAN)
+        return ExactValue(np.asarray(value.array != 0, dtype=bool), BOOLEAN)
     whole = each(int)(value.array) if value.is_float else value.array
-    return Value(np.asarray(whole, dtype=np.int64), INTEGER)
+    return ExactValue(np.asarray(whole, dtype=np.int64), INTEGER)
 
 
-def _dropout(node: Node) -> Value:
+def _dropout(node: ExactNode) -> ExactValue:
     training = node.optional(2)
     if training is not None and training.array.any():
         raise UnknownError("operator Dropout in training mode")
     return node.value()
 
 
-def _negative(node: Node) -> Value:
+def _negative(node: ExactNode) -> ExactValue:
     return node.value().like(-node.value().array)
 
 
-ELEMENTWISE: Mapping[str, Rule] = {
+ELEMENTWISE: Mapping[str, ExactRule] = {
     "Add": _several(np.add),
     "Sub": _several(np.subtract),
     "Mul": _several(np.multiply),

@@ -22,11 +22,11 @@ from graphfuse.certificate.reductions import REDUCTIONS
 from graphfuse.certificate.shaping import SHAPING
 from graphfuse.certificate.values import (
     Attributes,
-    Node,
-    Rule,
+    ExactNode,
+    ExactRule,
+    ExactValue,
     ShapeError,
     UnknownError,
-    Value,
     attributes_of,
     check_size,
     stored,
@@ -35,7 +35,7 @@ from graphfuse.files.model_file import Model
 from graphfuse.graph.scopes import FunctionKey, function_key
 from graphfuse.graph.tensors import DEFAULT_DOMAINS
 
-OPERATORS: Mapping[str, Rule] = {**ELEMENTWISE, **REDUCTIONS, **SHAPING, **PRODUCTS, **NORMS}
+OPERATORS: Mapping[str, ExactRule] = {**ELEMENTWISE, **REDUCTIONS, **SHAPING, **PRODUCTS, **NORMS}
 CONTRIB = ("SimplifiedLayerNormalization", "LayerNormalization")
 """Norms that onnxruntime has under its own domain as well."""
 
@@ -45,7 +45,7 @@ LEAST_OPSET = 7
 DEEPEST = 32
 """Calls inside calls."""
 
-Values = dict[str, Value]
+ExactValues = dict[str, ExactValue]
 
 
 @dataclass
@@ -63,9 +63,9 @@ class Evaluator:
         self._functions: dict[FunctionKey, FunctionProto] = {
             function_key(function): function for function in self.part.proto.functions
         }
-        self._weights: Values = {}
+        self._weights: ExactValues = {}
 
-    def run(self, given: Mapping[str, Value]) -> Values:
+    def run(self, given: Mapping[str, ExactValue]) -> ExactValues:
         """Every tensor of the part, by name; `given` are its inputs, and weights to replace.
 
         Raises UnknownError for what the certificate does not know, ShapeError for extents that the
@@ -84,7 +84,7 @@ class Evaluator:
         """Whether the model has a function for a node."""
         return function_key(node) in self._functions
 
-    def _weight(self, tensor: onnx.TensorProto) -> Value:
+    def _weight(self, tensor: onnx.TensorProto) -> ExactValue:
         if tensor.name not in self._weights:
             self._weights[tensor.name] = stored(self.part.read(tensor), tensor.data_type)
         return self._weights[tensor.name]
@@ -92,7 +92,7 @@ class Evaluator:
     def _walk(
         self,
         nodes: Sequence[NodeProto],
-        values: Values,
+        values: ExactValues,
         bound: Attributes,
         opsets: Mapping[str, int],
         depth: int,
@@ -106,16 +106,16 @@ class Evaluator:
             found = self._evaluate(node, inputs, bound, opsets, depth)
             for name, value in zip(node.output, found, strict=False):
                 if name and value is not None:
-                    values[name] = Value(value.array, value.elem_type, fixed)
+                    values[name] = ExactValue(value.array, value.elem_type, fixed)
 
     def _evaluate(
         self,
         node: NodeProto,
-        inputs: Sequence[Value | None],
+        inputs: Sequence[ExactValue | None],
         bound: Attributes,
         opsets: Mapping[str, int],
         depth: int,
-    ) -> Sequence[Value | None]:
+    ) -> Sequence[ExactValue | None]:
         is_fused = (node.domain, node.op_type) in FUSED
         function = self._functions.get(function_key(node))
         if function is not None and (self.bodies or not is_fused):
@@ -126,21 +126,21 @@ class Evaluator:
             raise UnknownError(f"operator set {opset}, whose operators broadcast otherwise")
         _check_broadcast(inputs)
         try:
-            found = rule(Node(node, inputs, attributes_of(node, bound)))
+            found = rule(ExactNode(node, inputs, attributes_of(node, bound)))
         except (ValueError, IndexError, np.exceptions.AxisError) as error:
             raise ShapeError(f"{node.op_type} that computes {node.output[0]}: {error}") from error
         except (KeyError, TypeError, OverflowError) as error:
             raise UnknownError(f"operator {node.op_type} ({error})") from error
-        return [found] if isinstance(found, Value) else found
+        return [found] if isinstance(found, ExactValue) else found
 
     def _call(
         self,
         node: NodeProto,
         function: FunctionProto,
-        inputs: Sequence[Value | None],
+        inputs: Sequence[ExactValue | None],
         bound: Attributes,
         depth: int,
-    ) -> Sequence[Value | None]:
+    ) -> Sequence[ExactValue | None]:
         if depth > DEEPEST:
             raise UnknownError(f"function {function.name}, which calls itself")
         attributes: dict[str, onnx.AttributeProto | None] = {
@@ -167,14 +167,14 @@ class Evaluator:
         return [values.get(name) for name in function.output]
 
 
-def _check_broadcast(inputs: Sequence[Value | None]) -> None:
+def _check_broadcast(inputs: Sequence[ExactValue | None]) -> None:
     """Raise UnknownError where operands would broadcast to a tensor that is too large."""
     shapes = [value.array.shape for value in inputs if value is not None]
     with contextlib.suppress(ValueError):
         check_size(np.broadcast_shapes(*shapes))
 
 
-def _rule(node: NodeProto) -> Rule:
+def _rule(node: NodeProto) -> ExactRule:
     known = node.domain in DEFAULT_DOMAINS or (
         node.domain == "com.microsoft" and node.op_type in CONTRIB
     )

@@ -34,7 +34,7 @@ from graphfuse.certificate.numbers import (
     rounded,
     unit,
 )
-from graphfuse.certificate.values import Value
+from graphfuse.certificate.values import ExactValue
 from graphfuse.graph.tensors import type_name
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ class Seen:
 class Parameters:
     """What the fused node holds; vectors along a row."""
 
-    scale: Value
-    bias: Value | None
+    scale: ExactValue
+    bias: ExactValue | None
     epsilon: Any
     centred: bool
 
@@ -82,7 +82,7 @@ def roundings(seen: Seen, held: Parameters) -> tuple[str, ...] | None:
         if not _rounds_to(held.epsilon, epsilon, TensorProto.FLOAT):
             return None
         rounded_ones.append("epsilon to float32")
-    vectors: Mapping[str, tuple[Value | None, Array]] = {
+    vectors: Mapping[str, tuple[ExactValue | None, Array]] = {
         "scale": (held.scale, scale),
         "bias": (held.bias, bias),
     }
@@ -127,7 +127,7 @@ def _close(one: Any, other: Any) -> bool:
     return bool(abs(one - other) <= context().mpf(10) ** (10 - BOUND) * max(abs(one), abs(other)))
 
 
-def _vector(held: Value, implied: Array) -> bool | None:
+def _vector(held: ExactValue, implied: Array) -> bool | None:
     """Whether a held vector is the implied one, rounded; None if it is another."""
     if held.elem_type not in FORMATS:
         return None

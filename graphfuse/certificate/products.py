@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphfuse.certificate.numbers import number, objects
-from graphfuse.certificate.values import LARGEST, Node, Rule, UnknownError, Value, size
+from graphfuse.certificate.values import (
+    LARGEST,
+    ExactNode,
+    ExactRule,
+    ExactValue,
+    UnknownError,
+    size,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,11 +30,11 @@ def _product(one: Array, other: Array) -> Array:
     return objects(np.matmul(one, other))
 
 
-def _matmul(node: Node) -> Value:
+def _matmul(node: ExactNode) -> ExactValue:
     return node.value().like(_product(node.floats(0), node.floats(1)))
 
 
-def _gemm(node: Node) -> Value:
+def _gemm(node: ExactNode) -> ExactValue:
     """alpha * A * B + beta * C."""
     one, other = node.floats(0), node.floats(1)
     one = one.T if node.flag("transA", 0) else one
@@ -39,7 +46,7 @@ def _gemm(node: Node) -> Value:
     return node.value().like(result)
 
 
-def _einsum(node: Node) -> Value:
+def _einsum(node: ExactNode) -> ExactValue:
     """By numpy, which takes objects where it is not asked to optimize."""
     arrays = [node.floats(position) for position in range(len(node.inputs))]
     equation = node.attributes["equation"].decode()
@@ -53,7 +60,7 @@ def _einsum(node: Node) -> Value:
     return node.value().like(np.einsum(equation, *arrays))
 
 
-def _conv(node: Node) -> Value:
+def _conv(node: ExactNode) -> ExactValue:
     """A kernel of one point: a product along the channels. Others are no mean of a row."""
     array, kernel = node.floats(0), node.floats(1)
     strides = node.attributes.get("strides") or [1]
@@ -72,7 +79,7 @@ def _conv(node: Node) -> Value:
     return node.value().like(result)
 
 
-PRODUCTS: Mapping[str, Rule] = {
+PRODUCTS: Mapping[str, ExactRule] = {
     "MatMul": _matmul,
     "Gemm": _gemm,
     "Einsum": _einsum,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graphfuse.certificate.numbers import each, number, objects, root
-from graphfuse.certificate.values import Node, Rule, Value, axes_of, size
+from graphfuse.certificate.values import ExactNode, ExactRule, ExactValue, axes_of, size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,10 +27,10 @@ def mean(array: Array, axes: tuple[int, ...]) -> Array:
     return total(array, axes) / number(count)
 
 
-def _reduce(operation: Callable[[Array, tuple[int, ...]], Array]) -> Rule:
+def _reduce(operation: Callable[[Array, tuple[int, ...]], Array]) -> ExactRule:
     """All axes where none are named, unless the node says that this means none."""
 
-    def rule(node: Node) -> Value:
+    def rule(node: ExactNode) -> ExactValue:
         value = node.value()
         named = node.whole("axes", 1)
         if not named and node.flag("noop_with_empty_axes", 0):
@@ -49,13 +49,13 @@ def _length(array: Array, axes: tuple[int, ...]) -> Array:
     return objects(each(root)(total(array * array, axes)))
 
 
-def _global_mean(node: Node) -> Value:
+def _global_mean(node: ExactNode) -> ExactValue:
     """GlobalAveragePool: the mean over all axes behind the second."""
     array = node.floats()
     return node.value().like(mean(array, tuple(range(2, array.ndim))))
 
 
-REDUCTIONS: Mapping[str, Rule] = {
+REDUCTIONS: Mapping[str, ExactRule] = {
     "ReduceSum": _reduce(total),
     "ReduceMean": _reduce(mean),
     "ReduceSumSquare": _reduce(lambda a, axes: total(a * a, axes)),

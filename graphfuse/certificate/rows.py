@@ -34,19 +34,19 @@ FEW = 3
 """So many of them where rows are huge."""
 HUGE = 2**15
 
-Shape = tuple[int, ...]
+KnownShape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Extents:
     """The shapes of the operands and of their sum, and the axes that are normalised, as a count."""
 
-    a: Shape
-    b: Shape
+    a: KnownShape
+    b: KnownShape
     normalized: int
 
     @property
-    def total(self) -> Shape:
+    def total(self) -> KnownShape:
         """The shape of the sum."""
         return tuple(np.broadcast_shapes(self.a, self.b))
 
@@ -71,7 +71,7 @@ def rational(rng: random.Random) -> Any:
     return number(rng.randint(-(10**6), 10**6)) / rng.randint(500_001, 10**6)
 
 
-def vector(rng: random.Random, shape: Shape) -> Array:
+def vector(rng: random.Random, shape: KnownShape) -> Array:
     """Numbers between 1/2 and 3/2, for a weight that both models hold alike."""
     return _filled(shape, lambda: 1 + rational(rng) / 4)
 
@@ -97,7 +97,7 @@ def operands(
     return {larger: objects(wanted - other), smaller: other}
 
 
-def _filled(shape: Shape, draw: Any) -> Array:
+def _filled(shape: KnownShape, draw: Any) -> Array:
     array = np.empty(shape, dtype=object)
     for index in np.ndindex(shape):
         array[index] = draw()
@@ -105,7 +105,7 @@ def _filled(shape: Shape, draw: Any) -> Array:
 
 
 def _rows(
-    rng: random.Random, shape: Shape, normalized: int, epsilon: Any, first: int, kinds: int
+    rng: random.Random, shape: KnownShape, normalized: int, epsilon: Any, first: int, kinds: int
 ) -> Array:
     """Rows of a tensor, one kind after the other."""
     outer, inner = shape[: len(shape) - normalized], shape[len(shape) - normalized :]
@@ -115,7 +115,7 @@ def _rows(
     return array
 
 
-def _row(rng: random.Random, shape: Shape, epsilon: Any, kind: int) -> Array:
+def _row(rng: random.Random, shape: KnownShape, epsilon: Any, kind: int) -> Array:
     mp = context()
     numbers = _filled(shape, lambda: rational(rng))
     third = number(1) / 3

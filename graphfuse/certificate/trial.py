@@ -12,12 +12,12 @@ import numpy as np
 
 from graphfuse.certificate.cut import Cut, Dims
 from graphfuse.certificate.definitions import is_centred
-from graphfuse.certificate.digits import Difference, difference
-from graphfuse.certificate.exact import Evaluator, Values
+from graphfuse.certificate.digits import LargestDifference, difference
+from graphfuse.certificate.exact import Evaluator, ExactValues
 from graphfuse.certificate.implied import Parameters, Seen, roundings
 from graphfuse.certificate.numbers import finite, number, objects
-from graphfuse.certificate.rows import KINDS, Extents, Shape, kinds_of, operands, vector
-from graphfuse.certificate.values import ShapeError, UnknownError, Value, integers, size
+from graphfuse.certificate.rows import KINDS, Extents, KnownShape, kinds_of, operands, vector
+from graphfuse.certificate.values import ExactValue, ShapeError, UnknownError, integers, size
 from graphfuse.records import DIFFERENT, IDENTICAL, ROUNDED, UNCERTIFIED
 
 if TYPE_CHECKING:
@@ -53,13 +53,13 @@ class Run:
 
     kinds: Sequence[int]
     operands: Mapping[str, Array]
-    before: Values
-    after: Values
-    body: Values | None
+    before: ExactValues
+    after: ExactValues
+    body: ExactValues | None
 
 
 @dataclass
-class Trial:
+class RowTrial:
     """A cut with extents, and whether the letters are drawn or as stored."""
 
     cut: Cut
@@ -106,9 +106,11 @@ class Trial:
         said = f"they differ in digit {worst.digit} of {where}: {worst.text()}"
         return outcome(DIFFERENT, said, largest)
 
-    def _worst(self, pairs: Sequence[tuple[Run, Values, Values | None]]) -> tuple[Difference, str]:
+    def _worst(
+        self, pairs: Sequence[tuple[Run, ExactValues, ExactValues | None]]
+    ) -> tuple[LargestDifference, str]:
         """The largest difference of the outputs, and where it is."""
-        worst, where = Difference(number(0)), ""
+        worst, where = LargestDifference(number(0)), ""
         for run, wanted, got in pairs:
             for name in self.cut.outputs:
                 one, other = wanted[name].array, (got or {})[name].array
@@ -150,16 +152,18 @@ class Trial:
             )
             first += extents.rows
 
-    def _fed(self, drawn: Mapping[str, Array]) -> Values:
+    def _fed(self, drawn: Mapping[str, Array]) -> ExactValues:
         names = {"A": self.cut.a, "B": self.cut.b}
-        return {names[role]: Value(array, self.cut.site.elem_type) for role, array in drawn.items()}
+        return {
+            names[role]: ExactValue(array, self.cut.site.elem_type) for role, array in drawn.items()
+        }
 
-    def _targets(self, extents: Extents) -> Values:
+    def _targets(self, extents: Extents) -> ExactValues:
         """Shapes that are computed elsewhere, as they are for these extents."""
         symbols: dict[object, int] = {}
         for dims, shape in zip(self.cut.shapes, (extents.a, extents.b), strict=True):
             symbols.update((dim, n) for dim, n in zip(dims, shape, strict=False) if dim)
-        found: Values = {}
+        found: ExactValues = {}
         for name, dims in self.cut.targets.items():
             if len(dims) == len(extents.total) and _may_be(dims, extents.total):
                 found[name] = integers(extents.total)
@@ -172,16 +176,16 @@ class Trial:
             found[name] = integers(known)
         return found
 
-    def _letters(self, rng: random.Random) -> Values:
+    def _letters(self, rng: random.Random) -> ExactValues:
         """The vectors that both models hold alike, drawn; those of a function always are."""
         weights = {tensor.name for tensor in self.cut.after.part.proto.graph.initializer}
         return {
-            name: Value(vector(rng, shape), elem_type, True)
+            name: ExactValue(vector(rng, shape), elem_type, True)
             for name, (elem_type, shape) in self.cut.letters.items()
             if self.drawn or name not in weights
         }
 
-    def _added(self, after: Evaluator, extents: Extents, letters: Values) -> Any:
+    def _added(self, after: Evaluator, extents: Extents, letters: ExactValues) -> Any:
         """What the fused node adds beside its operands; 0 where it adds nothing more."""
         name = self.cut.site.roles.get("AddBias")
         if name is None:
@@ -224,11 +228,11 @@ class Trial:
         return bool(yielded.size == given.size and (yielded.reshape(-1) == given.reshape(-1)).all())
 
 
-def _zeros(shape: Shape) -> Array:
+def _zeros(shape: KnownShape) -> Array:
     return np.full(shape, number(0), dtype=object)
 
 
-def _may_be(dims: Dims, shape: Shape) -> bool:
+def _may_be(dims: Dims, shape: KnownShape) -> bool:
     """Whether what is known of a tensor allows a shape, whose outer extents are of our choosing."""
     return isinstance(dims[-1], str | None) or dims[-1] == shape[-1]
 
@@ -266,7 +270,7 @@ def _concrete(cut: Cut, static: bool, length: int, batch: int) -> Extents | None
             return known[place]
         return {1: length, 2: batch}.get(place, 1)
 
-    made: list[Shape] = []
+    made: list[KnownShape] = []
     for shape in cut.shapes:
         outer = tuple(extent(place, dim) for place, dim in _outer(shape, normalized))
         made.append((*outer, *_inner(shape, cut.site.extents)))
@@ -284,7 +288,7 @@ def _outer(shape: Dims, normalized: int) -> list[tuple[int, object]]:
     return [(len(outer) - at, dim) for at, dim in enumerate(outer)]
 
 
-def _inner(shape: Dims, extents: tuple[int, ...]) -> Shape:
+def _inner(shape: Dims, extents: tuple[int, ...]) -> KnownShape:
     """The normalised axes that an operand has; one of extent 1 broadcasts."""
     own = shape[max(0, len(shape) - len(extents)) :]
     wanted = extents[len(extents) - len(own) :]

@@ -35,7 +35,7 @@ class ShapeError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Value:
+class ExactValue:
     """A tensor: numbers of 200 digits for a float type, else integers or booleans of numpy's.
 
     `elem_type` is what the model says of it, an onnx.TensorProto number. `fixed` says that it
@@ -51,31 +51,31 @@ class Value:
         """Whether its numbers have 200 digits."""
         return self.elem_type in FLOAT_TYPES
 
-    def like(self, array: Any) -> Value:
+    def like(self, array: Any) -> ExactValue:
         """Other numbers of this type."""
-        return Value(objects(array) if self.is_float else np.asarray(array), self.elem_type)
+        return ExactValue(objects(array) if self.is_float else np.asarray(array), self.elem_type)
 
 
-def stored(array: Array, elem_type: int) -> Value:
+def stored(array: Array, elem_type: int) -> ExactValue:
     """A tensor of a file, exactly as stored."""
     if elem_type in FLOAT_TYPES:
-        return Value(exact(array), elem_type, True)
+        return ExactValue(exact(array), elem_type, True)
     if array.dtype.kind not in "iub":
         raise UnknownError(f"a tensor of type {array.dtype.name}")
-    return Value(array, elem_type, True)
+    return ExactValue(array, elem_type, True)
 
 
-def integers(values: Any) -> Value:
+def integers(values: Any) -> ExactValue:
     """A tensor of int64."""
-    return Value(np.asarray(values, np.int64), INTEGER)
+    return ExactValue(np.asarray(values, np.int64), INTEGER)
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class ExactNode:
     """A node with its values: None for an input that is left out."""
 
     proto: onnx.NodeProto
-    inputs: Sequence[Value | None]
+    inputs: Sequence[ExactValue | None]
     attributes: Mapping[str, Any]
 
     @property
@@ -83,11 +83,11 @@ class Node:
         """The operator's name."""
         return self.proto.op_type
 
-    def optional(self, position: int) -> Value | None:
+    def optional(self, position: int) -> ExactValue | None:
         """An input, if it is there."""
         return self.inputs[position] if position < len(self.inputs) else None
 
-    def value(self, position: int = 0) -> Value:
+    def value(self, position: int = 0) -> ExactValue:
         """An input that has to be there."""
         found = self.optional(position)
         if found is None:
@@ -114,7 +114,7 @@ class Node:
         return int(self.attributes.get(name, default))
 
 
-Rule = Callable[[Node], Value | Sequence[Value | None]]
+ExactRule = Callable[[ExactNode], ExactValue | Sequence[ExactValue | None]]
 """What an operator computes: its output, or all of them."""
 
 

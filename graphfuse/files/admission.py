@@ -12,7 +12,7 @@ import onnx
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto
 
 from graphfuse.errors import ModelError
-from graphfuse.files.folder import Folder, RefusedError
+from graphfuse.files.folder import Folder, LocationError
 from graphfuse.files.limits import Limits
 from graphfuse.files.wire import is_inline
 from graphfuse.graph.scopes import FunctionKey, callees_first, function_key
@@ -66,15 +66,15 @@ def tensor_bytes(tensor: TensorProto) -> int:
     """The bytes that a tensor's elements take in a file. Raises RefusedError for none or 2^63."""
     bits = BITS.get(tensor.data_type)
     if bits is None:
-        raise RefusedError(f"element type {tensor.data_type} has no size")
+        raise LocationError(f"element type {tensor.data_type} has no size")
     extents = list(tensor.dims)
     if any(extent < 0 for extent in extents):
-        raise RefusedError(f"negative extent in {str(extents)[:120]}")
+        raise LocationError(f"negative extent in {str(extents)[:120]}")
     elements = 0 if 0 in extents else 1
     for extent in extents if elements else ():
         elements *= extent
         if elements * bits >= 2**66:
-            raise RefusedError("its shape has more than 2^63 bytes")
+            raise LocationError("its shape has more than 2^63 bytes")
     return (elements * bits + 7) // 8
 
 
@@ -175,7 +175,7 @@ class _Walk:
             return
         try:
             self._check_external(tensor)
-        except RefusedError as error:
+        except LocationError as error:
             place = _Where(kind, around)
             what = "inline" if is_inline(tensor) else "external"
             raise ModelError(
@@ -186,26 +186,26 @@ class _Walk:
         keys = [entry.key for entry in tensor.external_data]
         unknown = [key for key in keys if key not in KEYS]
         if unknown:
-            raise RefusedError(f"unknown entry {unknown[0][:60]!r}")
+            raise LocationError(f"unknown entry {unknown[0][:60]!r}")
         for key in KEYS:
             if keys.count(key) > 1 or (key == "location" and key not in keys):
-                raise RefusedError(f"it has {keys.count(key)} entries {key!r}, not one")
+                raise LocationError(f"it has {keys.count(key)} entries {key!r}, not one")
         if any(len(getattr(tensor, name)) for name in DATA_FIELDS):
-            raise RefusedError("it has data of its own as well")
+            raise LocationError("it has data of its own as well")
         entries = {entry.key: entry.value for entry in tensor.external_data}
         if any(isinstance(value, bytes) for value in entries.values()):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise RefusedError("an entry is not UTF-8")
+            raise LocationError("an entry is not UTF-8")
         offset = _number(entries, "offset")
         length = _number(entries, "length")
         needed = tensor_bytes(tensor)
         if length is not None and length != needed:
-            raise RefusedError(f"length {length} where its shape needs {needed} bytes")
+            raise LocationError(f"length {length} where its shape needs {needed} bytes")
         if is_inline(tensor):
             return
         status = self.folder.status(entries["location"])
         end = (offset or 0) + needed
         if end > status.st_size:
-            raise RefusedError(
+            raise LocationError(
                 f"bytes {offset or 0} to {end} of {entries['location'][:120]}, "
                 f"which has {status.st_size}"
             )
@@ -216,7 +216,7 @@ def _number(entries: dict[str, str], key: str) -> int | None:
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and len(text) <= 19 and int(text) < 2**63):
-        raise RefusedError(f"{key} {text[:60]!r} is not a number below 2^63")
+        raise LocationError(f"{key} {text[:60]!r} is not a number below 2^63")
     return int(text)
 
 

@@ -23,7 +23,7 @@ CLONE = 0x40049409
 CHUNK = 8 * 2**20
 ZEROS = bytes(2**20)
 
-Tell = Callable[[int], object]
+CopyProgress = Callable[[int], object]
 """Is told how many more bytes were copied."""
 
 
@@ -47,7 +47,7 @@ class Writer:
     """Writes pieces to an open file, one after the other, and hashes them."""
 
     file: IO[bytes]
-    tell: Tell = ignore
+    tell: CopyProgress = ignore
     size: int = 0
 
     def __post_init__(self) -> None:

@@ -61,25 +61,25 @@ def settled(look: Callable[[], os.stat_result]) -> os.stat_result:
     return status
 
 
-class RefusedError(Exception):
+class LocationError(Exception):
     """A location that is not opened; the text says why."""
 
 
 def components(location: str) -> list[str]:
     """The parts of a location inside its folder. Raises RefusedError for one that leaves it."""
     if not location:
-        raise RefusedError("its location is empty")
+        raise LocationError("its location is empty")
     shown = f"location {location[:120]!r}"
     if "\\" in location or any(ord(c) < 32 or ord(c) == 127 for c in location):
-        raise RefusedError(f"{shown} has a backslash or a control character")
+        raise LocationError(f"{shown} has a backslash or a control character")
     parts = location.split("/")
     leaves = location.startswith("/") or ".." in parts or DRIVE.match(location)
     if leaves or (os.name == "nt" and ":" in location):
-        raise RefusedError(f"{shown} leaves the model's folder")
+        raise LocationError(f"{shown} leaves the model's folder")
     if MEMORY_MARK in location:
-        raise RefusedError(f"{shown} is an address in memory")
+        raise LocationError(f"{shown} is an address in memory")
     if "" in parts or parts[-1] == ".":
-        raise RefusedError(f"{shown} names no file")
+        raise LocationError(f"{shown} names no file")
     return [part for part in parts if part != "."]
 
 
@@ -110,7 +110,7 @@ class Folder:
         for location, first in self._first.items():
             try:
                 now = identity(self._look(location))
-            except RefusedError as error:
+            except LocationError as error:
                 raise ChangedError(self.path / location) from error
             if now != first:
                 raise ChangedError(self.path / location)
@@ -148,7 +148,7 @@ class Folder:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
-            raise RefusedError(f"{location} is no regular file any more")
+            raise LocationError(f"{location} is no regular file any more")
         if identity(status) != self._first[location]:
             os.close(descriptor)
             raise ChangedError(self.path / location)
@@ -168,15 +168,15 @@ class Folder:
                     os.close(holder)
         except (OSError, ValueError) as error:
             text = error.strerror if isinstance(error, OSError) else str(error)
-            raise RefusedError(f"{shown} cannot be read ({text})") from error
+            raise LocationError(f"{shown} cannot be read ({text})") from error
         if stat.S_ISLNK(status.st_mode):
-            raise RefusedError(f"{shown} is a symbolic link")
+            raise LocationError(f"{shown} is a symbolic link")
         if not stat.S_ISREG(status.st_mode):
-            raise RefusedError(f"{shown} is not a regular file")
+            raise LocationError(f"{shown} is not a regular file")
         if status.st_nlink > 1 and not self.allow_links:
-            raise RefusedError(f"{shown} has {status.st_nlink} hard links")
+            raise LocationError(f"{shown} has {status.st_nlink} hard links")
         if self.model is not None and _is_file(self.model, status):
-            raise RefusedError(f"{shown} is the model itself")
+            raise LocationError(f"{shown} is the model itself")
         return status
 
     def _may_follow(self, location: str) -> bool:
@@ -203,7 +203,7 @@ class Folder:
             except OSError as error:
                 link = error.errno != 2 and _is_link(part, holder)
                 why = f"{part} is a symbolic link" if link else f"{part}: {error.strerror}"
-                raise RefusedError(f"location {'/'.join(parts)[:120]!r}: {why}") from error
+                raise LocationError(f"location {'/'.join(parts)[:120]!r}: {why}") from error
             finally:
                 os.close(holder)
             holder = inner

@@ -23,7 +23,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from graphfuse.errors import ChangedError, ModelError, in_one_line
 from graphfuse.files import wire
 from graphfuse.files.admission import BITS, check, tensor_bytes
-from graphfuse.files.folder import Folder, Identity, RefusedError, identity, settled
+from graphfuse.files.folder import Folder, Identity, LocationError, identity, settled
 from graphfuse.files.limits import Limits
 from graphfuse.files.wire import FileSource, Shrinker, Span, is_inline
 from graphfuse.graph.order import in_order
@@ -90,7 +90,7 @@ class Model:
             if not is_external(tensor):
                 return onnx.numpy_helper.to_array(tensor)
             return self._read_external(tensor)
-        except (ValueError, KeyError, TypeError, OSError, RefusedError) as error:
+        except (ValueError, KeyError, TypeError, OSError, LocationError) as error:
             text = in_one_line(error)
             raise ModelError(
                 f"tensor {tensor.name!r} cannot be read ({type(error).__name__}: {text})",
@@ -114,7 +114,7 @@ class Model:
                     if pieces[0] != pieces[1] or not pieces[0]:
                         return False
                     left -= len(pieces[0])
-        except (ValueError, KeyError, OSError, RefusedError):
+        except (ValueError, KeyError, OSError, LocationError):
             # Reading the values says what is wrong, and with which of them.
             return False
         return True

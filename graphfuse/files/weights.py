@@ -21,7 +21,7 @@ from graphfuse.errors import ModelError, UsageError, WriteError
 from graphfuse.files.access import Access, access_of, common
 from graphfuse.files.admission import tensor_bytes
 from graphfuse.files.copying import check_space, same_content, stored_bytes
-from graphfuse.files.folder import RefusedError
+from graphfuse.files.folder import LocationError
 from graphfuse.files.model_file import PROTO_LIMIT, Model, external_locations, serialize
 from graphfuse.files.verbatim import respelt
 from graphfuse.files.wire import TOKEN, Piece, Span, expanded, header, is_inline, size_of
@@ -39,7 +39,7 @@ NEW_INLINE = 2**20
 
 
 @dataclass(frozen=True)
-class Target:
+class Output:
     """What the user wants to be written, and what may be replaced."""
 
     path: Path
@@ -48,7 +48,7 @@ class Target:
     in_place: bool = False
 
 
-def check_output(target: Target, model: Model) -> None:
+def check_output(target: Output, model: Model) -> None:
     """Refuse an output that is an input, exists already, is no file, or has no folder to be in."""
     if target.weights not in MODES:
         raise UsageError(
@@ -63,7 +63,7 @@ def check_output(target: Target, model: Model) -> None:
         raise UsageError(*problem)
 
 
-def _output_problem(target: Target, model: Model) -> tuple[str, str] | None:
+def _output_problem(target: Output, model: Model) -> tuple[str, str] | None:
     output = target.path
     if not output.name:
         return f"{str(output)!r} names no file", "name a file for the fused model"
@@ -84,7 +84,7 @@ def _output_problem(target: Target, model: Model) -> tuple[str, str] | None:
     return None
 
 
-def _data_problem(target: Target, model: Model) -> tuple[str, str] | None:
+def _data_problem(target: Output, model: Model) -> tuple[str, str] | None:
     if _in_folder_of(model, target.path) or target.weights == "embed":
         return None
     places = model.external_files()
@@ -113,7 +113,7 @@ def _in_folder_of(model: Model, output: Path) -> bool:
 
 @contextlib.contextmanager
 def drafted(
-    proto: onnx.ModelProto | None, model: Model, target: Target, tell: Tell = say_nothing
+    proto: onnx.ModelProto | None, model: Model, target: Output, tell: Tell = say_nothing
 ) -> Generator[tuple[Draft, list[str]], None, None]:
     """Draft a model and its weights; the caller commits. Also gives what is to be said of it.
 
@@ -125,7 +125,7 @@ def drafted(
             layout = _Layout(model, target, draft, stack)
             layout.write(proto)
             yield draft, draft.notes
-    except (OSError, RefusedError) as error:
+    except (OSError, LocationError) as error:
         text = (error.strerror if isinstance(error, OSError) else "") or str(error)
         raise WriteError(
             f"{target.path} cannot be written ({text})",
@@ -138,7 +138,7 @@ class _Layout:
     """One output on its way: which data files it gets, and what is inline."""
 
     model: Model
-    target: Target
+    target: Output
     draft: Draft
     stack: ExitStack
     bodies: dict[int, tuple[Piece, ...]] = field(default_factory=dict[int, tuple[Piece, ...]])

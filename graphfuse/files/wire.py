@@ -66,7 +66,7 @@ def size_of(pieces: Iterable[Piece]) -> int:
     return sum(len(piece) if isinstance(piece, bytes) else piece.length for piece in pieces)
 
 
-class Source(Protocol):
+class ByteSource(Protocol):
     """Bytes that are read at any place."""
 
     def at(self, offset: int, count: int) -> bytes:
@@ -121,7 +121,7 @@ class Entry:
     end: int
 
 
-def entries(source: Source, start: int, end: int) -> Iterator[Entry]:
+def entries(source: ByteSource, start: int, end: int) -> Iterator[Entry]:
     """The fields of a message, in order. Raises ModelError when it is none."""
     while start < end:
         header = source.at(start, 20)
@@ -182,7 +182,7 @@ class Shrinker:
     tensor is.
     """
 
-    source: Source
+    source: ByteSource
     path: Path
     least: int
     limit: int

@@ -26,7 +26,7 @@ MAX_EXPANDED = 100_000
 PREFIX = re.compile(r"(?<![\w/.])(?:#+(?:\d+:)?\d+/)+")
 """What the names of an expanded call begin with (`_unused_mark`)."""
 
-Place = tuple[int, str, int]
+BodyPlace = tuple[int, str, int]
 """A node's position among a scope's nodes, the attribute that holds a graph, and which of it."""
 FunctionKey = tuple[str, str, str]
 
@@ -56,7 +56,7 @@ class Scope:
     nodes: Sequence[NodeProto]
     owners: Sequence[int]
     calls: list[Call]
-    children: dict[Place, Scope] = field(default_factory=dict[Place, "Scope"])
+    children: dict[BodyPlace, Scope] = field(default_factory=dict[BodyPlace, "Scope"])
 
     @property
     def inputs(self) -> list[str]:

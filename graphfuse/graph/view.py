@@ -38,7 +38,7 @@ from graphfuse.graph.tensors import (
     subgraphs,
 )
 from graphfuse.records import Dim, TensorType
-from graphfuse.types.scope_types import Types, infer_scopes
+from graphfuse.types.scope_types import TypesByScope, infer_scopes
 from graphfuse.types.shape_values import ShapeValues
 from graphfuse.types.shapes import SMALL, UNKNOWN, GraphTypes, merged
 
@@ -73,7 +73,7 @@ class LazyTypes:
         self.functions = frozenset(map(function_key, model.functions))
 
     @cached_property
-    def by_scope(self) -> Types:
+    def by_scope(self) -> TypesByScope:
         """The types of each scope's tensors."""
         return infer_scopes(self._model, self._scopes)
 

@@ -18,10 +18,9 @@ import onnx
 
 from graphfuse.errors import UsageError, in_one_line
 from graphfuse.files.model_file import wrap
+from graphfuse.graph.tensors import AnyGraph
 from graphfuse.pipeline import fuse_model
 from graphfuse.records import FuseResult
-
-AnyGraph = onnx.GraphProto | onnx.FunctionProto
 
 
 def fuse_graph(

@@ -32,7 +32,7 @@ STEADY = 16
 """Unit roundoffs that two calls of a module may be apart: a GPU adds in any order."""
 
 
-def called(module: Any, args: Any, kwargs: Any) -> Call:
+def called(module: Any, args: Any, kwargs: Any) -> ModuleCall:
     """A module and its arguments; UsageError for what is none, or is in training mode."""
     torch = _torch()
     if not isinstance(module, torch.nn.Module):
@@ -53,7 +53,7 @@ def called(module: Any, args: Any, kwargs: Any) -> Call:
         raise UsageError(
             f"kwargs has type {type(kwargs).__name__}, not dict", "pass arguments by their names"
         )
-    return Call(torch, module, tuple(args), dict(kwargs))
+    return ModuleCall(torch, module, tuple(args), dict(kwargs))
 
 
 def _torch() -> Any:
@@ -70,7 +70,7 @@ def _torch() -> Any:
 
 
 @dataclass(frozen=True)
-class Call:
+class ModuleCall:
     """A module and what it is called with."""
 
     torch: Any

@@ -29,9 +29,9 @@ from graphfuse.errors import (
 )
 from graphfuse.files import leftovers
 from graphfuse.files.model_file import Model, load
-from graphfuse.files.weights import Target, check_output
+from graphfuse.files.weights import Output, check_output
 from graphfuse.fusing import LEVELS, Stage, silent
-from graphfuse.integrations.module import Call, called
+from graphfuse.integrations.module import ModuleCall, called
 from graphfuse.pipeline import optimize, write
 from graphfuse.planning import targets
 from graphfuse.records import Check, FuseResult, ValidationReport
@@ -84,7 +84,7 @@ def export(
     call = called(module, args, {} if kwargs is None else kwargs)
     if validation not in LEVELS:
         raise UsageError(f"unknown level {validation!r}", f"choose one of {', '.join(LEVELS)}")
-    target = Target(Path(path), force=force)
+    target = Output(Path(path), force=force)
     ep = ",".join(targets.resolve(ep))
     row = targets.target(ep)
     # Now, not after minutes of exporting: the comparison with PyTorch runs on it.
@@ -143,7 +143,7 @@ def _require_opset(model: onnx.ModelProto, wanted: int | None) -> None:
 
 
 def _with_eager(
-    call: Call,
+    call: ModuleCall,
     eager: Sequence[Array],
     source: Model,
     result: FuseResult,

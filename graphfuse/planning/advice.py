@@ -52,7 +52,7 @@ def is_taken(site: Site) -> bool:
 
     Source: onnxruntime/core/optimizer/skip_layer_norm_fusion.cc, CheckFirstAdd.
     """
-    alone = site.kind == LAYER_NORM and not site.total_is_read and not site.path
+    alone = site.kind == LAYER_NORM and not site.sum_is_read and not site.path
     known = site.b_shape == site.shape and None not in site.shape and len(site.shape) == 3
     return (
         alone

@@ -177,9 +177,9 @@ def _relative(times: Mapping[str, float]) -> float:
     return times[runtimes.PAIR] / times[runtimes.OWN]
 
 
-def case(kind: str, elem_type: int, total_is_read: bool) -> str:
+def case(kind: str, elem_type: int, sum_is_read: bool) -> str:
     """The name of a case in the table."""
-    return f"{kind} {type_name(elem_type)} {'sum' if total_is_read else 'no sum'}"
+    return f"{kind} {type_name(elem_type)} {'sum' if sum_is_read else 'no sum'}"
 
 
 def predict(target: Target, site: Site, runtime: Runtime | None = None) -> Cost | None:
@@ -198,7 +198,7 @@ def predict(target: Target, site: Site, runtime: Runtime | None = None) -> Cost 
 
 
 def _predict(known: Mapping[str, Sequence[Curve]], site: Site, name: str) -> Cost | None:
-    curves = known.get(case(site.kind, site.elem_type, site.total_is_read))
+    curves = known.get(case(site.kind, site.elem_type, site.sum_is_read))
     if curves is None:
         return None
     extents = [dim for dim in site.shape[: site.axis] if isinstance(dim, int)]

@@ -46,7 +46,7 @@ TYPES: Mapping[str, int] = {
     "float64": TensorProto.DOUBLE,
 }
 
-Version = str | tuple[int, int]
+AnyVersion = str | tuple[int, int]
 """A version of onnxruntime as it names itself ('1.29.0', '1.33.0.dev2026') or as (1, 29)."""
 
 _Moment = tuple[int, int, int]
@@ -104,7 +104,7 @@ class Table:
 
 
 def known(
-    provider: str, operator: str, elem_type: int, version: Version | None = None
+    provider: str, operator: str, elem_type: int, version: AnyVersion | None = None
 ) -> tuple[Fault, ...]:
     """The faults of a provider's kernel in a version (None: in the newest).
 
@@ -124,7 +124,7 @@ def accumulates(
     provider: str,
     operator: str,
     elem_type: int,
-    version: Version | None = None,
+    version: AnyVersion | None = None,
     strict_mode: bool = False,
 ) -> int:
     """The type in which a kernel is shown to compute statistics; 0 where no source shows it."""
@@ -137,7 +137,7 @@ def accumulates(
     return 0
 
 
-def needs_strict_mode(provider: str, version: Version | None = None) -> bool:
+def needs_strict_mode(provider: str, version: AnyVersion | None = None) -> bool:
     """Whether some kernel of a provider is right only in strict mode."""
     rows = [fault for fault in table().faults if fault.effect == STRICT]
     return any(
@@ -148,7 +148,7 @@ def needs_strict_mode(provider: str, version: Version | None = None) -> bool:
     )
 
 
-def off(version: Version | None = None) -> tuple[str, ...]:
+def off(version: AnyVersion | None = None) -> tuple[str, ...]:
     """onnxruntime's optimisers that are to be off in every session of a version."""
     rows = [fault for fault in table().faults if fault.effect == OFF]
     names = {
@@ -201,7 +201,7 @@ def _row(
     return row["provider"], operators, types, since, until, row["source"]
 
 
-def _moment(version: Version | None) -> _Moment:
+def _moment(version: AnyVersion | None) -> _Moment:
     if version is None:
         return _NEWEST
     if not isinstance(version, str):

@@ -205,7 +205,7 @@ def _fusion(
         tuple(epilogue),
         attributes=tuple(sorted(attributes.items())),
         # onnxruntime's own have the mean and the inverse deviation before the sum.
-        total_at=3 if contrib else 1,
+        sum_at=3 if contrib else 1,
     )
 
 
@@ -345,7 +345,7 @@ class _Types:
         shape = tuple(
             dim if isinstance(dim, int) or dim in self._symbols else None for dim in site.shape
         )
-        outputs = (fusion.output, site.total) if site.total_is_read else (fusion.output,)
+        outputs = (fusion.output, site.sum) if site.sum_is_read else (fusion.output,)
         names = [name for name in outputs if name not in known]
         known.update(names)
         return tuple((name, TensorType(site.elem_type, shape)) for name in names)

@@ -239,7 +239,7 @@ def refusal(
     target: Target,
     site: Site,
     opset: int,
-    runtime: faults.Version | None = None,
+    runtime: faults.AnyVersion | None = None,
     strict_mode: bool = False,
 ) -> Refusal | None:
     """Why a target cannot take a site; None when it can.
@@ -272,7 +272,7 @@ def _row_refusal(row: Row, site: Site) -> Refusal | None:
 
 
 def _runtime_refusal(
-    row: Row, site: Site, runtime: faults.Version | None, strict_mode: bool
+    row: Row, site: Site, runtime: faults.AnyVersion | None, strict_mode: bool
 ) -> Refusal | None:
     """What is wrong with a provider's kernel in a version, for a site that the row takes."""
     kernel = (row.provider, row.operator, site.elem_type, runtime)

@@ -19,7 +19,7 @@ from graphfuse.algebra.signs import at_least
 from graphfuse.recognition.context import Context, Value
 from graphfuse.records.reasons import Reason, RefusedError
 
-Limits = tuple[float | None, float | None]
+Bounds = tuple[float | None, float | None]
 """What a value is kept between; None where that is no constant number."""
 
 
@@ -45,7 +45,7 @@ def _cannot_act(context: Context, form: Form) -> bool:
     return low == -inf or at_least(form, Fraction(low))
 
 
-def _limits(context: Context) -> Limits:
+def _limits(context: Context) -> Bounds:
     """The limits of a clamp. Of a Clip that states none they are infinite."""
     node = context.node
     if node.op_type in ("Relu", "Abs"):

@@ -33,7 +33,7 @@ def explain(scan: Scan, name: str) -> Explanation:
 
 def _names(item: Site | NearMiss) -> tuple[str, ...]:
     if isinstance(item, Site):
-        return (item.id, item.add.name, item.output, item.total)
+        return (item.id, item.add.name, item.output, item.sum)
     return (item.id, item.add.name, item.culprit.name)
 
 

@@ -31,7 +31,7 @@ def layout_of(view: GraphView, site: Site) -> str:
     normed = [name for name in (site.a, site.b) if _is_normed(view, name)]
     if any(len(view.readers(name)) == 1 for name in normed):
         return SANDWICH
-    if site.total_is_read:
+    if site.sum_is_read:
         return PRE_NORM
     # The last norm of a pre-norm model: the stream that it ends is a sum itself.
     read_twice = [name for name in (site.a, site.b) if len(view.readers(name)) > 1]

@@ -17,7 +17,7 @@ SUM, PRODUCT, POWER, ATOM = range(4)
 Text = tuple[str, int]
 
 
-def spelling(view: GraphView, region: Region, output: str, names: Mapping[str, str]) -> str:
+def written(view: GraphView, region: Region, output: str, names: Mapping[str, str]) -> str:
     """The arithmetic from x to an output; casts and reshapes are left out.
 
     `names` says what to call a weight: scale, bias.

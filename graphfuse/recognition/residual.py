@@ -23,7 +23,7 @@ class ResidualSum:
     order_proven: bool
 
     @property
-    def total(self) -> str:
+    def sum(self) -> str:
         """The tensor that holds the sum."""
         return self.add.outputs[0]
 
@@ -314,7 +314,7 @@ def _shape_text(view: GraphView, name: str) -> str:
 
 def bias_add(view: GraphView, residual: ResidualSum) -> BiasAdd | None:
     """A bias vector that is added to one operand, if the sum is all that reads the result."""
-    shape, elem_type = view.type(residual.total).shape, view.type(residual.total).elem_type
+    shape, elem_type = view.type(residual.sum).shape, view.type(residual.sum).elem_type
     for operand in (residual.b, residual.a):
         add = view.producer(operand)
         if add is None or add.in_call or not is_sum(add) or operand in view.outputs:

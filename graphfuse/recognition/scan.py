@@ -47,7 +47,7 @@ def scan(model: Model, pinned: frozenset[str] = frozenset()) -> Scan:
     misses = [item for item in kept if isinstance(item, NearMiss)]
     return Scan(
         sites=tuple(
-            replace(site, id=f"s{n}", spelling=as_written(site.spelling))
+            replace(site, id=f"s{n}", notation=as_written(site.notation))
             for n, site in enumerate(sites, 1)
         ),
         near_misses=tuple(
@@ -192,7 +192,7 @@ def _is_deviation(view: GraphView, residual: ResidualSum, axes: tuple[int, ...])
     if whole is None or len(whole) < max(-axis for axis in axes):
         return False
     region = evaluate(view, Candidate(x, axes, len(whole), extent_of(whole, axes)))
-    value = region.values.get(residual.total)
+    value = region.values.get(residual.sum)
     return value is not None and is_deviation(value.form)
 
 

@@ -18,7 +18,7 @@ from graphfuse.graph.view import GraphView
 from graphfuse.recognition.channels import extents_by_channel
 from graphfuse.recognition.clamps import CLAMPS
 from graphfuse.recognition.layout import layer_of, layout_of
-from graphfuse.recognition.notation import spelling
+from graphfuse.recognition.notation import written
 from graphfuse.recognition.residual import PASSING, ResidualSum, Source, addends, bias_add
 from graphfuse.recognition.translate import NORMALIZATIONS, REDUCTIONS, Region
 from graphfuse.records import (
@@ -44,7 +44,7 @@ def site(
     view: GraphView, region: Region, source: Source, residual: ResidualSum, output: str, norm: Norm
 ) -> Site | NearMiss:
     """What a norm of a sum is as a record, or why it cannot be one fused node."""
-    total = view.type(residual.total)
+    total = view.type(residual.sum)
     norm = _with_named_tensors(view, region, norm, total.elem_type)
     interior = interior_of(view, region, output)
     refusal = _of_the_norm(view, region, source, total, norm, output)
@@ -72,7 +72,7 @@ def site(
         add=residual.add.ref,
         a=residual.a,
         b=residual.b,
-        total=residual.total,
+        sum=residual.sum,
         output=output,
         scale=parameters[0],
         bias=parameters[1],
@@ -83,7 +83,7 @@ def site(
         shape=total.shape,
         b_shape=residual.b_shape,
         order_proven=residual.order_proven,
-        total_is_read=False,
+        sum_is_read=False,
         path=tuple(step.index for step in source.path),
         interior=indices,
         computed_in=_computed_in(view, interior, total.elem_type),
@@ -93,16 +93,16 @@ def site(
 def described(
     view: GraphView, region: Region, source: Source, residual: ResidualSum, found: Site, norm: Norm
 ) -> Site:
-    """The site with what only the one that is chosen needs: readers, spelling, place."""
+    """The site with what only the one that is chosen needs: readers, notation, place."""
     interior = interior_of(view, region, found.output)
-    aliases = _aliases(residual.total, interior)
+    aliases = _aliases(residual.sum, interior)
     inside = {*found.interior, *found.path}
     reading = [reader for name in aliases for reader in view.readers(name)]
     readers = tuple(reader.ref for reader in reading if reader.index not in inside)
     full = replace(
         found,
-        total_is_read=bool(readers) or any(name in view.outputs for name in aliases),
-        spelling=spelling(view, region, found.output, _roles(norm)),
+        sum_is_read=bool(readers) or any(name in view.outputs for name in aliases),
+        notation=written(view, region, found.output, _roles(norm)),
         form=region.values[found.output].form,
         sum_readers=readers,
         addends=addends(view, residual),

@@ -25,7 +25,7 @@ class Fusion:
     output as those of the sum were moved before the norm. `body` is the function that the operator
     needs. `types` are what the graph is to say of the outputs where it says nothing: onnxruntime
     knows no shapes behind an operator of a library, and leaves its own fusions there undone.
-    `attributes` are those of the node, `total_at` is the output that the sum is, where it is read.
+    `attributes` are those of the node, `sum_at` is the output that the sum is, where it is read.
     """
 
     site: Site
@@ -38,7 +38,7 @@ class Fusion:
     body: onnx.FunctionProto | None = None
     types: tuple[tuple[str, TensorType], ...] = ()
     attributes: tuple[tuple[str, int | float], ...] = ()
-    total_at: int = 1
+    sum_at: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ class Certificate:
     """What 200 digits say of a fused node and what it replaced, for all `sites` that are alike.
 
     `site` is the output of the one that was evaluated, `sites` the outputs of all that it stands
-    for. `spelling` are the original's operators, `extents` the shapes of the operands, `rows` how
+    for. `notation` are the original's operators, `extents` the shapes of the operands, `rows` how
     many rows were evaluated, and `difference` is the largest one, relative to each number; None
     where nothing was evaluated. `verdict` is IDENTICAL (to ninety digits), ROUNDED (so, when the
     numbers in `detail` are rounded once to the type that the fused node holds them in), DIFFERENT
@@ -80,7 +80,7 @@ class Certificate:
     site: str
     sites: tuple[str, ...]
     kind: str
-    spelling: str
+    notation: str
     extents: str
     rows: int
     seed: int

@@ -111,9 +111,9 @@ class Site:
     """A residual Add and the norm that reads it.
 
     `a` and `b` are the operands, `b` the one that broadcasts where `broadcast` is true and that is
-    proven; `total` is the Add's output, `output` the norm's. `scale` and `bias` are tensors of the
+    proven; `sum` is the Add's output, `output` the norm's. `scale` and `bias` are tensors of the
     shape of the normalised axes, expressions that give one, or None for 1 and 0. `axis` is the
-    first normalised axis, counted from the end. `interior` are the nodes between `total` and
+    first normalised axis, counted from the end. `interior` are the nodes between `sum` and
     `output`, by index.
     """
 
@@ -122,7 +122,7 @@ class Site:
     add: NodeRef
     a: str
     b: str
-    total: str
+    sum: str
     output: str
     scale: Parameter
     bias: Parameter
@@ -134,11 +134,11 @@ class Site:
     shape: tuple[Dim, ...]
     b_shape: tuple[Dim, ...] | None
     order_proven: bool
-    total_is_read: bool
+    sum_is_read: bool
     path: tuple[int, ...]
     """Nodes between sum and norm that move rows about (a Reshape) and keep the last axis."""
     interior: tuple[int, ...]
-    spelling: str = ""
+    notation: str = ""
     """The arithmetic from x, the sum, to the output, in one line."""
     sum_readers: tuple[NodeRef, ...] = ()
     """What reads the sum beside the norm."""
@@ -186,7 +186,6 @@ class NearMiss:
     reason: Reason
     culprit: NodeRef
     add: NodeRef
-    expected: str = ""
     got: str = ""
     site: str = ""
     form: object = ""

@@ -43,6 +43,6 @@ def _of_a_site(item: Site) -> list[tuple[str, str]]:
         ("type", f"{type_name(item.elem_type)}, {shapes(item)}, axis {item.axis}"),
         ("sum read by", sum_readers(item)),
         ("epsilon", f"{item.epsilon:.9g}"),
-        ("written as", item.spelling),
+        ("written as", item.notation),
         *(("clamp", text) for text in item.clamps),
     ]

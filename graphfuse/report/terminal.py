@@ -86,17 +86,17 @@ def sum_readers(site: Site) -> str:
     names = [str(reader) for reader in site.sum_readers[:2]]
     more = len(site.sum_readers) - len(names)
     text = ", ".join(names) + (f" and {more} more" if more else "")
-    return text or ("an output" if site.total_is_read else "-")
+    return text or ("an output" if site.sum_is_read else "-")
 
 
 def print_spellings(console: Console, scan: Scan) -> None:
     """How the norms are written, one line for all that are written alike."""
     alike: dict[tuple[str, float], list[str]] = {}
     for site in scan.sites:
-        alike.setdefault((site.spelling, site.epsilon), []).append(site.id)
-    for (spelling, epsilon), ids in alike.items():
+        alike.setdefault((site.notation, site.epsilon), []).append(site.id)
+    for (notation, epsilon), ids in alike.items():
         shown = ", ".join(ids[:6]) + (f" and {len(ids) - 6} more" if len(ids) > 6 else "")
-        console.print(f"{shown}: {spelling} (epsilon {epsilon:.6g})")
+        console.print(f"{shown}: {notation} (epsilon {epsilon:.6g})")
 
 
 def print_left(console: Console, misses: Iterable[NearMiss]) -> None:
@@ -245,7 +245,7 @@ def print_certificates(console: Console, report: ValidationReport, command: str)
         table.add_row(
             f"{each.kind} {each.site}",
             str(len(each.sites)),
-            each.spelling,
+            each.notation,
             each.extents,
             str(each.rows),
             "-" if each.difference is None else f"{each.difference:.2g}",

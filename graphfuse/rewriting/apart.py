@@ -31,7 +31,7 @@ from graphfuse.graph.tensors import (
 from graphfuse.recognition.translate import DEFAULT_EPSILON
 from graphfuse.records import LAYER_NORM, RMS_NORM, NearMiss, NodeRef, ScopeRef, TensorType
 from graphfuse.records.reasons import Reason
-from graphfuse.types.scope_types import Types, infer_scopes
+from graphfuse.types.scope_types import TypesByScope, infer_scopes
 from graphfuse.types.shapes import UNKNOWN
 
 CONTRIB_EPSILON = 9.999999960041972e-13
@@ -46,9 +46,9 @@ WORDS = {"A": "input", "B": "skip", "Scale": "scale"}
 Holder = onnx.ModelProto | onnx.FunctionProto
 """What imports operator sets."""
 
-Place = tuple[int | None, str]
+FusedPlace = tuple[int | None, str]
 """A fused node by the function that it is in, if any, and its first output."""
-Keep = Callable[[Place], bool]
+Keep = Callable[[FusedPlace], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Apart:
     """
 
     model: Model
-    origins: dict[Place, Origin] = field(default_factory=dict[Place, Origin])
+    origins: dict[FusedPlace, Origin] = field(default_factory=dict[FusedPlace, Origin])
     left: list[NearMiss] = field(default_factory=list[NearMiss])
     owners: dict[ScopeRef, list[int]] = field(default_factory=dict[ScopeRef, list[int]])
     made: dict[str, str] = field(default_factory=dict[str, str])
@@ -87,7 +87,7 @@ class Apart:
     """How many fused nodes the model has, in all its graphs."""
 
 
-def keep_none(_: Place) -> bool:
+def keep_none(_: FusedPlace) -> bool:
     """Every fused node is taken apart."""
     return False
 
@@ -135,7 +135,7 @@ class _Worker:
     ) -> None:
         self._before, self._strange, self._keep, self._result = model, names, keep, result
         self._scopes = {scope.ref: scope for scope in found}
-        self._types: Types = infer_scopes(model.proto, found)
+        self._types: TypesByScope = infer_scopes(model.proto, found)
         self._taken = model_names(model.proto)
         graphs = (model.proto.graph, *model.proto.functions)
         self._named = {node.name for graph in graphs for node in all_nodes(graph.node)}

@@ -88,10 +88,10 @@ class _Editor:
             self.readers[name].add(-1 - last)
         self._remove(last)
         self._remove_unread(self.reads[last])
-        total_is_read = bool(self.readers[site.total]) or site.total in self.outputs
+        sum_is_read = bool(self.readers[site.sum]) or site.sum in self.outputs
         self._remove(site.add.index)
         self._remove_unread(self.reads[site.add.index])
-        fused = self._node(fusion, total_is_read)
+        fused = self._node(fusion, sum_is_read)
         self.place[last] = [*fusion.prelude, fused, *fusion.epilogue]
 
     def _remove(self, index: int) -> None:
@@ -112,18 +112,18 @@ class _Editor:
             self._remove(index)
             pending.extend(self.reads[index])
 
-    def _node(self, fusion: Fusion, total_is_read: bool) -> NodeProto:
+    def _node(self, fusion: Fusion, sum_is_read: bool) -> NodeProto:
         site = fusion.site
         # Nobody computes a sum that nobody reads; onnxruntime wants the place of ours in the list.
-        others = [""] * (fusion.total_at - 1)
-        outputs = [fusion.output, *others, site.total if total_is_read else ""]
-        if not total_is_read and fusion.total_at > 1:
+        others = [""] * (fusion.sum_at - 1)
+        outputs = [fusion.output, *others, site.sum if sum_is_read else ""]
+        if not sum_is_read and fusion.sum_at > 1:
             outputs = [fusion.output]
         node = helper.make_node(
             fusion.op_type,
             fusion.inputs,
             outputs,
-            fresh_name(f"graphfuse/{site.add.name or site.total}", self.node_names),
+            fresh_name(f"graphfuse/{site.add.name or site.sum}", self.node_names),
             domain=fusion.domain,
         )
         node.attribute.extend(helper.make_attribute(*named) for named in fusion.attributes)

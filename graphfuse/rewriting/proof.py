@@ -176,9 +176,9 @@ def _prove_fused(graph: Graph, fusions: list[Fusion]) -> None:
         got = [(each.name, helper.get_attribute_value(each)) for each in node.attribute]
         wanted = [(k, np.float32(v) if isinstance(v, float) else v) for k, v in fusion.attributes]
         _demand(got == wanted, f"site {site.id} has other attributes than planned")
-        others = list(node.output[1 : fusion.total_at])
-        total = list(node.output[fusion.total_at :])
-        wanted = [site.total] if site.total in read else [""]
+        others = list(node.output[1 : fusion.sum_at])
+        total = list(node.output[fusion.sum_at :])
+        wanted = [site.sum] if site.sum in read else [""]
         same = total == wanted or (not total and wanted == [""])
         same = same and not any(others)
         _demand(same, f"site {site.id} yields its sum under another name")
@@ -202,7 +202,7 @@ def _prove_nodes(before: Graph, after: Graph, fusions: list[Fusion], holders: se
     _demand(not idle, f"{min(idle, default='')!r} is computed, and nothing reads it any more")
     producers = {name: node for node in missing for name in node.output if name}
     # Behind the norms and sums of the sites, through nothing but what is gone.
-    pending = [name for fusion in fusions for name in (fusion.site.output, fusion.site.total)]
+    pending = [name for fusion in fusions for name in (fusion.site.output, fusion.site.sum)]
     behind: set[str] = set()
     while pending:
         node = producers.get(pending.pop())

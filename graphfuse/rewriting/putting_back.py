@@ -44,7 +44,7 @@ WAITING = "not judged"
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class Attempt:
     """One validation: what was judged, the report, and why which sites are to blame."""
 
     result: FuseResult
@@ -67,7 +67,7 @@ class PuttingBack:
     """The search for the sites to put back."""
 
     owner: Owner
-    judge: Callable[[Mapping[str, str]], Trial]
+    judge: Callable[[Mapping[str, str]], Attempt]
     strict: bool
     count: int = 0
     put_back: dict[str, str] = field(default_factory=dict[str, str])
@@ -89,7 +89,7 @@ class PuttingBack:
         sites = [f.site.id for f in trial.result.fused if f.site.id not in self.put_back]
         return self._halve(sites, most)
 
-    def _try(self, more: Mapping[str, str], most: int) -> Trial:
+    def _try(self, more: Mapping[str, str], most: int) -> Attempt:
         if self.count:
             back = len(self.put_back)
             self.owner.stage(f"putting back: {back} so far, validation {self.count + 1} of {most}")

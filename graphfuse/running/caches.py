@@ -18,7 +18,7 @@ from graphfuse.graph.tensors import FLOAT_TYPES
 from graphfuse.records import Dim, TensorType
 from graphfuse.types.shapes import type_of
 
-Shapes = dict[str, tuple[int, ...]]
+CacheShapes = dict[str, tuple[int, ...]]
 
 NAMES = re.compile(r"past|cache|present|kv", re.IGNORECASE)
 """What caches are called."""
@@ -126,8 +126,8 @@ def _new(types: Mapping[str, TensorType]) -> dict[str, int]:
 
 
 def settle(
-    shapes: Shapes, caches: Caches, tokens: Tokens, fixed: Mapping[str, Collection[int]]
-) -> Shapes:
+    shapes: CacheShapes, caches: Caches, tokens: Tokens, fixed: Mapping[str, Collection[int]]
+) -> CacheShapes:
     """Shapes of all inputs in which masks fit the caches; `fixed` are axes that the user gave."""
     found = {name: list(shape) for name, shape in shapes.items()}
 

@@ -41,7 +41,13 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-USUAL = (Sizes(2, 7), Sizes(1, 7), Sizes(1, 64), Sizes(2, 7, empty=True), Sizes(1, 7, empty=True))
+FIRST_SIZES = (
+    Sizes(2, 7),
+    Sizes(1, 7),
+    Sizes(1, 64),
+    Sizes(2, 7, empty=True),
+    Sizes(1, 7, empty=True),
+)
 """A batch of 2, of 1 where the model only runs so, or more where nothing is left of little.
 
 Some decoders take several tokens only while their caches are empty, and then one at a time.
@@ -116,10 +122,10 @@ class Feeding:
         if self.inputs is not None:
             return [[feed] for feed in self._given(model)]
         count = self.iterations or iterations
-        plans = itertools.islice(itertools.cycle((USUAL, ONES, ODD)), count)
+        plans = itertools.islice(itertools.cycle((FIRST_SIZES, ONES, ODD)), count)
         drawn: list[list[Feed]] = []
         for number, sizes in enumerate(plans):
-            own = self.shapes if sizes is USUAL else _unbound(model, self.shapes)
+            own = self.shapes if sizes is FIRST_SIZES else _unbound(model, self.shapes)
             drawn += [
                 list(self._draws(model, self.seed + number, own, sizes, condition))
                 for condition in _conditions(model)

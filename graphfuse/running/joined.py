@@ -15,8 +15,8 @@ from graphfuse.records import Dim, TensorType
 from graphfuse.types.inference import infer_types
 from graphfuse.types.shapes import UNKNOWN, type_of
 
-Shape = tuple[Dim, ...]
-Types = Mapping[str, TensorType]
+DimShape = tuple[Dim, ...]
+TensorTypes = Mapping[str, TensorType]
 Fixed = Iterator[tuple[str, int, Dim]]
 """An input of a node, an axis of it, and the extent that it has to have there."""
 
@@ -27,7 +27,7 @@ def fixed_extents(model: onnx.ModelProto, inputs: Sequence[onnx.ValueInfoProto])
     Looked at are Concat and the attention operators with a cache. Types are inferred only where
     such a node reads an input with symbols.
     """
-    declared: dict[str, Shape] = {}
+    declared: dict[str, DimShape] = {}
     for value in inputs:
         shape = type_of(value.type).shape
         if shape is not None and any(isinstance(dim, str) for dim in shape):
@@ -54,7 +54,7 @@ def fixed_extents(model: onnx.ModelProto, inputs: Sequence[onnx.ValueInfoProto])
     return found
 
 
-def past_symbols(shapes: Iterable[Shape]) -> list[str]:
+def past_symbols(shapes: Iterable[DimShape]) -> list[str]:
     """The symbols that say how many tokens a cache holds."""
     dims = (dim for shape in shapes for dim in shape)
     return [d for d in dims if isinstance(d, str) and d.isidentifier() and "past" in d.lower()]
@@ -74,14 +74,14 @@ def _ring(node: NodeProto) -> int:
     return int(attributes.get("local_window_size", 0)) if ring else 0
 
 
-def _types(model: onnx.ModelProto) -> Types:
+def _types(model: onnx.ModelProto) -> TensorTypes:
     """What the file says of its tensors, and what is inferred of the others."""
     graph = model.graph
     said = {v.name: type_of(v.type) for v in (*graph.input, *graph.value_info, *graph.output)}
     return {**infer_types(model), **{name: t for name, t in said.items() if t.shape is not None}}
 
 
-def _concat(node: NodeProto, types: Types) -> Fixed:
+def _concat(node: NodeProto, types: TensorTypes) -> Fixed:
     """Operands of a Concat have one shape, but for the axis."""
     axis = int(_attributes(node).get("axis", 0))
     shapes = {name: _shape(types, name) for name in node.input}
@@ -92,7 +92,7 @@ def _concat(node: NodeProto, types: Types) -> Fixed:
                     yield name, position, other[position]
 
 
-def _grouped_query(node: NodeProto, types: Types) -> Fixed:
+def _grouped_query(node: NodeProto, types: TensorTypes) -> Fixed:
     """com.microsoft::GroupQueryAttention: past key and value are (batch, kv heads, past, head).
 
     The query is (batch, tokens, heads * head), with key and value behind it where they are absent.
@@ -105,14 +105,14 @@ def _grouped_query(node: NodeProto, types: Types) -> Fixed:
         yield _name(node, position), 3, size
 
 
-def _multi_head(node: NodeProto, types: Types) -> Fixed:
+def _multi_head(node: NodeProto, types: TensorTypes) -> Fixed:
     """com.microsoft::MultiHeadAttention: past key and value are (batch, heads, past, head)."""
     heads = int(_attributes(node).get("num_heads", 0))
     for position, beside in ((6, 0), (7, 2)):
         yield _name(node, position), 3, _head(types, _name(node, beside), heads)
 
 
-def _attention(node: NodeProto, types: Types) -> Fixed:
+def _attention(node: NodeProto, types: TensorTypes) -> Fixed:
     """ONNX's Attention: past key and value are (batch, kv heads, past, head), as K and V may be."""
     heads = int(_attributes(node).get("kv_num_heads", 0))
     for position, beside in ((4, 1), (5, 2)):
@@ -121,7 +121,7 @@ def _attention(node: NodeProto, types: Types) -> Fixed:
         yield _name(node, position), 3, size
 
 
-JOINS: Mapping[tuple[str, str], Callable[[NodeProto, Types], Fixed]] = {
+JOINS: Mapping[tuple[str, str], Callable[[NodeProto, TensorTypes], Fixed]] = {
     ("", "Concat"): _concat,
     ("", "Attention"): _attention,
     ("com.microsoft", "GroupQueryAttention"): _grouped_query,
@@ -129,7 +129,7 @@ JOINS: Mapping[tuple[str, str], Callable[[NodeProto, Types], Fixed]] = {
 }
 
 
-def _head(types: Types, name: str, heads: int) -> Dim:
+def _head(types: TensorTypes, name: str, heads: int) -> Dim:
     """The size of a head in a tensor (batch, tokens, heads * size), if it is one."""
     shape = _shape(types, name)
     width = shape[2] if len(shape) == 3 else None
@@ -142,7 +142,7 @@ def _name(node: NodeProto, position: int) -> str:
     return node.input[position] if position < len(node.input) else ""
 
 
-def _shape(types: Types, name: str) -> Shape:
+def _shape(types: TensorTypes, name: str) -> DimShape:
     return types.get(name, UNKNOWN).shape or ()
 
 

@@ -26,7 +26,7 @@ SUFFIX = "_kernel_time"
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class ProfiledNode:
     """A node that the profiler saw: its name, operator and execution provider."""
 
     name: str
@@ -39,7 +39,7 @@ def profile(
     options: libraries.SessionOptions,
     feeds: Mapping[str, Array],
     runs: int,
-) -> dict[Node, float]:
+) -> dict[ProfiledNode, float]:
     """Microseconds of each node over `runs` runs, by the median, after one that is not counted.
 
     `make` gives a session with the options. The time of what a node runs inside (the body of a
@@ -55,11 +55,11 @@ def profile(
     return spent(events, runs)
 
 
-def spent(events: Iterable[Mapping[str, Any]], runs: int) -> dict[Node, float]:
+def spent(events: Iterable[Mapping[str, Any]], runs: int) -> dict[ProfiledNode, float]:
     """`profile`, of the profiler's events: a node in a loop has several of each run."""
     kernels = [e for e in events if e.get("cat") == "Node" and e["name"].endswith(SUFFIX)]
     kernels.sort(key=lambda event: (event["ts"], -event["dur"]))
-    seen: defaultdict[Node, list[float]] = defaultdict(list)
+    seen: defaultdict[ProfiledNode, list[float]] = defaultdict(list)
     # The events that the current one may lie in, each with its place in `seen`.
     around: list[tuple[Mapping[str, Any], list[float], int]] = []
     for event in kernels:
@@ -69,7 +69,7 @@ def spent(events: Iterable[Mapping[str, Any]], runs: int) -> dict[Node, float]:
             _, times, place = around[-1]
             times[place] = max(0.0, times[place] - event["dur"])
         told, name = event["args"], event["name"].removesuffix(SUFFIX)
-        times = seen[Node(name, told["op_name"], told.get("provider", ""))]
+        times = seen[ProfiledNode(name, told["op_name"], told.get("provider", ""))]
         times.append(event["dur"])
         around.append((event, times, len(times) - 1))
     return {node: _typical(times, runs) for node, times in seen.items()}
@@ -91,12 +91,12 @@ def _end(event: Mapping[str, Any]) -> float:
     return event["ts"] + event["dur"]
 
 
-def fused_providers(spent: Mapping[Node, float]) -> dict[str, str]:
+def fused_providers(spent: Mapping[ProfiledNode, float]) -> dict[str, str]:
     """The execution provider that ran each fused node, by name."""
     return {node.name: node.provider for node in spent if node.op_type in FUSED}
 
 
-def require_fused_on(spent: Mapping[Node, float], provider: str) -> None:
+def require_fused_on(spent: Mapping[ProfiledNode, float], provider: str) -> None:
     """Raise ProviderError naming fused nodes that fell back: onnxruntime does so silently."""
     strays = {name: at for name, at in fused_providers(spent).items() if at != provider}
     if strays:

@@ -57,7 +57,7 @@ class Sizes:
         return f"batch {self.batch}, extents {self.later}{more}" + ", empty caches" * self.empty
 
 
-USUAL = Sizes()
+DEFAULT_SIZES = Sizes()
 
 Ranges = Mapping[str, tuple[float, float]]
 """The least and the largest number to draw for an input; '' stands for every other."""
@@ -74,7 +74,7 @@ def random_feeds(
     model: onnx.ModelProto,
     seed: int = 0,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
-    sizes: Sizes = USUAL,
+    sizes: Sizes = DEFAULT_SIZES,
     condition: bool | None = None,
     ranges: Ranges | None = None,
     symbols: Mapping[str, int] | None = None,
@@ -116,7 +116,7 @@ def inputs_of(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
 def shapes_of(
     model: onnx.ModelProto,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
-    sizes: Sizes = USUAL,
+    sizes: Sizes = DEFAULT_SIZES,
     symbols: Mapping[str, int] | None = None,
     tokens: Tokens = Tokens.DECLARED,
 ) -> dict[str, tuple[int, ...]]:

@@ -43,7 +43,12 @@ CUDA = "CUDAExecutionProvider"
 EXTRAS = {CPU: "cpu", CUDA: "cuda"}
 """The extra of graphfuse that brings an onnxruntime with the provider."""
 
-LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
+OPTIMIZATION_LEVELS = (
+    "ORT_DISABLE_ALL",
+    "ORT_ENABLE_BASIC",
+    "ORT_ENABLE_EXTENDED",
+    "ORT_ENABLE_ALL",
+)
 """onnxruntime's levels of optimization, from none to all."""
 
 Providers = str | Sequence[str | tuple[str, Any]]
@@ -80,7 +85,7 @@ def session_options(
     return options
 
 
-def provider_options(provider: str, version: faults.Version | None = None) -> dict[str, str]:
+def provider_options(provider: str, version: faults.AnyVersion | None = None) -> dict[str, str]:
     """The options that an execution provider needs to be right in a version of onnxruntime.
 
     For CUDA before 1.27 that is strict mode: without it SkipLayerNormalization and
@@ -96,7 +101,7 @@ def provider_options(provider: str, version: faults.Version | None = None) -> di
 
 
 def providers(
-    ep: str | Sequence[str], version: faults.Version | None = None
+    ep: str | Sequence[str], version: faults.AnyVersion | None = None
 ) -> list[tuple[str, dict[str, str]]]:
     """What to pass as an InferenceSession's `providers`, with the options that they need.
 
@@ -251,7 +256,7 @@ def session(
     options.log_severity_level = 4
     if not fallback and provider != CPU:
         options.add_session_config_entry(NO_FALLBACK_KEY, "1")
-    level = optimize if isinstance(optimize, str) else LEVELS[-1 if optimize else 0]
+    level = optimize if isinstance(optimize, str) else OPTIMIZATION_LEVELS[-1 if optimize else 0]
     options.graph_optimization_level = getattr(runtime.GraphOptimizationLevel, level)
     if isinstance(model, onnx.ModelProto):
         model, folder = without_links(empty_inputs.without(model), folder)

@@ -34,7 +34,7 @@ EMBEDDINGS: Mapping[str, Mapping[int, int]] = {
 }
 """onnxruntime's operators of several tables: for each input of ids the input that is its table."""
 
-Shape = Callable[[str], "tuple[Dim, ...] | None"]
+ShapeOf = Callable[[str], "tuple[Dim, ...] | None"]
 
 
 def table_rows(model: onnx.ModelProto) -> dict[str, int]:
@@ -66,7 +66,7 @@ def table_rows(model: onnx.ModelProto) -> dict[str, int]:
     return rows
 
 
-def _indexed(node: onnx.NodeProto, shape: Shape) -> Iterator[tuple[str, int]]:
+def _indexed(node: onnx.NodeProto, shape: ShapeOf) -> Iterator[tuple[str, int]]:
     """What a node indexes a table by, and the rows of that."""
     pairs: list[tuple[int, int, int]] = []
     if node.op_type in ("Gather", "GatherElements") and node.domain in DEFAULT_DOMAINS:

@@ -31,7 +31,7 @@ BEFORE_THE_SUM = 3
 
 def stream(view: GraphView, scan: Scan) -> list[StreamSum]:
     """The sums of the residual stream of a model's main graph, in its order."""
-    sites = {site.total: site for site in scan.sites if not site.scope.text}
+    sites = {site.sum: site for site in scan.sites if not site.scope.text}
     found: list[StreamSum] = []
     for node in view.nodes:
         total = node.outputs[0] if node.outputs else ""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from graphfuse.types.stand_ins import Rule, StandIns, first, same
+from graphfuse.types.stand_ins import StandInRule, StandIns, first, same
 
 
-def attention(rank: int = 3, typed: int = 0) -> Rule:
+def attention(rank: int = 3, typed: int = 0) -> StandInRule:
     """The values' part of input times weights."""
 
     def rule(s: StandIns) -> bool:
@@ -64,7 +64,7 @@ def packed_multi_head(s: StandIns) -> bool:
     return True
 
 
-def grouped_query(rank: int) -> Rule:
+def grouped_query(rank: int) -> StandInRule:
     """Attention whose keys have fewer heads; where they are packed, behind those of the queries."""
 
     def rule(s: StandIns) -> bool:
@@ -117,7 +117,7 @@ def with_padding(s: StandIns) -> bool:
     return True
 
 
-def embedding(ids: int, table: int, typed: int = 0) -> Rule:
+def embedding(ids: int, table: int, typed: int = 0) -> StandInRule:
     """A row of a table for each identifier; output 1 is the mask's index, output 2 the sum."""
 
     def rule(s: StandIns) -> bool:

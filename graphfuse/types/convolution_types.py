@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphfuse.types.stand_ins import Rule, StandIns
+from graphfuse.types.stand_ins import StandInRule, StandIns
 
 PADDING = ("auto_pad", "dilations", "kernel_shape", "pads", "strides")
 POOLING = ("auto_pad", "kernel_shape", "pads", "strides")
@@ -38,7 +38,7 @@ def quantized_conv(s: StandIns) -> bool:
     return True
 
 
-def pool(op_type: str, last: bool) -> Rule:
+def pool(op_type: str, last: bool) -> StandInRule:
     """Pooling, with channels second or last."""
 
     def rule(s: StandIns) -> bool:
@@ -56,7 +56,7 @@ def pool(op_type: str, last: bool) -> Rule:
     return rule
 
 
-def global_pool(op_type: str) -> Rule:
+def global_pool(op_type: str) -> StandInRule:
     """Pooling over all places, with channels second."""
 
     def rule(s: StandIns) -> bool:

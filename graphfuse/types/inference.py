@@ -32,7 +32,7 @@ from graphfuse.types.shapes import (
     symbol_of,
     weightless,
 )
-from graphfuse.types.stand_ins import Rule, StandIns, Surroundings
+from graphfuse.types.stand_ins import StandInRule, StandIns, Surroundings
 
 # fmt: off
 SAME_TYPE = frozenset((
@@ -205,7 +205,7 @@ class _Simplifier:
         return nested
 
     def _stand_ins(
-        self, node: onnx.NodeProto, rule: Rule, around: Surroundings
+        self, node: onnx.NodeProto, rule: StandInRule, around: Surroundings
     ) -> list[onnx.NodeProto]:
         """The nodes that stand for one; none where what it gives is not known."""
         stand_ins = StandIns(node, around)

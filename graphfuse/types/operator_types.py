@@ -18,14 +18,14 @@ from onnx import TensorProto
 
 from graphfuse.types import attention_types as attention
 from graphfuse.types import convolution_types as convolutions
-from graphfuse.types.stand_ins import Rule, StandIns, first, same
+from graphfuse.types.stand_ins import StandInRule, StandIns, first, same
 
 CONTRIB = "com.microsoft"
 BLOCKED = "com.microsoft.nchwc"
 """Where onnxruntime keeps convolutions on blocks of channels, in models that it optimized."""
 
 
-def _input(position: int) -> Rule:
+def _input(position: int) -> StandInRule:
     return lambda s: same(s, position)
 
 
@@ -41,12 +41,12 @@ def _norm(s: StandIns) -> bool:
     return True
 
 
-def sum_and_norm(total_at: int) -> Rule:
+def sum_and_norm(sum_at: int) -> StandInRule:
     """A norm of a sum, the sum being an output as well."""
 
     def rule(s: StandIns) -> bool:
         total = s.add("Add", [s.input(0), s.input(1)])
-        s.to(total_at, total)
+        s.to(sum_at, total)
         s.to(0, total)
         return True
 
@@ -58,7 +58,7 @@ def _dropped(s: StandIns) -> bool:
     return first(s)
 
 
-def _binary(op_type: str, left: int = 0, right: int = 1, to: int = 0) -> Rule:
+def _binary(op_type: str, left: int = 0, right: int = 1, to: int = 0) -> StandInRule:
     def rule(s: StandIns) -> bool:
         result = s.add(op_type, [s.input(left), s.input(right)])
         s.to(0, s.add("Cast", [result], to=to) if to else result)
@@ -95,7 +95,7 @@ def _quantized_gemm(s: StandIns) -> bool:
     return True
 
 
-def _projection(*names: str) -> Rule:
+def _projection(*names: str) -> StandInRule:
     """The last axis of input 0 becomes what the attributes say, one of them for each output."""
 
     def rule(s: StandIns) -> bool:
@@ -130,7 +130,7 @@ def _integer_matmul(s: StandIns) -> bool:
     return True
 
 
-def _quantized(typed: int) -> Rule:
+def _quantized(typed: int) -> StandInRule:
     """Input 0 in another type, that of an input; uint8 where it is left out."""
 
     def rule(s: StandIns) -> bool:
@@ -180,7 +180,7 @@ def _old_compress(s: StandIns) -> bool:
     return True
 
 
-ONNX: Mapping[str, Rule] = {
+ONNX: Mapping[str, StandInRule] = {
     # Norms that onnxruntime has in ONNX's domain in every opset; ONNX has the first from 17 on.
     "LayerNormalization": _norm,
     "SimplifiedLayerNormalization": _norm,
@@ -195,7 +195,7 @@ ONNX: Mapping[str, Rule] = {
 }
 """ONNX's domain: only where onnx itself has no inference at the model's opset."""
 
-OTHERS: Mapping[tuple[str, str], Rule] = {
+OTHERS: Mapping[tuple[str, str], StandInRule] = {
     **{
         (CONTRIB, name): first
         for name in (
@@ -284,7 +284,7 @@ OTHERS: Mapping[tuple[str, str], Rule] = {
 
 
 @cache
-def rules(opset: int) -> Mapping[tuple[str, str], Rule]:
+def rules(opset: int) -> Mapping[tuple[str, str], StandInRule]:
     """The rows that hold in a graph of an opset, by domain and operator."""
     own = {("", name): rule for name, rule in ONNX.items() if not _is_inferred(name, opset)}
     return {**own, **OTHERS}

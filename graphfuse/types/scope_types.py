@@ -11,7 +11,15 @@ from dataclasses import dataclass
 
 import onnx
 
-from graphfuse.graph.scopes import Call, FunctionKey, Place, Scope, bodies, fully_seen, function_key
+from graphfuse.graph.scopes import (
+    BodyPlace,
+    Call,
+    FunctionKey,
+    Scope,
+    bodies,
+    fully_seen,
+    function_key,
+)
 from graphfuse.graph.tensors import replace_nodes, subgraphs
 from graphfuse.records import Dim, ScopeRef, TensorType
 from graphfuse.types.inference import inferred
@@ -24,10 +32,10 @@ from graphfuse.types.shapes import (
     weightless,
 )
 
-Types = dict[ScopeRef, Mapping[str, TensorType]]
+TypesByScope = dict[ScopeRef, Mapping[str, TensorType]]
 
 
-def infer_scopes(model: onnx.ModelProto, scopes: list[Scope]) -> Types:
+def infer_scopes(model: onnx.ModelProto, scopes: list[Scope]) -> TypesByScope:
     """The inferred types of each scope's tensors, by name."""
     main = scopes[0]
     skeleton = weightless(model)
@@ -36,7 +44,7 @@ def infer_scopes(model: onnx.ModelProto, scopes: list[Scope]) -> Types:
     if any(scope.calls for scope in main.tree()):
         strip_bodies(skeleton.graph.node)
         give_constants(skeleton.graph, {})
-    collected: Types = {}
+    collected: TypesByScope = {}
     instances: dict[int, list[_Instance]] = {}
     _collect(main, inferred(skeleton).graph, {}, collected, instances)
     seen = fully_seen(scopes)
@@ -86,7 +94,7 @@ class _Instance:
     """The tensors that the call hands in and out, by the function's names for them."""
     prefix: str
     start: int
-    bodies: Mapping[Place, onnx.GraphProto]
+    bodies: Mapping[BodyPlace, onnx.GraphProto]
 
     def name(self, formal: str) -> str:
         return self.names.get(formal, self.prefix + formal)
@@ -96,7 +104,7 @@ def _collect(
     scope: Scope,
     graph: onnx.GraphProto,
     outer: Mapping[str, TensorType],
-    collected: Types,
+    collected: TypesByScope,
     instances: dict[int, list[_Instance]],
 ) -> None:
     """The types of a scope of the main graph, and the calls that it holds."""
@@ -112,7 +120,7 @@ def _collect(
         _collect(child, places[place], types, collected, instances)
 
 
-def _places(scope: Scope, graph: onnx.GraphProto) -> dict[Place, onnx.GraphProto]:
+def _places(scope: Scope, graph: onnx.GraphProto) -> dict[BodyPlace, onnx.GraphProto]:
     """Inference may have added nodes, but bodies stand in the same order."""
     there = [(i, name, number) for i, n in enumerate(scope.nodes) for name, number, _ in bodies(n)]
     found = [body for node in graph.node for _, _, body in bodies(node)]
@@ -129,7 +137,7 @@ def _names(call: Call, node: onnx.NodeProto, scope: Scope) -> dict[str, str]:
 def _merge(
     scope: Scope,
     found: list[_Instance],
-    collected: Types,
+    collected: TypesByScope,
     instances: dict[int, list[_Instance]],
 ) -> None:
     """The types of a function, and the calls that it holds, once for each call of itself."""
@@ -155,7 +163,7 @@ def _merge(
 
 
 def _merge_bodies(
-    scope: Scope, parts: list[tuple[_Instance, onnx.GraphProto]], collected: Types
+    scope: Scope, parts: list[tuple[_Instance, onnx.GraphProto]], collected: TypesByScope
 ) -> None:
     """The types of a body inside a function: its own names all have the call's prefix."""
     typed = [(one.prefix, GraphTypes(body)) for one, body in parts]

@@ -14,7 +14,7 @@ from graphfuse.graph.tensors import DEFAULT_DOMAINS
 from graphfuse.records import Dim, TensorType
 from graphfuse.types.shapes import UNKNOWN
 
-Values = list[Dim]
+Entries = list[Dim]
 """Entries of an integer vector or scalar: numbers, the symbols of extents, None if not known."""
 
 LONGEST = 16
@@ -38,7 +38,7 @@ class ShapeValues:
         self._nodes = nodes
         self._inputs = frozenset(inputs)
         self._constants = {t.name: t for t in initializers if t.name not in self._inputs}
-        self._found: dict[str, tuple[int, Values | None]] = {}
+        self._found: dict[str, tuple[int, Entries | None]] = {}
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -56,7 +56,7 @@ class ShapeValues:
         node = self._producer(name)
         return node is not None and node.op_type == "Constant"
 
-    def of(self, name: str, reach: int = 12) -> Values | None:
+    def of(self, name: str, reach: int = 12) -> Entries | None:
         """The entries of a vector, None for those not known; None when its length is not."""
         before = self._found.get(name)
         if before is None or before[0] < reach:
@@ -65,7 +65,7 @@ class ShapeValues:
             self._found[name] = before
         return before[1]
 
-    def _look(self, name: str, reach: int) -> Values | None:
+    def _look(self, name: str, reach: int) -> Entries | None:
         shape = self.types.get(name, UNKNOWN).shape
         if shape is not None and len(shape) > 1:
             return None
@@ -83,7 +83,7 @@ class ShapeValues:
         values = self._computed(node, reach - 1) if node is not None and reach else None
         return self._unknown(name) if values is None else values
 
-    def _computed(self, node: onnx.NodeProto, reach: int) -> Values | None:
+    def _computed(self, node: onnx.NodeProto, reach: int) -> Entries | None:
         # What a function's caller gives is not known; nor what another domain's operator does.
         given = any(attribute.ref_attr_name for attribute in node.attribute)
         if given or node.domain not in DEFAULT_DOMAINS:
@@ -109,7 +109,7 @@ class ShapeValues:
             return self._picked(node, reach)
         return None
 
-    def _passed_on(self, node: onnx.NodeProto, reach: int) -> Values | None:
+    def _passed_on(self, node: onnx.NodeProto, reach: int) -> Entries | None:
         """The same entries in another shape of one axis at most, or in another wide integer."""
         if node.op_type == "Cast":
             to = next((a.i for a in node.attribute if a.name == "to"), 0)
@@ -127,7 +127,7 @@ class ShapeValues:
             return None
         return values
 
-    def _picked(self, node: onnx.NodeProto, reach: int) -> Values | None:
+    def _picked(self, node: onnx.NodeProto, reach: int) -> Entries | None:
         """Gather(values, i), or Slice(values, start, end) with a step of 1."""
         operands = [self.of(name, reach) for name in node.input]
         values, first = operands[0], operands[1] if len(operands) > 1 else None
@@ -147,12 +147,12 @@ class ShapeValues:
             return None
         return values[first[0] : end[0]]
 
-    def _unknown(self, name: str) -> Values | None:
+    def _unknown(self, name: str) -> Entries | None:
         shape = self.types.get(name, UNKNOWN).shape
         if shape is None or len(shape) > 1:
             return None
         length = shape[0] if shape else 1
         if not isinstance(length, int) or length > LONGEST:
             return None
-        values: Values = [None] * length
+        values: Entries = [None] * length
         return values

@@ -166,7 +166,7 @@ class StandIns:
         return [call], function
 
 
-Rule = Callable[[StandIns], bool]
+StandInRule = Callable[[StandIns], bool]
 """Adds the nodes that stand for one; whether it could."""
 
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
     Outputs = Mapping[str, Array]
 
-Part = Callable[[], Model | None]
+Replaced = Callable[[], Model | None]
 """What a fused node replaced, cut out when it is asked for; None where it cannot be."""
 
 WIDE = (TensorProto.FLOAT, TensorProto.DOUBLE)
@@ -82,7 +82,7 @@ class Trial:
     labels: Sequence[str]
     kind: str
     source: str
-    part: Part
+    part: Replaced
     alike: Iterable[tuple[Array, Array]] = ()
     lost: Lost | None = None
     asked: bool = False
@@ -259,7 +259,7 @@ class Trial:
 
 
 def on_hard_rows(
-    model: Model, site: FusedNode, provider: str, seed: int, part: Part, more: str = ""
+    model: Model, site: FusedNode, provider: str, seed: int, part: Replaced, more: str = ""
 ) -> Trial | Check:
     """The trial on hard rows; a failed check for a node whose attributes alone are wrong."""
     stash = next((a.i for a in site.node.attribute if a.name == "stash_type"), 0)
@@ -273,7 +273,7 @@ def on_hard_rows(
 
 
 def on_activations(
-    model: Model, site: FusedNode, provider: str, captured: tuple[Array, Array], part: Part
+    model: Model, site: FusedNode, provider: str, captured: tuple[Array, Array], part: Replaced
 ) -> Trial | None:
     """The trial on what the site reads in the original's own run; None where that is too much."""
     dtype = helper.tensor_dtype_to_np_dtype(site.elem_type)

@@ -17,7 +17,7 @@ import onnx
 from graphfuse.graph.tensors import DEFAULT_DOMAINS
 from graphfuse.records import Change, Check
 from graphfuse.validation.comparing import Shared, compared
-from graphfuse.validation.extract import Parts, Place
+from graphfuse.validation.extract import NodePlace, Parts
 from graphfuse.validation.fused_nodes import ScopeKey, is_fused, scope_text
 from graphfuse.validation.lifting import FUSED_DOMAINS
 from graphfuse.validation.unexposed import Alike, same_node
@@ -40,7 +40,7 @@ class Difference:
     how: str
 
     @property
-    def place(self) -> Place:
+    def place(self) -> NodePlace:
         """Where it is: its graph, and the first tensor that it computes."""
         return self.scope, next(name for name in self.node.output if name)
 
@@ -62,7 +62,7 @@ class Differing:
     checks: list[Check] = field(default_factory=list[Check])
     wrong: list[str] = field(default_factory=list[str])
     changes: list[Change] = field(default_factory=list[Change])
-    shown: set[Place] = field(default_factory=set[Place])
+    shown: set[NodePlace] = field(default_factory=set[NodePlace])
     left: list[tuple[Difference, str]] = field(default_factory=list[tuple[Difference, str]])
     unseen: list[tuple[Difference, str]] = field(default_factory=list[tuple[Difference, str]])
 
@@ -159,7 +159,7 @@ def check_differences(
     found: Iterable[Difference],
     before: Scopes,
     after: Scopes,
-    shown: set[Place],
+    shown: set[NodePlace],
     seed: int,
     all_weights: bool = False,
 ) -> Differing:
@@ -200,7 +200,10 @@ def check_differences(
 
 
 def _add_read_by_shown(
-    unreached: Iterable[tuple[Difference, str]], before: Scopes, after: Scopes, shown: set[Place]
+    unreached: Iterable[tuple[Difference, str]],
+    before: Scopes,
+    after: Scopes,
+    shown: set[NodePlace],
 ) -> None:
     """Add the nodes that only nodes read of which it is shown that they are right.
 

@@ -18,13 +18,12 @@ import numpy as np
 
 from graphfuse.files.model_file import Model
 from graphfuse.records import Check, Unpaired
-from graphfuse.validation.alone import Lost, Part, Trial, on_activations, on_hard_rows
+from graphfuse.validation.alone import Lost, Replaced, Trial, on_activations, on_hard_rows
 from graphfuse.validation.comparing import Compared, compared, other_casts
 from graphfuse.validation.differences import Difference
 from graphfuse.validation.drawing import on_grid
 from graphfuse.validation.evaluator import UnsupportedModelError
-from graphfuse.validation.extract import Graphs, Parts, Place
-from graphfuse.validation.extract import Part as Cut
+from graphfuse.validation.extract import Graphs, NodePlace, Part, Parts
 from graphfuse.validation.fused_nodes import FusedNode, fused_nodes, unlike_functions
 from graphfuse.validation.hard_inputs import operands
 from graphfuse.validation.lifting import OWN_DOMAIN
@@ -49,8 +48,8 @@ class SiteResults:
     wrong: list[str] = field(default_factory=list[str])
     unpaired: list[Unpaired] = field(default_factory=list[Unpaired])
     lost: list[Lost] = field(default_factory=list[Lost])
-    shown: set[Place] = field(default_factory=set[Place])
-    replaced: set[Place] = field(default_factory=set[Place])
+    shown: set[NodePlace] = field(default_factory=set[NodePlace])
+    replaced: set[NodePlace] = field(default_factory=set[NodePlace])
 
     def add(self, trial: Trial | Check | None) -> None:
         """Run a trial and keep what it shows."""
@@ -101,7 +100,7 @@ def check_sites(
     """
     results = SiteResults()
     before, after, model = original.parts, fused.parts, fused.model
-    parts: dict[str, Part] = {}
+    parts: dict[str, Replaced] = {}
     for site in sites:
         there, here = before.get(site.scope), after[site.scope]
         if there is None:
@@ -147,7 +146,7 @@ def _check_kernels(
     alike: Sequence[FusedNode],
     provider: str,
     seed: int,
-    parts: Mapping[str, Part],
+    parts: Mapping[str, Replaced],
 ) -> None:
     """G1 on hard rows of sites that one run of the kernel speaks for."""
     first, *others = alike
@@ -201,7 +200,7 @@ def _check_meaning(
     if part is not None and replacement is not None:
         found = _figure(part, replacement, site, seed)
         if not isinstance(found, str):
-            pair = Cut(replacement, frozenset()), Cut(part, frozenset())
+            pair = Part(replacement, frozenset()), Part(part, frozenset())
             lost = other_casts(before, after, pair, site.elem_type) if found.passed else ""
             names = tuple(value.name for value in part.proto.graph.output)
             return Compared(

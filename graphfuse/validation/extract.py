@@ -18,7 +18,7 @@ from graphfuse.types.shapes import UNKNOWN
 from graphfuse.validation.fused_nodes import ScopeKey, scope_keys
 from graphfuse.validation.lifting import FUSED_DOMAINS
 
-Place = tuple[ScopeKey, str]
+NodePlace = tuple[ScopeKey, str]
 """A node: its graph, and the first tensor that it computes."""
 
 MAX_NODES = 200
@@ -191,7 +191,7 @@ class Parts:
 
     def places(
         self, nodes: Iterable[onnx.NodeProto], other: Parts, compared: Container[str]
-    ) -> set[Place]:
+    ) -> set[NodePlace]:
         """Where those nodes are of which a comparison with `other` shows all that others read.
 
         They were cut out here, of this graph or of one around it, and `compared` are the tensors
@@ -211,7 +211,7 @@ class Parts:
             )
         }
 
-    def readers(self, name: str) -> set[Place]:
+    def readers(self, name: str) -> set[NodePlace]:
         """The nodes that read a tensor of this graph, itself or in a body; '' is the graph."""
         return {(self.key, reader) for reader in self._readers.get(name, ())}
 

@@ -22,7 +22,7 @@ from graphfuse.validation.differences import (
 from graphfuse.validation.each_site import SiteResults, check_sites, new_sites
 from graphfuse.validation.evaluator import UnsupportedModelError
 from graphfuse.validation.exposed import activation, captured, first_beyond
-from graphfuse.validation.extract import Graphs, Place
+from graphfuse.validation.extract import Graphs, NodePlace
 from graphfuse.validation.fitting import TooLargeError
 from graphfuse.validation.fused_nodes import FusedNode, ScopeKey, unlike_functions
 from graphfuse.validation.reference import evaluated_by
@@ -51,7 +51,7 @@ class _Findings:
     activations: dict[str, Activation] = field(default_factory=dict[str, Activation])
     notes: list[str] = field(default_factory=list[str])
     evaluated: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
-    shown: set[Place] = field(default_factory=set[Place])
+    shown: set[NodePlace] = field(default_factory=set[NodePlace])
     reached: set[ScopeKey] = field(default_factory=set[ScopeKey])
     level: str = ""
     """The level that was judged at, where the one asked for could not be."""

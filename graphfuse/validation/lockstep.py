@@ -22,7 +22,7 @@ from graphfuse.graph.tensors import FLOAT_TYPES, is_external, read_names
 from graphfuse.records import Check
 from graphfuse.validation.evaluator import NARROW_AGREE, UnsupportedModelError
 from graphfuse.validation.lifting import FUSED_DOMAINS
-from graphfuse.validation.reference import MAIN, Twin, Values
+from graphfuse.validation.reference import MAIN, LiveValues, Twin
 from graphfuse.validation.rounding import has_fused, nudge
 from graphfuse.validation.tolerance import MEANING_BOUND, compare
 
@@ -112,7 +112,7 @@ class Lockstep:
         """Compare on one set of feeds. Raises UnsupportedModelError naming what has no meaning."""
         kept = self.original.outputs
         more = (name for step in self.steps for name in step.watched)
-        values = Values(self.original, feeds, kept, more)
+        values = LiveValues(self.original, feeds, kept, more)
         walk = _Walk(self, values, frozenset(feeds))
         done = {*feeds, *self.original.inputs}
         walk.advance(done)
@@ -147,7 +147,7 @@ def same_tensor(
 class _Walk:
     """The fused model's side: how far it is, and what differs so far."""
 
-    def __init__(self, pair: Lockstep, values: Values, fed: frozenset[str]) -> None:
+    def __init__(self, pair: Lockstep, values: LiveValues, fed: frozenset[str]) -> None:
         self.found = Meaning()
         self._fed = fed
         self._pair, self._values = pair, values

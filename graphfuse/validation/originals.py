@@ -12,7 +12,7 @@ import numpy as np
 from graphfuse.errors import OriginalModelError, in_one_line
 from graphfuse.files.model_file import Model
 from graphfuse.running.feeding import Feed, Feeding
-from graphfuse.running.sessions import LEVELS, run, runs_kernels, session
+from graphfuse.running.sessions import OPTIMIZATION_LEVELS, run, runs_kernels, session
 from graphfuse.system import libraries, machine
 from graphfuse.validation.fitting import Fitting
 from graphfuse.validation.ran import Ran, Way
@@ -50,7 +50,7 @@ class Originals:
     stage: Stage
     notes: list[str] = field(default_factory=list[str])
     ran: list[Ran] = field(default_factory=list[Ran])
-    optimized: str = LEVELS[-1]
+    optimized: str = OPTIMIZATION_LEVELS[-1]
     """The level at which the original runs optimized: the highest that leaves it whole."""
     captured: Sequence[str] = ()
     """Tensors of the original that are kept from a run once this is done."""
@@ -71,7 +71,7 @@ class Originals:
         except OriginalModelError as error:
             broken = error
         runs: list[str] = []
-        for level in LEVELS:
+        for level in OPTIMIZATION_LEVELS:
             self.optimized, self.ran = level, []
             try:
                 self._run_originals(level)
@@ -80,11 +80,11 @@ class Originals:
                     raise self._unoptimized(broken) from None
                 break
             runs.append(level)
-        if len(runs) == len(LEVELS):
+        if len(runs) == len(OPTIMIZATION_LEVELS):
             return
         self.optimized, self.ran = runs[-1], []
         self._run_originals()
-        self._note_levels(LEVELS[len(runs) :], "breaks", runs, "it", broken.message)
+        self._note_levels(OPTIMIZATION_LEVELS[len(runs) :], "breaks", runs, "it", broken.message)
 
     def _note_levels(
         self, wrong: Sequence[str], does: str, right: Sequence[str], what: str, why: str
@@ -112,9 +112,9 @@ class Originals:
         """
         if self.level == "fast":
             return broken
-        self.optimized, self.ran = LEVELS[-1], []
+        self.optimized, self.ran = OPTIMIZATION_LEVELS[-1], []
         try:
-            self._run_originals(LEVELS[-1])
+            self._run_originals(OPTIMIZATION_LEVELS[-1])
         except OriginalModelError:
             return broken
         return OriginalModelError(

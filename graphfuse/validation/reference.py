@@ -165,7 +165,7 @@ class Twin:
         nudged: bool = False,
     ) -> dict[str, Array]:
         """Tensors of the main graph in float64; `rounded` are the types that values round to."""
-        values = Values(self, feeds, names)
+        values = LiveValues(self, feeds, names)
         for node in self.proto.graph.node:
             step = nudge(node) if nudged else node
             if rounded is not None and any(subgraphs(node)):
@@ -350,7 +350,7 @@ class Twin:
         return results
 
 
-class Values:
+class LiveValues:
     """The values of a run that something still reads; weights are looked up behind them."""
 
     def __init__(

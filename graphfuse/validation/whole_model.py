@@ -20,7 +20,14 @@ from graphfuse.graph.scopes import function_key
 from graphfuse.records import Check, NotShown
 from graphfuse.running.feeding import Feed
 from graphfuse.running.profiler import profile, require_fused_on
-from graphfuse.running.sessions import CPU, LEVELS, plain_options, run, runs_kernels, session
+from graphfuse.running.sessions import (
+    CPU,
+    OPTIMIZATION_LEVELS,
+    plain_options,
+    run,
+    runs_kernels,
+    session,
+)
 from graphfuse.system import machine
 from graphfuse.validation.evaluator import UnsupportedModelError
 from graphfuse.validation.fused_nodes import ScopeKey
@@ -104,7 +111,7 @@ class WholeModel(Originals):
         if not self.strays:
             return
         asked, kept = self.optimized, [dict(ran.before) for ran in self.ran]
-        strays, levels = self.strays, LEVELS[: LEVELS.index(asked)]
+        strays, levels = self.strays, OPTIMIZATION_LEVELS[: OPTIMIZATION_LEVELS.index(asked)]
         for level in reversed(levels):
             try:
                 self.run_optimized_at(level)
@@ -112,12 +119,12 @@ class WholeModel(Originals):
                 break
             self.strays = self._strays()
             if not self.strays:
-                right = LEVELS.index(level) + 1
+                right = OPTIMIZATION_LEVELS.index(level) + 1
                 first = next(iter(strays.values()))
                 self._note_levels(
-                    LEVELS[right : LEVELS.index(asked) + 1],
+                    OPTIMIZATION_LEVELS[right : OPTIMIZATION_LEVELS.index(asked) + 1],
                     "makes another model of",
-                    LEVELS[:right],
+                    OPTIMIZATION_LEVELS[:right],
                     "what it says",
                     f"{first.subject}: {first.why}",
                 )
@@ -271,7 +278,7 @@ class WholeModel(Originals):
 
         It does where the fused nodes are run by their functions, or what it breaks is elsewhere.
         """
-        if self.optimized == LEVELS[-1]:
+        if self.optimized == OPTIMIZATION_LEVELS[-1]:
             return False
         proto, folder = self.fused.proto, self.fused.folder
         try:

@@ -228,8 +228,8 @@ def test_a_fused_model_that_does_not_run_is_the_fused_models_fault(tmp_path: Pat
 
 def test_fused_nodes_that_fell_back_are_an_error_that_names_them() -> None:
     nodes = {
-        profiler.Node("mine", "AddLayerNormalization", "CPUExecutionProvider"): 1.0,
-        profiler.Node("other", "MatMul", "CPUExecutionProvider"): 1.0,
+        profiler.ProfiledNode("mine", "AddLayerNormalization", "CPUExecutionProvider"): 1.0,
+        profiler.ProfiledNode("other", "MatMul", "CPUExecutionProvider"): 1.0,
     }
     profiler.require_fused_on(nodes, "CPUExecutionProvider")
     with pytest.raises(graphfuse.ProviderError, match="'mine', ran on CPU") as caught:
@@ -294,7 +294,7 @@ def test_an_operand_has_the_extents_of_its_sum(sequence: int) -> None:
 def test_a_part_that_does_not_run_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     fused = site_timing.Tuner._fused
 
-    def breaks(self: site_timing.Tuner, cut: site_timing.Cut, forms: Sequence[str]) -> Any:
+    def breaks(self: site_timing.Tuner, cut: site_timing.SiteModel, forms: Sequence[str]) -> Any:
         if cut.site.id == "s1":
             raise RuntimeError("no such kernel")
         return fused(self, cut, forms)
@@ -395,4 +395,4 @@ def test_wrong_usage_is_exit_2(arguments: tuple[str, ...], what: str, shell: She
 
 
 def test_usual_sizes_begin_with_128_positions() -> None:
-    assert (contests.USUAL[0].batch, contests.USUAL[0].later) == (1, 128)
+    assert (contests.BENCH_SIZES[0].batch, contests.BENCH_SIZES[0].later) == (1, 128)

@@ -16,7 +16,7 @@ from graphfuse.certificate.digits import difference
 from graphfuse.certificate.exact import OPERATORS, Evaluator
 from graphfuse.certificate.numbers import context, number, rounded
 from graphfuse.certificate.rows import Extents, operands
-from graphfuse.certificate.values import UnknownError, Value
+from graphfuse.certificate.values import ExactValue, UnknownError
 from graphfuse.files.model_file import wrap
 
 RNG = np.random.default_rng(11)
@@ -140,9 +140,9 @@ def one_node(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
 
 
-def evaluated(proto: onnx.ModelProto, arrays: list[np.ndarray | None]) -> Value:
+def evaluated(proto: onnx.ModelProto, arrays: list[np.ndarray | None]) -> ExactValue:
     given = {
-        f"i{at}": Value(
+        f"i{at}": ExactValue(
             numbers.exact(array) if array.dtype.kind == "f" else array,
             helper.np_dtype_to_tensor_dtype(array.dtype),
         )

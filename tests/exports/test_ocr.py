@@ -116,7 +116,7 @@ def test_every_residual_site_is_found(package: str) -> None:
     # Two blocks of attention and feed-forward. The first block's norm, the fifth, has no sum
     # before it but a Transpose of the image's features.
     assert sorted(node.op_type for node in norm_inputs(graph)) == ["Add"] * 4 + ["Transpose"]
-    assert [site.total for site in found.sites] == [node.output[0] for node in residuals(graph)]
+    assert [site.sum for site in found.sites] == [node.output[0] for node in residuals(graph)]
     assert {site.kind for site in found.sites} == {"LayerNorm"}
     assert all(site.scale and site.bias for site in found.sites)
 

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import graphfuse
-from graphfuse.files.folder import Folder, RefusedError
+from graphfuse.files.folder import Folder, LocationError
 from graphfuse.files.limits import Limits
 from graphfuse.files.wire import FIELDS
 from tests.campaigns.hostile import external
@@ -154,7 +154,7 @@ def test_a_file_that_becomes_a_link_is_not_opened(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(bytes(4096))
     path.with_name("model.onnx_data").unlink()
     path.with_name("model.onnx_data").symlink_to(tmp_path / "secret")
-    with pytest.raises(RefusedError, match="symbolic link"):
+    with pytest.raises(LocationError, match="symbolic link"):
         folder.open("model.onnx_data")
 
 

@@ -98,7 +98,7 @@ def test_both_branches_and_the_main_graph() -> None:
     # The missing bias is one vector, and it is in the main graph.
     assert [t.name for t in result.model.graph.initializer][2:] == ["graphfuse_zeros_8"]
     # The sum x is read in a branch alone, so the first node yields it.
-    assert result.fused[0].site.total_is_read
+    assert result.fused[0].site.sum_is_read
 
 
 def test_a_body_in_a_body() -> None:
@@ -141,7 +141,7 @@ def test_a_scan_body() -> None:
     )
     result = check(proto)
     assert len(result.fused) == 1
-    assert result.fused[0].site.total_is_read
+    assert result.fused[0].site.sum_is_read
 
 
 def test_a_shadowed_name_is_another_value() -> None:
@@ -158,7 +158,7 @@ def test_a_shadowed_name_is_another_value() -> None:
     branch = proto.graph.node[2].attribute[0].g
     branch.node[0].output[0] = branch.node[1].input[0] = "x"
     result = graphfuse.fuse(proto)
-    assert not result.fused[0].site.total_is_read
+    assert not result.fused[0].site.sum_is_read
     # onnxruntime refuses such a graph; onnx.reference runs it.
     values = {**feeds(proto, B=2, S=3), "c": np.array(True)}
     old, new = (ReferenceEvaluator(p).run(None, values)[0] for p in (proto, result.model))

@@ -41,7 +41,7 @@ def test_the_same_fusions_as_of_the_file(each: object) -> None:
         list(n.output) for n in result.model.graph.node
     ]
     after = objects(graph)
-    fused = {(f.output, f.site.total if f.site.total_is_read else "") for f in result.fused}
+    fused = {(f.output, f.site.sum if f.site.sum_is_read else "") for f in result.fused}
     assert {key for key, node in after.items() if nodes.get(key) is not node} == fused
     for tensor_name, tensor in graph.tensors().items():
         assert tensor_name not in tensors or tensors[tensor_name] is tensor

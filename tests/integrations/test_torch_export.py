@@ -105,7 +105,7 @@ def test_what_narrows_inside_still_has_a_float64_twin() -> None:
             return (wide / torch.sqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)).to(x.dtype)
 
     x = example(4, 64)
-    found = modules.Call(torch, Narrowing(), (x,), {}).exact()
+    found = modules.ModuleCall(torch, Narrowing(), (x,), {}).exact()
     wide = x.double()
     exact = wide / torch.sqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)
     np.testing.assert_allclose(found[0], exact.numpy(), rtol=1e-14)
@@ -143,14 +143,14 @@ def test_an_export_that_is_not_the_module_is_not_written(
 ) -> None:
     """PyTorch writes another scale than the module has: only eager PyTorch can tell."""
     module = Block().eval()
-    steady = modules.Call.steady
+    steady = modules.ModuleCall.steady
 
     def other(call: Any) -> Any:
         with torch.no_grad():
             module.norm.gamma.mul_(1.001)
         return steady(call)
 
-    monkeypatch.setattr(modules.Call, "steady", other)
+    monkeypatch.setattr(modules.ModuleCall, "steady", other)
     with pytest.raises(ValidationError, match="not what the module computes: G2 of"):
         graphfuse.export(module, (example(2, 16),), tmp_path / "m.onnx")
     assert files_of(tmp_path) == []
@@ -170,14 +170,14 @@ def test_a_meaning_that_is_off_in_float64_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = Normed().double().eval()
-    steady = modules.Call.steady
+    steady = modules.ModuleCall.steady
 
     def other(call: Any) -> Any:
         with torch.no_grad():
             module.block.norm.gamma.mul_(1 + 1e-9)
         return steady(call)
 
-    monkeypatch.setattr(modules.Call, "steady", other)
+    monkeypatch.setattr(modules.ModuleCall, "steady", other)
     with pytest.raises(ValidationError, match="bound 1e-11"):
         graphfuse.export(module, (example(2, 16).double(),), tmp_path / "m.onnx")
     assert files_of(tmp_path) == []

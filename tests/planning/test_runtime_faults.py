@@ -92,7 +92,7 @@ def test_what_is_no_version_is_refused(text: str) -> None:
         faults.known(sessions.CUDA, CONTRIB_OPERATOR[RMS_NORM], HALF, text)
 
 
-def effects(operator: str, elem_type: int, version: faults.Version | None) -> set[str]:
+def effects(operator: str, elem_type: int, version: faults.AnyVersion | None) -> set[str]:
     found = faults.known(sessions.CUDA, operator, elem_type, version)
     return {fault.effect for fault in found if not fault.when} - {faults.NOTE}
 

@@ -89,7 +89,7 @@ SPELLINGS = {
 @pytest.mark.parametrize("norm", SPELLINGS)
 def test_spellings_are_lines_of_algebra(norm: str) -> None:
     site = graphfuse.scan(residual(norm)).sites[0]
-    assert site.spelling == SPELLINGS[norm]
+    assert site.notation == SPELLINGS[norm]
 
 
 def test_an_explanation_differs_where_the_norm_does() -> None:

@@ -153,7 +153,7 @@ def test_explain_says_why_the_clamp_is_nothing() -> None:
     found = explain(proto, "s1").item
     assert isinstance(found, graphfuse.Site)
     assert "never negative in exact arithmetic" in found.clamps[0]
-    assert "max(0, " in found.spelling
+    assert "max(0, " in found.notation
 
 
 def test_explain_of_a_clamped_norm_takes_epsilon_for_no_bias() -> None:

@@ -123,7 +123,7 @@ def test_legal_spellings_are_sites(case: str) -> None:
     assert [site.kind for site in found.sites] == [kind], found.near_misses
     assert not found.near_misses
     site = found.sites[0]
-    assert (site.total, site.output) == ("x", "y")
+    assert (site.sum, site.output) == ("x", "y")
     assert site.epsilon == pytest.approx(1e-5 * (7 / 8 if "n - 1" in case else 1), rel=1e-6)
 
 
@@ -291,7 +291,7 @@ def test_two_norms_on_one_sum_fuse_the_first() -> None:
     )
     found = graphfuse.scan(proto)
     assert [site.output for site in found.sites] == ["y"]
-    assert found.sites[0].total_is_read
+    assert found.sites[0].sum_is_read
     assert [miss.reason for miss in found.near_misses] == [Reason.SUM_TAKEN]
 
 
@@ -307,7 +307,7 @@ def test_pre_norm_chain_has_one_site_per_sum() -> None:
         "\n".join(lines), inputs="float[B,S,8] a", constants={"w": np.eye(8, dtype=np.float32)}
     )
     found = graphfuse.scan(proto)
-    assert [site.total for site in found.sites] == [f"x{i}" for i in range(5)]
+    assert [site.sum for site in found.sites] == [f"x{i}" for i in range(5)]
     assert [site.id for site in found.sites] == ["s1", "s2", "s3", "s4", "s5"]
 
 

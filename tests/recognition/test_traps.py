@@ -122,7 +122,7 @@ def test_an_add_inside_a_norm_is_not_another_residual() -> None:
         """m = ReduceMean<axes=[-1]>(x) n = Neg(m) d = Add(x, n) q = Mul(d, d)
            v = ReduceMean<axes=[-1]>(q) u = Add(v, eps) r = Sqrt(u) y = Div(d, r)"""
     )
-    assert [fusion.site.total for fusion in check(deviation).fused] == ["x"]
+    assert [fusion.site.sum for fusion in check(deviation).fused] == ["x"]
 
 
 def test_a_deviation_is_no_residual() -> None:
@@ -316,7 +316,7 @@ def test_skip_operators_pass_types_on() -> None:
     proto.graph.node[1].domain = "com.microsoft"
     found = graphfuse.scan(proto)
     assert found.already_fused == 1
-    assert [site.total for site in found.sites] == ["t", "s"]
+    assert [site.sum for site in found.sites] == ["t", "s"]
     assert [site.fused_by for site in found.sites] == ["com.microsoft::SkipLayerNormalization", ""]
 
 

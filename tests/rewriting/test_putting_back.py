@@ -16,7 +16,7 @@ import graphfuse
 from graphfuse import fusing
 from graphfuse.records import Check, FuseResult, Fusion, Plan, ValidationReport
 from graphfuse.records.reasons import Reason
-from graphfuse.rewriting.putting_back import PuttingBack, Trial, most_validations
+from graphfuse.rewriting.putting_back import Attempt, PuttingBack, most_validations
 from graphfuse.running.sessions import run, session
 from graphfuse.validation import exposed, whole_model
 from tests.support.graphs import model
@@ -216,7 +216,7 @@ class Sites:
     def failed(self, report: ValidationReport) -> graphfuse.ValidationError:
         return graphfuse.ValidationError("no site to blame")
 
-    def judge(self, put_back: Mapping[str, str]) -> Trial:
+    def judge(self, put_back: Mapping[str, str]) -> Attempt:
         self.validations += 1
         result = self.result(put_back)
         there = [f.site.id for f in result.fused if f.site.id in self.wrong]
@@ -225,7 +225,7 @@ class Sites:
         report = ValidationReport(checks, ("cpu",), 0)
         if not there:
             result = replace(result, validation=report)
-        return Trial(result, report if result.fused else None, dict.fromkeys(first, "G2 is 2"))
+        return Attempt(result, report if result.fused else None, dict.fromkeys(first, "G2 is 2"))
 
 
 def searched(sites: Sites) -> tuple[list[str], FuseResult]:

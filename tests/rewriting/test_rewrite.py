@@ -206,7 +206,7 @@ def test_sum_captured_by_a_subgraph_is_read() -> None:
         outputs="float[B,S,8] y, float[B,S,8] z",
     )
     result = graphfuse.fuse(proto)
-    assert result.scan.sites[0].total_is_read
+    assert result.scan.sites[0].sum_is_read
     same_results(proto, result.model)
 
 

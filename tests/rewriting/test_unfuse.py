@@ -90,7 +90,7 @@ def test_a_node_of_onnxruntime_s_becomes_what_the_target_wants(case: str, opset:
     proto = skip(call, outputs, opset)
     found = graphfuse.scan(proto)
     assert [site.fused_by.split("::")[0] for site in found.sites] == ["com.microsoft"]
-    assert found.sites[0].spelling == found.sites[0].fused_by
+    assert found.sites[0].notation == found.sites[0].fused_by
     assert found.already_fused == 1
     for ep in ("cpu", "portable", "tensorrt", "openvino"):
         result = graphfuse.fuse(proto, ep, costs="none")

@@ -14,7 +14,7 @@ import pytest
 
 import graphfuse
 from graphfuse.errors import in_one_line
-from graphfuse.running.sessions import LEVELS
+from graphfuse.running.sessions import OPTIMIZATION_LEVELS
 from tests.support.graphs import DECOMPOSED_LAYER_NORM, DECOMPOSED_RMS_NORM, feeds, model
 
 WIDE = {
@@ -39,7 +39,7 @@ def grown(case: str) -> onnx.ModelProto:
 def levels_that_run(proto: onnx.ModelProto, kernels: bool = False) -> list[str]:
     """The levels of optimization at which onnxruntime runs a model."""
     found: list[str] = []
-    for level in LEVELS:
+    for level in OPTIMIZATION_LEVELS:
         options = graphfuse.session_options(kernels=kernels)
         options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
         options.log_severity_level = 4
@@ -64,24 +64,24 @@ def test_r03_a_model_that_the_optimiser_breaks_is_fused(
     proto = grown(case)
     onnx.checker.check_model(proto, full_check=True)
     runs = levels_that_run(proto)
-    if runs == list(LEVELS):
+    if runs == list(OPTIMIZATION_LEVELS):
         pytest.skip(f"onnxruntime {ort.__version__} does not break it")
-    assert LEVELS[0] in runs
+    assert OPTIMIZATION_LEVELS[0] in runs
     onnx.save(proto, tmp_path / "before.onnx")
     result = graphfuse.optimize(tmp_path / "before.onnx", tmp_path / "after.onnx", validation=level)
     assert len(result.fused) == 1
     assert not result.put_back
     assert result.validation is not None
     assert result.validation.passed
-    broken = [each for each in LEVELS if each not in runs]
+    broken = [each for each in OPTIMIZATION_LEVELS if each not in runs]
     (said,) = (note for note in result.validation.notes if "by its own optimiser" in note)
     assert ort.__version__ in said
     assert f"at {' and '.join(broken)} by" in said
     assert f"runs it at {' and '.join(runs)}," in said
     written = onnx.load(tmp_path / "after.onnx")
-    assert levels_that_run(written, kernels=True) == list(LEVELS)
+    assert levels_that_run(written, kernels=True) == list(OPTIMIZATION_LEVELS)
     if case != "RMSNorm":
-        assert levels_that_run(written) == list(LEVELS)
+        assert levels_that_run(written) == list(OPTIMIZATION_LEVELS)
 
 
 def test_a_model_that_runs_at_no_level_is_at_fault(tmp_path: Path) -> None:

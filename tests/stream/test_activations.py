@@ -211,8 +211,8 @@ def test_a_real_model_in_order(tmp_path: Path) -> None:
     scan, found = graphfuse.scan(path), graphfuse.activations(path, inputs=ids)
     assert [each.of.site for each in found] == [site.id for site in scan.sites]
     proto = onnx.load(path)
-    proto.graph.output.append(onnx.helper.make_empty_tensor_value_info(scan.sites[3].total))
-    total = ort.InferenceSession(proto.SerializeToString()).run([scan.sites[3].total], ids)[0]
+    proto.graph.output.append(onnx.helper.make_empty_tensor_value_info(scan.sites[3].sum))
+    total = ort.InferenceSession(proto.SerializeToString()).run([scan.sites[3].sum], ids)[0]
     assert found[3].largest == pytest.approx(np.abs(total).max(), rel=1e-5)
 
 

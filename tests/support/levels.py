@@ -9,7 +9,7 @@ import onnx
 import onnxruntime as ort
 
 import graphfuse
-from graphfuse.running.sessions import LEVELS
+from graphfuse.running.sessions import OPTIMIZATION_LEVELS
 from tests.support.graphs import feeds
 
 
@@ -27,8 +27,8 @@ def outputs(
 
 def assert_right_everywhere(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
     """What is written gives what the original gives unoptimized, at every level, in both ways."""
-    wanted = outputs(before, LEVELS[0], kernels=False)
-    for level in LEVELS:
+    wanted = outputs(before, OPTIMIZATION_LEVELS[0], kernels=False)
+    for level in OPTIMIZATION_LEVELS:
         for kernels in (True, False):
             for old, new in zip(wanted, outputs(after, level, kernels), strict=True):
                 wide = old.dtype == np.float32

@@ -15,7 +15,7 @@ from onnx import helper
 
 import graphfuse
 from graphfuse.records.reasons import Reason
-from graphfuse.running.sessions import LEVELS
+from graphfuse.running.sessions import OPTIMIZATION_LEVELS
 from tests.support.graphs import HIDDEN, VERSION, model, residual
 from tests.support.levels import assert_right_everywhere, optimized, outputs
 
@@ -71,7 +71,9 @@ def over_two_axes(readers: str = "") -> onnx.ModelProto:
 def test_what_the_optimiser_misreads_is_judged_below_it(level: str, tmp_path: Path) -> None:
     """SkipLayerNormFusion looks at no axis: what a plain session gives for the original is wrong."""
     proto = over_two_axes()
-    wanted, *others = (outputs(proto, each, False, ort.SessionOptions())[0] for each in LEVELS)
+    wanted, *others = (
+        outputs(proto, each, False, ort.SessionOptions())[0] for each in OPTIMIZATION_LEVELS
+    )
     apart = [np.abs(wanted - other).max() > 0.1 for other in others]
     if not any(apart):
         pytest.skip(f"onnxruntime {ort.__version__} reads the axis")
@@ -83,7 +85,7 @@ def test_what_the_optimiser_misreads_is_judged_below_it(level: str, tmp_path: Pa
     assert "the model is not at fault" in said
     written = onnx.load(tmp_path / "after.onnx")
     assert_right_everywhere(proto, written)
-    for each in LEVELS:
+    for each in OPTIMIZATION_LEVELS:
         found = outputs(written, each, False, ort.SessionOptions())[0]
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=2e-6)
 
@@ -128,7 +130,10 @@ def test_a_norm_that_the_optimiser_invents_is_no_fault_of_the_model(tmp_path: Pa
         inputs="float[8,8] a, float[8,8] b",
         outputs="float[8,8] y",
     )
-    right, misread = (outputs(proto, level, kernels=False)[0] for level in (LEVELS[0], LEVELS[-1]))
+    right, misread = (
+        outputs(proto, level, kernels=False)[0]
+        for level in (OPTIMIZATION_LEVELS[0], OPTIMIZATION_LEVELS[-1])
+    )
     if np.abs(right - misread).max() < 0.1:
         pytest.skip(f"onnxruntime {ort.__version__} looks at keepdims")
     result = optimized(proto, tmp_path)

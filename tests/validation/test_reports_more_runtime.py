@@ -22,7 +22,7 @@ import graphfuse
 from graphfuse.records import NotShown
 from graphfuse.records.reasons import Reason
 from graphfuse.running import empty_inputs
-from graphfuse.running.sessions import LEVELS, plain_options
+from graphfuse.running.sessions import OPTIMIZATION_LEVELS, plain_options
 from graphfuse.validation.whole_model import WholeModel
 from tests.support.graphs import DECOMPOSED_LAYER_NORM, DECOMPOSED_RMS_NORM, feeds, model, residual
 
@@ -89,9 +89,9 @@ def outputs(
 
 def right_levels(proto: onnx.ModelProto, kernels: bool = False) -> list[str]:
     """The levels at which a model gives what it gives unoptimized."""
-    wanted = outputs(proto, LEVELS[0], kernels)
+    wanted = outputs(proto, OPTIMIZATION_LEVELS[0], kernels)
     assert wanted is not None
-    found = [(level, outputs(proto, level, kernels)) for level in LEVELS]
+    found = [(level, outputs(proto, level, kernels)) for level in OPTIMIZATION_LEVELS]
     return [
         level
         for level, given in found
@@ -107,7 +107,7 @@ def test_what_the_optimiser_changes_is_judged_where_it_does_not(
     proto = made(case)
     onnx.checker.check_model(proto, full_check=True)
     right = right_levels(proto)
-    if right == list(LEVELS):
+    if right == list(OPTIMIZATION_LEVELS):
         pytest.skip(f"onnxruntime {ort.__version__} runs what it says")
     onnx.save(proto, tmp_path / "before.onnx")
     result = graphfuse.optimize(tmp_path / "before.onnx", tmp_path / "after.onnx", validation=level)
@@ -118,7 +118,10 @@ def test_what_the_optimiser_changes_is_judged_where_it_does_not(
     (said,) = (note for note in result.validation.notes if "by its own optimiser" in note)
     assert f"at {' and '.join(right)}, so it is judged there" in said
     written = onnx.load(tmp_path / "after.onnx")
-    wanted, given = outputs(proto, LEVELS[0]), outputs(written, LEVELS[0], kernels=True)
+    wanted, given = (
+        outputs(proto, OPTIMIZATION_LEVELS[0]),
+        outputs(written, OPTIMIZATION_LEVELS[0], kernels=True),
+    )
     assert wanted is not None
     assert given is not None
     np.testing.assert_allclose(given[0], wanted[0], rtol=1e-5, atol=1e-5)
@@ -163,7 +166,7 @@ def test_one_axis_in_all_fuses(norm: str, vector: int, opset: int, tmp_path: Pat
     )
     assert len(result.fused) == 1
     written = onnx.load(tmp_path / "after.onnx")
-    assert right_levels(written) == right_levels(written, kernels=True) == list(LEVELS)
+    assert right_levels(written) == right_levels(written, kernels=True) == list(OPTIMIZATION_LEVELS)
 
 
 @pytest.mark.parametrize("shape", [(1,), (1, 1), ()])
@@ -178,7 +181,7 @@ def test_a_scale_of_one_number_fuses(shape: tuple[int, ...], tmp_path: Path) -> 
     )
     assert len(result.fused) == 1
     written = onnx.load(tmp_path / "after.onnx")
-    assert right_levels(written) == right_levels(written, kernels=True) == list(LEVELS)
+    assert right_levels(written) == right_levels(written, kernels=True) == list(OPTIMIZATION_LEVELS)
 
 
 def test_the_advice_for_an_original_that_runs_otherwise_works(
@@ -227,7 +230,11 @@ def test_an_empty_bias_does_not_end_the_process(rest: str, level: str, tmp_path:
     left = [node for node in written.graph.node if node.op_type == "LayerNormalization"]
     assert [list(node.input) for node in left] == [["k", "scale", ""]] * len(left)
     if not left:
-        assert right_levels(written) == right_levels(written, kernels=True) == list(LEVELS)
+        assert (
+            right_levels(written)
+            == right_levels(written, kernels=True)
+            == list(OPTIMIZATION_LEVELS)
+        )
 
 
 def test_such_a_model_can_be_timed(tmp_path: Path) -> None:

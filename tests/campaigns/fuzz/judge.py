@@ -91,7 +91,7 @@ def _legal(
         return Verdict(MISSED, f"{fused} of {len(case.blocks)} fused", reasons)
     if case.scope:
         return Verdict(FUSED)
-    sites = {fusion.site.total: fusion.site for fusion in result.fused}
+    sites = {fusion.site.sum: fusion.site for fusion in result.fused}
     part = False
     for block in case.blocks:
         site = sites.get(block.total)
@@ -114,7 +114,7 @@ def _near(
     move, block = ILLEGAL[case.move], case.blocks[0]
     for fusion in result.fused:
         site = fusion.site
-        if site.total == block.total and (site.output == block.output or not move.numeric):
+        if site.sum == block.total and (site.output == block.output or not move.numeric):
             return Verdict(WRONG, f"{case.move}: fused {site.output} all the same", reasons)
     if not reasons and not fused and not move.silent:
         return Verdict(SILENT, f"{case.move}: no reason is given")
