@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
@@ -26,6 +26,7 @@ from graphfuse.records import (
     Site,
     ValidationReport,
 )
+from graphfuse.records.progress import Progress
 from graphfuse.rewriting.putting_back import Attempt, PuttingBack
 from graphfuse.rewriting.rewrite import rewrite
 from graphfuse.running import empty_inputs
@@ -34,8 +35,6 @@ from graphfuse.scanning import Looked, look
 from graphfuse.system import libraries
 from graphfuse.types.shapes import type_of
 
-Stage = Callable[[str], object]
-
 LEVELS = ("fast", "full", "sites", "none")
 """Levels of validation (validation/judge.py), and none."""
 
@@ -43,10 +42,6 @@ LEVELS = ("fast", "full", "sites", "none")
 AUTOTUNE = "autotune"
 COSTS = ("table", AUTOTUNE, "none")
 """How it is known that a fused node wins."""
-
-
-def silent(_: str) -> None:
-    """The progress of a library call: none."""
 
 
 @dataclass
@@ -60,7 +55,7 @@ class Fusing:
     fold_bias: bool | None
     by: str
     shapes: Mapping[str, tuple[int, ...]]
-    stage: Stage
+    progress: Progress
     runtime: Runtime
     strict_mode: bool = False
     symbols: Mapping[str, int] = field(default_factory=dict[str, int])
@@ -81,7 +76,7 @@ class Fusing:
             self.ep,
             provider,
             self.shapes,
-            self.stage,
+            self.progress,
             self.symbols,
         )
 
@@ -89,7 +84,7 @@ class Fusing:
     def looked(self) -> Looked:
         """The sites, looked for once; fused nodes are sites as well."""
         targets.target(self.ep)
-        self.stage("scanning")
+        self.progress.stage("scanning")
         return look(self.source)
 
     @property
@@ -131,7 +126,7 @@ class Fusing:
         source = looked.model
         if stay:
             source, planned = self._without(stay, planned)
-        self.stage("rewriting")
+        self.progress.stage("rewriting")
         model = rewrite(source.proto, planned)
         shown = {site.id: site for site in self.scan.sites}
         return FuseResult(
@@ -184,7 +179,9 @@ class Fusing:
             return Attempt(result, None, {})
         fused = self.source.edited(result.proto)
         eps = self.ep.split(",")
-        report = validate_models(self.source, fused, eps, feeding, level, (), self.stage, certify)
+        report = validate_models(
+            self.source, fused, eps, feeding, level, (), self.progress, certify
+        )
         if report.passed:
             return Attempt(replace(result, validation=report), report, {})
         unknown = {item.subject: item.why for item in report.not_shown}
@@ -217,7 +214,7 @@ def validate_models(
     feeding: Feeding,
     level: str,
     sites: Sequence[str],
-    stage: Stage,
+    progress: Progress,
     certify: bool = False,
 ) -> ValidationReport:
     """`validate`, of two models that were loaded; at level none there are certificates alone."""
@@ -231,20 +228,24 @@ def validate_models(
     if level == "none":
         check_signature(original.proto.graph, fused.proto.graph)
         alone = ValidationReport((), (), feeding.seed, level)
-        return _certified(alone, original, fused, sites, stage)
+        return _certified(alone, original, fused, sites, progress)
     providers = {ep: targets.target(ep).provider for ep in targets.resolve(eps)}
     check_signature(original.proto.graph, fused.proto.graph)
-    report = judge(original, fused, providers, feeding, level, sites, stage)
+    report = judge(original, fused, providers, feeding, level, sites, progress)
     said = advice.of_bodies(fused.proto, runtimes.runtime())
     names = (*strange_names(original.proto), *strange_names(fused.proto))
     said += advice.of_strange(dict.fromkeys(names))
     put_right = (*original.notes, *fused.notes, *empty_inputs.notes(original.proto, fused.proto))
     report = replace(report, notes=tuple(dict.fromkeys((*put_right, *report.notes, *said))))
-    return _certified(report, original, fused, sites, stage) if certify else report
+    return _certified(report, original, fused, sites, progress) if certify else report
 
 
 def _certified(
-    report: ValidationReport, original: Model, fused: Model, sites: Sequence[str], stage: Stage
+    report: ValidationReport,
+    original: Model,
+    fused: Model,
+    sites: Sequence[str],
+    progress: Progress,
 ) -> ValidationReport:
     """The report with a certificate for each distinct site; those that fail are to blame as well.
 
@@ -252,7 +253,7 @@ def _certified(
     """
     from graphfuse.certificate.certify import certify
 
-    found = certify(original, fused, report.seed, sites, stage)
+    found = certify(original, fused, report.seed, sites, progress)
     certified = {name for each in found for name in each.sites}
     missing = sorted(set(sites) - certified)
     if missing and report.level == "none":

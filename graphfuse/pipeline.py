@@ -18,10 +18,8 @@ from graphfuse.files.weights import Output, check_output, drafted
 from graphfuse.fusing import (
     LEVELS,
     Fusing,
-    Stage,
     check_costs,
     check_signature,
-    silent,
     validate_models,
 )
 from graphfuse.planning import advice, runtimes, targets
@@ -33,6 +31,7 @@ from graphfuse.records import (
     UnfuseResult,
     ValidationReport,
 )
+from graphfuse.records.progress import SILENT, Progress
 from graphfuse.records.residual_stream import Reading
 from graphfuse.running.feeding import feeding_of
 from graphfuse.running.random_feeds import Ranges
@@ -84,7 +83,7 @@ def activations(
     val_range: Ranges | None = None,
     run_limit: float | None = None,
     limits: Limits | None = None,
-    stage: Stage = silent,
+    progress: Progress = SILENT,
 ) -> tuple[Reading, ...]:
     """Run a model on the CPU and measure its residual stream: a reading for each sum, in order.
 
@@ -100,10 +99,10 @@ def activations(
     loaded = as_model(model, limits=limits)
     feeding = feeding_of(seed, iterations, inputs, input_shapes, val_range, run_limit, symbols)
     with unchanged(loaded):
-        stage("scanning")
+        progress.stage("scanning")
         looked = look(loaded)
         sums = stream(views(looked.model)[0], looked.scan)
-        stage("running the model")
+        progress.stage("running the model")
         return tuple(read(looked.model, sums, feeding))
 
 
@@ -129,7 +128,7 @@ def fuse(
     costs: str = "table",
     runtime: str | None = None,
     strict_mode: bool = False,
-    stage: Stage = silent,
+    progress: Progress = SILENT,
 ) -> FuseResult:
     """Rewrite every site of a model for an execution provider; nothing is written or validated.
 
@@ -155,7 +154,7 @@ def fuse(
             costs=costs,
             runtime=runtime,
             strict_mode=strict_mode,
-            stage=stage,
+            progress=progress,
         )
         return replace(result, read=files_read(source))
 
@@ -170,13 +169,15 @@ def fuse_model(
     costs: str = "table",
     runtime: str | None = None,
     strict_mode: bool = False,
-    stage: Stage = silent,
+    progress: Progress = SILENT,
 ) -> FuseResult:
     """`fuse`, of a model that was loaded; weights that were left in its file stay there."""
     ep = ",".join(targets.resolve(ep))
     check_costs(costs)
     known = runtimes.runtime(runtime)
-    fusing = Fusing(source, ep, include, exclude, fold_bias, costs, {}, stage, known, strict_mode)
+    fusing = Fusing(
+        source, ep, include, exclude, fold_bias, costs, {}, progress, known, strict_mode
+    )
     return fusing.result({})
 
 
@@ -196,7 +197,7 @@ def validate(
     val_range: Ranges | None = None,
     run_limit: float | None = None,
     limits: Limits | None = None,
-    stage: Stage = silent,
+    progress: Progress = SILENT,
 ) -> ValidationReport:
     """Compare two models with each other and with float64 on each execution provider.
 
@@ -219,7 +220,7 @@ def validate(
     second = as_model(fused, first.folder, limits)
     feeding = feeding_of(seed, iterations, inputs, input_shapes, val_range, run_limit, symbols)
     with unchanged(first, second):
-        return validate_models(first, second, eps, feeding, level, sites, stage, certify)
+        return validate_models(first, second, eps, feeding, level, sites, progress, certify)
 
 
 def bench(
@@ -236,7 +237,7 @@ def bench(
     val_range: Ranges | None = None,
     run_limit: float | None = None,
     limits: Limits | None = None,
-    stage: Stage = silent,
+    progress: Progress = SILENT,
 ) -> BenchReport:
     """Time two models in paired runs on each execution provider; without `fused`, each site alone.
 
@@ -255,12 +256,14 @@ def bench(
     if fused is None:
         with unchanged(first):
             looked, shapes = look(first), input_shapes or {}
-            return time_sites(looked.model, looked.scan, providers, options, shapes, stage, symbols)
+            return time_sites(
+                looked.model, looked.scan, providers, options, shapes, progress, symbols
+            )
     second = as_model(fused, first.folder, limits)
     check_signature(first.proto.graph, second.proto.graph)
     feeding = feeding_of(seed, iterations, inputs, input_shapes, val_range, run_limit, symbols)
     with unchanged(first, second):
-        return compare(first, second, providers, feeding, options, stage)
+        return compare(first, second, providers, feeding, options, progress)
 
 
 def optimize(
@@ -291,7 +294,7 @@ def optimize(
     only_if_changed: bool = False,
     dry_run: bool = False,
     limits: Limits | None = None,
-    stage: Stage = silent,
+    progress: Progress = SILENT,
 ) -> FuseResult:
     """The whole step: load, scan, rewrite, validate, and write `output` in one atomic rename.
 
@@ -312,7 +315,7 @@ def optimize(
         libraries.mpmath()
     ep = ",".join(targets.resolve(ep))
     target = Output(Path(output), weights, force, in_place)
-    source = opened(model, target, dry_run, limits, stage)
+    source = opened(model, target, dry_run, limits, progress)
     check_costs(costs)
     shapes = input_shapes or {}
     known = runtimes.runtime(runtime)
@@ -324,7 +327,7 @@ def optimize(
         fold_bias,
         costs,
         shapes,
-        stage,
+        progress,
         known,
         strict_mode,
         symbols or {},
@@ -341,36 +344,34 @@ def optimize(
         result = replace(result, read=files_read(source))
     if dry_run or (only_if_changed and not result.changed):
         return result
-    return write(result, source, target, stage)
+    return write(result, source, target, progress)
 
 
 def opened(
-    model: ModelLike, target: Output, dry_run: bool, limits: Limits | None, stage: Stage
+    model: ModelLike, target: Output, dry_run: bool, limits: Limits | None, progress: Progress
 ) -> Model:
     """The model that a file is to be made of, loaded; raises what speaks against that file."""
     if not dry_run:
         # Before anything is looked at: it may take a mark off the model's own weights.
         leftovers.remove(target.path.parent)
-    stage("loading")
+    progress.stage("loading")
     source = as_model(model, limits=limits)
     if not dry_run:
         check_output(target, source)
     return source
 
 
-def write(result: Result, source: Model, target: Output, stage: Stage) -> Result:
+def write(result: Result, source: Model, target: Output, progress: Progress) -> Result:
     """Write a result atomically; byte for byte what was read when nothing changed.
 
     Raises ChangedError, and writes nothing, when a file of the original is not as it was.
     """
-    stage("writing")
+    progress.stage("writing")
     check_output(target, source)
-    portion = getattr(stage, "portion", None)
     proto = result.proto if result.changed else None
-    told = [portion] if portion else []
     with (
         unchanged(source, at_end=False),
-        drafted(proto, source, target, *told) as (draft, notes),
+        drafted(proto, source, target, progress) as (draft, notes),
     ):
         written = draft.commit(source.check_same)
     return replace(result, written=written, notes=(*result.notes, *notes))

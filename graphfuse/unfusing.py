@@ -13,10 +13,11 @@ from graphfuse.errors import GateError, UsageError, ValidationError
 from graphfuse.files.limits import Limits
 from graphfuse.files.model_file import Model, materialized, unchanged
 from graphfuse.files.weights import Output
-from graphfuse.fusing import LEVELS, Stage, failure, silent, validate_models
+from graphfuse.fusing import LEVELS, failure, validate_models
 from graphfuse.graph.tensors import count_nodes
 from graphfuse.pipeline import ModelLike, as_model, files_read, opened, write
 from graphfuse.records import UnfuseResult
+from graphfuse.records.progress import SILENT, Progress
 from graphfuse.rewriting.apart import take_apart
 from graphfuse.running.feeding import feeding_of
 from graphfuse.running.random_feeds import Ranges
@@ -76,7 +77,7 @@ def unfuse_file(
     dry_run: bool = False,
     strict: bool = False,
     limits: Limits | None = None,
-    stage: Stage = silent,
+    progress: Progress = SILENT,
 ) -> UnfuseResult:
     """Load, write out, validate against the fused model, and write `output` in one rename.
 
@@ -87,9 +88,9 @@ def unfuse_file(
     if validation not in LEVELS:
         raise UsageError(f"unknown level {validation!r}", f"choose one of {', '.join(LEVELS)}")
     target = Output(Path(output), weights, force, in_place)
-    source = opened(model, target, dry_run, limits, stage)
+    source = opened(model, target, dry_run, limits, progress)
     with unchanged(source):
-        stage("taking fused nodes apart")
+        progress.stage("taking fused nodes apart")
         result = _result(source)
         if strict and result.left:
             first = result.left[0]
@@ -103,7 +104,7 @@ def unfuse_file(
                 seed, iterations, inputs, input_shapes, val_range, run_limit, symbols
             )
             plain = source.edited(result.proto)
-            report = validate_models(source, plain, ("cpu",), feeding, validation, (), stage)
+            report = validate_models(source, plain, ("cpu",), feeding, validation, (), progress)
             if not report.passed:
                 raise ValidationError(
                     failure(report), "nothing was written; please report it with the model's graph"
@@ -111,4 +112,4 @@ def unfuse_file(
             result = replace(result, validation=report)
     if dry_run or (only_if_changed and not result.changed):
         return result
-    return write(result, source, target, stage)
+    return write(result, source, target, progress)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from graphfuse.bench.measurements import SiteTiming
 from graphfuse.bench.site_timing import FOLDED, ORIGINAL, SITE_SIZES, Tuner, symbols_of
 from graphfuse.bench.timing import pinned
 from graphfuse.files.model_file import Model
 from graphfuse.records import Cost, Scan
-
-Stage = Callable[[str], object]
+from graphfuse.records.progress import Progress
 
 
 def autotune(
@@ -20,7 +19,7 @@ def autotune(
     ep: str,
     provider: str,
     shapes: Mapping[str, tuple[int, ...]],
-    stage: Stage,
+    progress: Progress,
     named: Mapping[str, int] | None = None,
 ) -> dict[str, Cost]:
     """The cost of each site by id, each distinct one timed in its original and every fused form.
@@ -32,7 +31,7 @@ def autotune(
     with pinned(os.cpu_count() or 1) as threads:
         symbols = symbols_of(model.proto, shapes, named or {})
         tuner = Tuner(model, ep, provider, threads, SITE_SIZES, 0.0, symbols)
-        timings = tuner.timings(scan.sites, stage)
+        timings = tuner.timings(scan.sites, progress)
     return {cost.site: cost for timing in timings for cost in _costs(timing)}
 
 

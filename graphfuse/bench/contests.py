@@ -9,7 +9,7 @@ session, which is what those have who do not register the kernels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ from graphfuse.errors import GateError, OriginalModelError, UsageError, Validati
 from graphfuse.files.model_file import Model
 from graphfuse.graph.bodies import strange, strange_names
 from graphfuse.planning import advice, runtimes
+from graphfuse.records.progress import Progress
 from graphfuse.running.feeding import Feed, Feeding
 from graphfuse.running.profiler import ProfiledNode, profile, require_fused_on
 from graphfuse.running.random_feeds import Sizes
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
-
-Stage = Callable[[str], object]
 
 PAIRS = ((FUSED, ORIGINAL), (FUSED, BEST), (PLAIN, ORIGINAL), (PLAIN, BEST), (BEST, ORIGINAL))
 """What is told of each comparison: who, beside whom."""
@@ -83,7 +82,7 @@ def compare(
     providers: Mapping[str, str],
     feeding: Feeding,
     options: BenchOptions,
-    stage: Stage,
+    progress: Progress,
 ) -> BenchReport:
     """Measure both models on each provider (named by what the user calls them).
 
@@ -96,7 +95,7 @@ def compare(
         feeds = _feeds(original, provider, feeding, options, len(contenders))
         for count in options.threads:
             with pinned(count) as threads:
-                trial = _Trial(contenders, ep, provider, threads, options, stage)
+                trial = _Trial(contenders, ep, provider, threads, options, progress)
                 found += trial.comparisons(feeds, feeding.run_limit)
     notes = advice.of_bodies(fused.proto, runtimes.runtime())
     notes += advice.of_strange(strange_names(fused.proto))
@@ -140,7 +139,7 @@ class _Trial:
     provider: str
     threads: Threads
     options: BenchOptions
-    stage: Stage
+    progress: Progress
 
     def comparisons(self, groups: Sequence[Sequence[Feed]], limit: float) -> list[Comparison]:
         """A comparison for each set of feeds, on the first that the original runs on."""
@@ -163,7 +162,7 @@ class _Trial:
 
     def _sessions(self, turn: int) -> dict[str, libraries.Session]:
         """A session for each contender, made in another order at each turn."""
-        self.stage(f"loading both models on {self.provider}")
+        self.progress.stage(f"loading both models on {self.provider}")
         turned = (*self.contenders[turn:], *self.contenders[:turn])
         made = {contender.name: self._session(contender) for contender in turned}
         return {contender.name: made[contender.name] for contender in self.contenders}
@@ -180,7 +179,7 @@ class _Trial:
         return f"on {self.provider}, {self.threads.count} threads, {feed.label}"
 
     def _timed(self, sessions: Mapping[str, libraries.Session], feed: Feed) -> dict[str, Timing]:
-        self.stage(f"timing {self._where(feed)}")
+        self.progress.stage(f"timing {self._where(feed)}")
         try:
             run(sessions[FUSED], feed.values)
         except Exception as error:
@@ -194,10 +193,10 @@ class _Trial:
         where = self._where(feed)
         figures = {name: _figures(timing) for name, timing in timings.items()}
         if self.options.look_inside:
-            self.stage(f"profiling {where}")
+            self.progress.stage(f"profiling {where}")
             figures = self._with_profiles(figures, feed)
         if self.options.memory:
-            self.stage(f"measuring memory {where}")
+            self.progress.stage(f"measuring memory {where}")
             needed = footprints(self.contenders[:2], self.provider, self.threads, feed.values)
             for name, footprint in needed.items():
                 figures[name] = replace(figures[name], footprint=footprint)

@@ -28,6 +28,7 @@ from graphfuse.planning.plan import plan
 from graphfuse.planning.targets import takes_bias, target
 from graphfuse.recognition.scan import scan as scan_model
 from graphfuse.records import Dim, Scan, Site
+from graphfuse.records.progress import Progress
 from graphfuse.rewriting.rewrite import rewrite
 from graphfuse.running.feeding import Feed
 from graphfuse.running.random_feeds import Sizes, bound, inputs_of, random_feeds, shapes_of
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
     from graphfuse.bench.contests import BenchOptions
 
     Array = NDArray[Any]
-
-Stage = Callable[[str], object]
 
 ORIGINAL, FUSED, FOLDED = "original", "fused", "folded"
 """Forms of a site: as it is; one node; one node that adds the bias vector as well."""
@@ -71,7 +70,7 @@ def time_sites(
     providers: Mapping[str, str],
     options: BenchOptions,
     shapes: Mapping[str, Sequence[int]],
-    stage: Stage,
+    progress: Progress,
     symbols: Mapping[str, int] | None = None,
 ) -> BenchReport:
     """Time each distinct site of a model alone, on each provider and number of threads.
@@ -87,7 +86,7 @@ def time_sites(
                 with pinned(count) as threads:
                     tuner = Tuner(model, ep, provider, threads, sizes, options.seconds, known)
                     tuner.clock = options.clock
-                    found += tuner.timings(scan.sites, stage)
+                    found += tuner.timings(scan.sites, progress)
                     notes += tuner.notes
     return BenchReport(environment(), (), tuple(found), tuple(dict.fromkeys(notes)))
 
@@ -114,7 +113,7 @@ class Tuner:
         keys, parts = scope_keys(found), parts_by_scope(model)
         self._parts = {scope.ref: parts[keys[scope.ref]] for scope in found}
 
-    def timings(self, sites: Iterable[Site], stage: Stage) -> list[SiteTiming]:
+    def timings(self, sites: Iterable[Site], progress: Progress) -> list[SiteTiming]:
         """One timing for each distinct site; sites that cannot be cut out are in the notes."""
         distinct: dict[object, list[tuple[Site, SiteModel, SiteModel | None]]] = {}
         for site in sites:
@@ -129,7 +128,7 @@ class Tuner:
             distinct.setdefault(alike, []).append((site, cut, biased))
         found: list[SiteTiming] = []
         for number, alike in enumerate(distinct.values()):
-            stage(f"timing site {number + 1} of {len(distinct)}")
+            progress.stage(f"timing site {number + 1} of {len(distinct)}")
             _, cut, biased = alike[0]
             timing = self._time(tuple(site.id for site, _, _ in alike), cut, biased)
             if timing is not None:

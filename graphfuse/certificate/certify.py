@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,15 +22,14 @@ from graphfuse.records import (
     UNCERTIFIED,
     Certificate,
 )
+from graphfuse.records.progress import Progress
 from graphfuse.system import libraries
 from graphfuse.validation.extract import parts_by_scope
 from graphfuse.validation.fused_nodes import fused_nodes, unlike_functions
 
-Stage = Callable[[str], object]
-
 
 def certify(
-    original: Model, fused: Model, seed: int, only: Sequence[str], stage: Stage
+    original: Model, fused: Model, seed: int, only: Sequence[str], progress: Progress
 ) -> tuple[Certificate, ...]:
     """A certificate for each distinct site, in the order of the model.
 
@@ -39,7 +38,7 @@ def certify(
     mpmath is not installed.
     """
     libraries.mpmath()
-    stage("certifying each distinct site")
+    progress.stage("certifying each distinct site")
     before, after = parts_by_scope(original), parts_by_scope(fused)
     calls = (Calls(original, before), Calls(fused, after))
     cuts: list[Cut] = []
@@ -59,7 +58,7 @@ def certify(
             made.append(_uncertified(output, kind, seed, str(error)))
     with np.errstate(all="ignore"):
         # The processor's flags say nothing of numbers that are no float64.
-        made += _judged(cuts, seed, stage)
+        made += _judged(cuts, seed, progress)
     odd = {function.name for function in unlike_functions(fused.proto, original.proto)}
     doubtful = {each.site.output for each in cuts if each.site.node.op_type in odd}
     return tuple(_doubted(each) if each.site in doubtful and each.passed else each for each in made)
@@ -71,11 +70,11 @@ def _doubted(found: Certificate) -> Certificate:
     return replace(found, verdict=UNCERTIFIED, detail=why)
 
 
-def _judged(cuts: Sequence[Cut], seed: int, stage: Stage) -> list[Certificate]:
+def _judged(cuts: Sequence[Cut], seed: int, progress: Progress) -> list[Certificate]:
     """Alike ones together, with their weights drawn; where that differs, each with its own."""
     made: list[Certificate] = []
     for group in _alike(cuts, drawn=True):
-        stage(f"certifying {group[0].site.output}")
+        progress.stage(f"certifying {group[0].site.output}")
         outcome = RowTrial(group[0], seed, drawn=True).outcome()
         if outcome.verdict != DIFFERENT:
             made.append(_certificate(group, outcome, seed))

@@ -58,7 +58,7 @@ def fuse(
     from graphfuse import pipeline
 
     target = output.target(model, dry_run)
-    with progress() as stage:
+    with progress() as shown:
         result = pipeline.optimize(
             model,
             target,
@@ -69,7 +69,7 @@ def fuse(
             min_fused=min_fused,
             dry_run=dry_run,
             limits=limits,
-            stage=stage,
+            progress=shown,
             **choice.arguments,
             **output.arguments,
             **feeds.arguments,
@@ -114,7 +114,7 @@ def unfuse(
     from graphfuse.unfusing import unfuse_file
 
     target = output.target(model, dry_run)
-    with progress() as stage:
+    with progress() as shown:
         result = unfuse_file(
             model,
             target,
@@ -122,7 +122,7 @@ def unfuse(
             strict=strict,
             dry_run=dry_run,
             limits=limits,
-            stage=stage,
+            progress=shown,
             **output.arguments,
             **feeds.arguments,
         )
@@ -162,7 +162,7 @@ def validate(
     """Compare two models with each other and with float64. Exits with 1 when a gate fails."""
     from graphfuse import pipeline
 
-    with progress() as stage:
+    with progress() as shown:
         report = pipeline.validate(
             original,
             fused,
@@ -171,7 +171,7 @@ def validate(
             sites=site or (),
             certify=certify,
             limits=limits,
-            stage=stage,
+            progress=shown,
             **feeds.arguments,
         )
     with reporting():

@@ -46,8 +46,8 @@ def scan(
     notes = advice.of_sites(found.sites, runtimes.runtime()) + right
     readings = None
     if activations:
-        with progress() as stage:
-            readings = pipeline.activations(model, limits=limits, stage=stage, **feeds.arguments)
+        with progress() as shown:
+            readings = pipeline.activations(model, limits=limits, progress=shown, **feeds.arguments)
     with reporting():
         if as_json:
             from graphfuse.report.document import scan_document

@@ -78,14 +78,14 @@ def bench(
         _check_alone(feeds, require_speedup is not None, no_kernels)
     wanted = (not no_kernels, not no_profile, not no_memory)
     options = BenchOptions(seconds, _counts(threads), _sizes(sizes), *wanted, clock)
-    with progress() as stage:
+    with progress() as shown:
         report = pipeline.bench(
             original,
             fused,
             ep.split(","),
             options=options,
             limits=limits,
-            stage=stage,
+            progress=shown,
             **feeds.arguments,
         )
     _show(original, fused, report, as_json)

@@ -13,6 +13,8 @@ from graphfuse.system import machine
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from graphfuse.report.progress_bar import StageProgress
+
 _stages: int | None = None
 
 
@@ -38,19 +40,19 @@ def console(stderr: bool = False) -> Console:
 
 
 @contextmanager
-def progress() -> Generator[Any]:
-    """The stages of a run on stderr; a context that yields what to call with each.
+def progress() -> Generator[StageProgress]:
+    """The stages of a run on stderr; a context that yields what is told of each.
 
     Raises MachineError, naming the stage, when memory, threads or files give out in it.
     """
-    from graphfuse.report.progress import StageProgress
+    from graphfuse.report.progress_bar import StageProgress
 
     made = StageProgress(console(stderr=True), _stages)
     try:
         with made:
             yield made
     except Exception as error:
-        machine.check(error, made.stage)
+        machine.check(error, made.now)
         raise
 
 

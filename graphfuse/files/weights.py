@@ -25,8 +25,9 @@ from graphfuse.files.folder import LocationError
 from graphfuse.files.model_file import PROTO_LIMIT, Model, external_locations, serialize
 from graphfuse.files.verbatim import respelt
 from graphfuse.files.wire import TOKEN, Piece, Span, expanded, header, is_inline, size_of
-from graphfuse.files.writing import Draft, Tell, say_nothing
+from graphfuse.files.writing import Draft
 from graphfuse.graph.tensors import external_entries, is_external, model_tensors
+from graphfuse.records.progress import SILENT, Progress
 
 MODES = ("auto", "keep", "copy", "reflink", "embed")
 """auto: weights stay in the model's folder, are copied elsewhere, sharing blocks if possible."""
@@ -113,7 +114,7 @@ def _in_folder_of(model: Model, output: Path) -> bool:
 
 @contextlib.contextmanager
 def drafted(
-    proto: onnx.ModelProto | None, model: Model, target: Output, tell: Tell = say_nothing
+    proto: onnx.ModelProto | None, model: Model, target: Output, progress: Progress = SILENT
 ) -> Generator[tuple[Draft, list[str]], None, None]:
     """Draft a model and its weights; the caller commits. Also gives what is to be said of it.
 
@@ -121,7 +122,7 @@ def drafted(
     """
     force = target.force or target.in_place
     try:
-        with ExitStack() as stack, Draft(target.path, force, tell) as draft:
+        with ExitStack() as stack, Draft(target.path, force, progress) as draft:
             layout = _Layout(model, target, draft, stack)
             layout.write(proto)
             yield draft, draft.notes

@@ -24,9 +24,7 @@ from graphfuse.files.copying import Writer, reflink, same_content, sync, sync_fo
 from graphfuse.files.folder import Identity, identity
 from graphfuse.files.wire import Piece, size_of
 from graphfuse.records import HashedFile
-
-Tell = Callable[[str, int, int], object]
-"""Is told what is written, how many bytes of it are done, and of how many."""
+from graphfuse.records.progress import SILENT, Progress
 
 UNABLE = (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS, errno.EINVAL)
 """What a system says that cannot rename without replacing, or has no hard links."""
@@ -37,10 +35,6 @@ AT_HERE = -100
 """AT_FDCWD of fcntl.h: relative paths start where the process is."""
 
 
-def say_nothing(_: str, __: int, ___: int) -> None:
-    """Tell nobody."""
-
-
 class Draft:
     """Files on their way to their names.
 
@@ -48,11 +42,11 @@ class Draft:
     drafts, the weight files that had got their names, and the folders that were made for them.
     """
 
-    def __init__(self, target: Path, force: bool, tell: Tell = say_nothing) -> None:
+    def __init__(self, target: Path, force: bool, progress: Progress = SILENT) -> None:
         self.target = target
         self.force = force
         self.path = leftovers.temporary(target, leftovers.new_token())
-        self._tell = tell
+        self._progress = progress
         self._model = HashedFile(str(target), 0, "")
         self.notes: list[str] = []
         self._data: dict[Path, tuple[Path, HashedFile]] = {}
@@ -164,7 +158,7 @@ class Draft:
         def tell(count: int) -> None:
             nonlocal done
             done += count
-            self._tell(self.target.name, done, total)
+            self._progress.portion(self.target.name, done, total)
 
         file = self._create(path, access)
         writer = Writer(file, tell)

@@ -30,11 +30,12 @@ from graphfuse.errors import (
 from graphfuse.files import leftovers
 from graphfuse.files.model_file import Model, load
 from graphfuse.files.weights import Output, check_output
-from graphfuse.fusing import LEVELS, Stage, silent
+from graphfuse.fusing import LEVELS
 from graphfuse.integrations.module import ModuleCall, called
 from graphfuse.pipeline import optimize, write
 from graphfuse.planning import targets
 from graphfuse.records import Check, FuseResult, ValidationReport
+from graphfuse.records.progress import SILENT, Progress
 from graphfuse.running.sessions import require_provider, run, session
 from graphfuse.system import machine
 from graphfuse.types.shapes import type_of
@@ -66,7 +67,7 @@ def export(
     strict: bool = False,
     min_fused: int = 0,
     force: bool = False,
-    stage: Stage = silent,
+    progress: Progress = SILENT,
 ) -> FuseResult:
     """Export a torch.nn.Module in eval mode, fuse it, validate it, and write `path` atomically.
 
@@ -94,7 +95,7 @@ def export(
     leftovers.remove(where.parent)
     with leftovers.scratch(where) as folder:
         exported = folder / where.name
-        stage("exporting")
+        progress.stage("exporting")
         names = {"input_names": input_names, "output_names": output_names}
         call.export(exported, dynamic_shapes=dynamic_shapes, opset_version=opset, **names)
         source = load(exported)
@@ -112,13 +113,13 @@ def export(
             inputs=feeds,
             min_fused=min_fused,
             dry_run=True,
-            stage=stage,
+            progress=progress,
         )
-        stage("comparing with eager PyTorch")
+        progress.stage("comparing with eager PyTorch")
         report = _with_eager(call, eager, source, result, feeds, ep)
         _require(report)
         result = replace(result, validation=report)
-        return write(result, source, target, stage)
+        return write(result, source, target, progress)
 
 
 def _require(report: ValidationReport) -> None:

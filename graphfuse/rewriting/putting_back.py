@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from graphfuse.errors import ValidationError
 from graphfuse.records import FuseResult, ValidationReport
+from graphfuse.records.progress import Progress
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     class Owner(Protocol):
         """Whoever rewrites: fusing.Fusing."""
 
-        stage: Callable[[str], object]
+        progress: Progress
 
         def result(self, put_back: Mapping[str, str]) -> FuseResult:
             """The model with some sites put back."""
@@ -92,7 +93,9 @@ class PuttingBack:
     def _try(self, more: Mapping[str, str], most: int) -> Attempt:
         if self.count:
             back = len(self.put_back)
-            self.owner.stage(f"putting back: {back} so far, validation {self.count + 1} of {most}")
+            self.owner.progress.stage(
+                f"putting back: {back} so far, validation {self.count + 1} of {most}"
+            )
         self.count += 1
         return self.judge({**self.put_back, **more})
 

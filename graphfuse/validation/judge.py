@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from graphfuse.errors import UsageError, in_one_line
 from graphfuse.files.model_file import Model
 from graphfuse.records import Activation, Check, NotShown, Unpaired, ValidationReport
+from graphfuse.records.progress import Progress
 from graphfuse.running.feeding import Feeding
 from graphfuse.running.sessions import require_provider
 from graphfuse.system import machine
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
-
-Stage = Callable[[str], object]
 
 LEVELS = ("fast", "full", "sites")
 """fast: one feed, optimizations on. full: several, on and off, and real activations. sites: each
@@ -71,7 +70,7 @@ def judge(
     feeding: Feeding,
     level: str,
     only: Sequence[str],
-    stage: Stage,
+    progress: Progress,
 ) -> ValidationReport:
     """Validate on each provider; `providers` are named by what the user calls them.
 
@@ -92,10 +91,10 @@ def judge(
         raise UsageError(
             f"no fused node computes {min(missing)!r}", "name an output that `--json` shows"
         )
-    done = _runs(before, after, providers, feeding, level, (sites, others), stage, found)
+    done = _runs(before, after, providers, feeding, level, (sites, others), progress, found)
     differing = Differing()
     if not only:
-        stage("looking at what else differs")
+        progress.stage("looking at what else differs")
         fused_ones = [each for each, _ in unknown]
         differing = _differing(before, after, fused_ones, level, feeding.seed, found)
         found.checks += _not_taken(original, fused)
@@ -126,7 +125,7 @@ def _runs(
     feeding: Feeding,
     level: str,
     nodes: tuple[Sequence[FusedNode], Sequence[FusedNode]],
-    stage: Stage,
+    progress: Progress,
     found: _Findings,
 ) -> tuple[str, ...]:
     """Run both models and each of the fused nodes of either, on each distinct provider."""
@@ -141,12 +140,12 @@ def _runs(
         whole = None
         activations: dict[str, tuple[Array, Array]] = {}
         if level != "sites":
-            whole = _whole(*models, provider, feeding, level, stage, nodes, found)
+            whole = _whole(*models, provider, feeding, level, progress, nodes, found)
             found.strays |= {} if whole is None else whole.strays
         if whole is not None and level == "full":
-            stage("looking at activations")
+            progress.stage("looking at activations")
             activations = _activations(whole, sites, found)
-        stage(f"validating each site on {provider}")
+        progress.stage(f"validating each site on {provider}")
         run = "" if whole is None else f"--validate full {whole.ran[0].feed.repeat}"
         mine = check_sites(original, fused, sites, provider, feeding.seed, activations, run)
         theirs = check_sites(fused, original, others, provider, feeding.seed)
@@ -154,7 +153,7 @@ def _runs(
         found.add(theirs)
         found.shown |= mine.shown | theirs.replaced
         if whole is not None:
-            _blame(whole, sites, found, stage)
+            _blame(whole, sites, found, progress)
             found.reached |= {scope for scope in fused.parts if whole.reached(scope)}
         found.checks[before:] = [
             replace(check, repeat=f"--ep {ep} {check.repeat}") for check in found.checks[before:]
@@ -168,7 +167,7 @@ def _whole(
     provider: str,
     feeding: Feeding,
     level: str,
-    stage: Stage,
+    progress: Progress,
     nodes: tuple[Sequence[FusedNode], Sequence[FusedNode]],
     found: _Findings,
 ) -> WholeModel | None:
@@ -178,7 +177,7 @@ def _whole(
     onnxruntime's GreedySearch: a loop over a decoder, which has no second way of being computed.
     """
     captured = [site.roles[role] for site in nodes[0] for role in ("A", "B")]
-    whole = WholeModel(original, fused, provider, feeding, level, stage)
+    whole = WholeModel(original, fused, provider, feeding, level, progress)
     whole.captured = captured if level == "full" else ()
     try:
         found.checks += whole.run()
@@ -277,7 +276,9 @@ def _activations(
     return operands
 
 
-def _blame(whole: WholeModel, sites: Sequence[FusedNode], found: _Findings, stage: Stage) -> None:
+def _blame(
+    whole: WholeModel, sites: Sequence[FusedNode], found: _Findings, progress: Progress
+) -> None:
     """Add what the whole model showed; look inside it when it failed and no node alone did."""
     found.wrong += whole.wrong
     found.notes += whole.notes
@@ -287,7 +288,7 @@ def _blame(whole: WholeModel, sites: Sequence[FusedNode], found: _Findings, stag
         return
     outputs = [site.output for site in sites if site.scope == ("main",)]
     computed = {name for node in whole.original.proto.graph.node for name in node.output}
-    stage("looking for the fused node that leaves its bound")
+    progress.stage("looking for the fused node that leaves its bound")
     try:
         first = first_beyond(whole, [name for name in outputs if name in computed])
     except Exception as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ import numpy as np
 
 from graphfuse.errors import OriginalModelError, in_one_line
 from graphfuse.files.model_file import Model
+from graphfuse.records.progress import Progress
 from graphfuse.running.feeding import Feed, Feeding
 from graphfuse.running.sessions import OPTIMIZATION_LEVELS, run, runs_kernels, session
 from graphfuse.system import libraries, machine
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
     Outputs = Mapping[str, Array]
-
-Stage = Callable[[str], object]
 
 FEEDS = {"fast": 1, "full": 3}
 """How many feeds are drawn at each level, unless the user says."""
@@ -47,7 +46,7 @@ class Originals:
     provider: str
     feeding: Feeding
     level: str
-    stage: Stage
+    progress: Progress
     notes: list[str] = field(default_factory=list[str])
     ran: list[Ran] = field(default_factory=list[Ran])
     optimized: str = OPTIMIZATION_LEVELS[-1]

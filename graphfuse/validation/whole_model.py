@@ -7,7 +7,7 @@ model is judged as it comes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
     Outputs = Mapping[str, Array]
 
-Stage = Callable[[str], object]
-
 BRANCHES = ("then_branch", "else_branch")
 
 
@@ -68,11 +66,11 @@ class WholeModel(Originals):
 
         Raises TooLargeError when it would not fit into memory on any.
         """
-        self.stage(f"running the original on {self.provider}")
+        self.progress.stage(f"running the original on {self.provider}")
         self.run_originals_somehow()
         checks: list[Check] = []
         for ran in self.ran:
-            self.stage(f"evaluating in float64 ({ran.feed.label})")
+            self.progress.stage(f"evaluating in float64 ({ran.feed.label})")
             try:
                 checks += self._meaning(ran)
             except UnsupportedModelError:
@@ -88,13 +86,13 @@ class WholeModel(Originals):
                 f"of {len(half)} If nodes, such as that of {first!r}, one branch was taken "
                 "on all feeds: the other was not run"
             )
-        self.stage(f"comparing the original with float64, on {self.provider}")
+        self.progress.stage(f"comparing the original with float64, on {self.provider}")
         self._look_for_strays()
         for optimize, kernels in self.ways():
-            self.stage(f"running the fused model on {self.provider}")
+            self.progress.stage(f"running the fused model on {self.provider}")
             checks += self._end_to_end(optimize, kernels)
         if self.provider != CPU and all(check.passed for check in checks):
-            self.stage(f"looking where the fused nodes ran, on {self.provider}")
+            self.progress.stage(f"looking where the fused nodes ran, on {self.provider}")
             self._require_placement()
         return checks
 

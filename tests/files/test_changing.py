@@ -17,6 +17,7 @@ from graphfuse import pipeline
 from graphfuse.errors import ChangedError
 from graphfuse.files import copying, model_file
 from graphfuse.files.folder import TICK
+from graphfuse.records.progress import Silent
 from tests.cli.test_cli import one_line
 from tests.conftest import MODELS, Shell, files_of
 from tests.files.test_files import external
@@ -68,16 +69,17 @@ def source(tmp_path: Path) -> Path:
     return external(tmp_path / "in")
 
 
-def once(change: Change, path: Path, at: str) -> Callable[[str], None]:
+class once(Silent):  # noqa: N801
     """What is told of stages, and changes a file when one begins."""
-    done: list[str] = []
 
-    def stage(name: str) -> None:
-        if name == at and not done:
-            done.append(name)
-            change(path)
+    def __init__(self, change: Change, path: Path, at: str) -> None:
+        self.change, self.path, self.at = change, path, at
+        self.done = False
 
-    return stage
+    def stage(self, name: str) -> None:
+        if name == self.at and not self.done:
+            self.done = True
+            self.change(self.path)
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -89,9 +91,9 @@ def test_what_was_not_validated_is_not_written(
     """Rewritten after the validation: it was written with exit code 0."""
     folder = tmp_path / ("in" if weights == "keep" else "out")
     before = files_of(folder)
-    stage = once(change, source.with_name(changed), "writing")
+    progress = once(change, source.with_name(changed), "writing")
     with pytest.raises(graphfuse.GraphfuseError) as caught:
-        graphfuse.optimize(source, folder / "fused.onnx", weights=weights, stage=stage)
+        graphfuse.optimize(source, folder / "fused.onnx", weights=weights, progress=progress)
     assert isinstance(caught.value, ChangedError)
     assert caught.value.exit_code == 1
     assert changed in caught.value.message
@@ -254,6 +256,6 @@ def test_a_file_that_is_only_read_meanwhile_has_not_changed(source: Path, tmp_pa
     def read(path: Path) -> None:
         path.read_bytes()
 
-    stage = once(read, source.with_name("model.onnx_data"), "writing")
-    assert graphfuse.optimize(source, tmp_path / "out" / "fused.onnx", stage=stage).written
+    progress = once(read, source.with_name("model.onnx_data"), "writing")
+    assert graphfuse.optimize(source, tmp_path / "out" / "fused.onnx", progress=progress).written
     onnx.load(tmp_path / "out" / "fused.onnx")

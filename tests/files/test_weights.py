@@ -338,14 +338,14 @@ def test_the_share_that_is_copied_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     told: list[tuple[int, int]] = []
 
     class Stage:
-        def __call__(self, stage: str) -> None:
+        def stage(self, name: str) -> None:
             pass
 
         def portion(self, what: str, done: int, total: int) -> None:
             told.append((done, total))
 
     output = tmp_path / "out" / "fused.onnx"
-    graphfuse.optimize(path, output, validation="none", weights="copy", stage=Stage())
+    graphfuse.optimize(path, output, validation="none", weights="copy", progress=Stage())
     size = (tmp_path / "in" / "model.onnx_data").stat().st_size
     assert told[-1] == (size, size)
     assert [done for done, _ in told] == sorted({done for done, _ in told})

@@ -27,6 +27,7 @@ from graphfuse.integrations import module as modules
 from models import blocks
 from models.zoo import build
 from tests.conftest import files_of
+from tests.support.stages import Stages
 
 
 class Block(nn.Module):
@@ -253,7 +254,7 @@ def test_the_best_provider_of_this_machine(tmp_path: Path) -> None:
 @pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="has CUDA")
 @pytest.mark.parametrize("validation", ["fast", "none"])
 def test_a_missing_provider_is_said_before_exporting(validation: str, tmp_path: Path) -> None:
-    stages: list[str] = []
+    stages = Stages()
     with pytest.raises(ProviderError, match="has no CUDAExecutionProvider"):
         graphfuse.export(
             Block().eval(),
@@ -261,9 +262,9 @@ def test_a_missing_provider_is_said_before_exporting(validation: str, tmp_path: 
             tmp_path / "m.onnx",
             ep="cuda",
             validation=validation,
-            stage=stages.append,
+            progress=stages,
         )
-    assert not stages
+    assert not stages.names
 
 
 def test_what_is_no_call_of_a_module(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from graphfuse.rewriting.putting_back import Attempt, PuttingBack, most_validati
 from graphfuse.running.sessions import run, session
 from graphfuse.validation import exposed, whole_model
 from tests.support.graphs import model
+from tests.support.stages import Stages
 
 LAYERS = 12
 DAMAGED = 7
@@ -191,10 +192,7 @@ class Sites:
         self.wrong = {f"s{n}" for n in wrong}
         self.names = names
         self.validations = 0
-        self.stages: list[str] = []
-
-    def stage(self, text: str) -> None:
-        self.stages.append(text)
+        self.progress = Stages()
 
     def result(self, put_back: Mapping[str, str]) -> FuseResult:
         fused = tuple(
@@ -258,7 +256,7 @@ def test_1200_sites_that_all_fail_are_put_back_in_a_bounded_number_of_validation
     unjudged = [miss for miss in result.left if "not judged: the limit of" in miss.got]
     assert len(unjudged) > 1000
     assert f"{len(unjudged)} of them were put back unjudged" in result.notes[-1]
-    assert any(f"of {most_validations(1200)}" in stage for stage in sites.stages)
+    assert any(f"of {most_validations(1200)}" in stage for stage in sites.progress.names)
 
 
 def test_many_wrong_sites_leave_only_what_passed() -> None:

@@ -16,12 +16,12 @@ DELAY = 1.0
 
 
 class StageProgress:
-    """A context that is called with the name of each stage as it begins."""
+    """A context that shows each stage as it begins."""
 
     def __init__(self, console: Console, descriptor: int | None = None) -> None:
         """`descriptor` is where each stage is also written, a line each."""
         self._descriptor = descriptor
-        self.stage = "starting"
+        self.now = "starting"
         self._progress = Progress(
             SpinnerColumn(),
             BarColumn(),
@@ -35,12 +35,12 @@ class StageProgress:
         self._timer = threading.Timer(DELAY, self._progress.start)
         self._timer.daemon = True
 
-    def __call__(self, stage: str) -> None:
+    def stage(self, name: str) -> None:
         """Show that a stage begins."""
-        self.stage = stage
-        self._progress.update(self._task, description=printable(stage))
+        self.now = name
+        self._progress.update(self._task, description=printable(name))
         if self._descriptor is not None:
-            os.write(self._descriptor, f"{printable(stage)}\n".encode())
+            os.write(self._descriptor, f"{printable(name)}\n".encode())
 
     def portion(self, what: str, done: int, total: int) -> None:
         """Show how much of a file is written, in bytes."""
