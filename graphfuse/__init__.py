@@ -1,8 +1,19 @@
 """graphfuse fuses residual Adds with the norms that read them, in ONNX models.
 
     import graphfuse
-    scan = graphfuse.scan("model.onnx")                    # what is there, and what is left and why
-    graphfuse.optimize("model.onnx", "fused.onnx")         # fuse, validate, write
+    graphfuse.scan("model.onnx")                      # what is there, and what is left and why
+    graphfuse.optimize("model.onnx", "fused.onnx")    # fuse, validate, write
+    graphfuse.session("model.onnx")                   # fuse in memory, and run it
+
+Look:    scan, explain, activations
+Change:  fuse, unfuse (in memory); optimize, unfuse_file (validated, and written)
+Compare: validate, bench
+Run:     session; session_options, providers (for a session of your own)
+Others:  export (from PyTorch), fuse_graph (of onnx-graphsurgeon)
+
+What one asks for has a record: Feeds (what models are run on), Selection (which sites are fused),
+Output (the file to write), Limits (what is admitted), BenchOptions. Results are records too. Every
+error is a GraphfuseError, which says what is wrong and what to do next.
 
 Importing the package imports neither torch nor onnxruntime; names load when first used.
 """
@@ -13,6 +24,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from graphfuse.api.changing import fuse, optimize, unfuse, unfuse_file
+    from graphfuse.api.looking import activations, explain, scan
+    from graphfuse.api.serving import session
+    from graphfuse.api.verdicts import bench, validate
     from graphfuse.errors import (
         GateError,
         GraphfuseError,
@@ -27,30 +42,54 @@ if TYPE_CHECKING:
     from graphfuse.files.limits import Limits
     from graphfuse.integrations.graphsurgeon import fuse_graph
     from graphfuse.integrations.pytorch import export
-    from graphfuse.pipeline import activations, fuse, optimize, scan, validate
-    from graphfuse.records import FuseResult, NearMiss, Scan, Site, UnfuseResult, ValidationReport
+    from graphfuse.records import (
+        Explanation,
+        FuseResult,
+        NearMiss,
+        Scan,
+        Site,
+        UnfuseResult,
+        ValidationReport,
+    )
+    from graphfuse.records.progress import Progress
     from graphfuse.records.reasons import Reason
+    from graphfuse.records.requests import Costs, Feeds, Level, Output, Selection, Weights
     from graphfuse.records.residual_stream import Reading
     from graphfuse.running.sessions import providers, session_options
-    from graphfuse.unfusing import unfuse
+    from graphfuse.speed.measurements import BenchOptions, BenchReport
 
 __version__ = "0.1.0"
 
 __all__ = [
     # the job
     "scan",
+    "explain",
+    "activations",
     "fuse",
     "unfuse",
-    "validate",
     "optimize",
-    "activations",
-    "export",
-    "fuse_graph",
+    "unfuse_file",
+    "validate",
+    "bench",
+    "session",
     "session_options",
     "providers",
-    # records
-    "FuseResult",
+    "export",
+    "fuse_graph",
+    # what one asks for
+    "BenchOptions",
+    "Costs",
+    "Feeds",
+    "Level",
     "Limits",
+    "Output",
+    "Progress",
+    "Selection",
+    "Weights",
+    # records
+    "BenchReport",
+    "Explanation",
+    "FuseResult",
     "NearMiss",
     "Reading",
     "Reason",
@@ -71,15 +110,28 @@ __all__ = [
 ]
 
 _HOMES = {
-    "pipeline": ("scan", "fuse", "validate", "optimize", "activations"),
+    "api.looking": ("scan", "explain", "activations"),
+    "api.changing": ("fuse", "unfuse", "optimize", "unfuse_file"),
+    "api.verdicts": ("validate", "bench"),
+    "api.serving": ("session",),
+    "running.sessions": ("session_options", "providers"),
     "integrations.pytorch": ("export",),
     "integrations.graphsurgeon": ("fuse_graph",),
+    "records.requests": ("Costs", "Feeds", "Level", "Output", "Selection", "Weights"),
+    "records.progress": ("Progress",),
     "records.residual_stream": ("Reading",),
-    "unfusing": ("unfuse",),
-    "running.sessions": ("session_options", "providers"),
     "records.reasons": ("Reason",),
     "files.limits": ("Limits",),
-    "records": ("FuseResult", "NearMiss", "Scan", "Site", "UnfuseResult", "ValidationReport"),
+    "speed.measurements": ("BenchOptions", "BenchReport"),
+    "records": (
+        "Explanation",
+        "FuseResult",
+        "NearMiss",
+        "Scan",
+        "Site",
+        "UnfuseResult",
+        "ValidationReport",
+    ),
     "errors": tuple(name for name in __all__ if name.endswith("Error")),
 }
 

@@ -7,6 +7,10 @@ package is missing; 6 a gate was missed.
 
 from __future__ import annotations
 
+import re
+
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+
 
 def printable(text: str) -> str:
     """A text whose control characters are written as escapes, as Python writes them.
@@ -31,10 +35,48 @@ def in_one_line(error: BaseException, length: int = 300) -> str:
     return f"{text[:first]} ... {text[first + 5 - length :]}"
 
 
+IN_PYTHON = {
+    "--allow-links": "Limits(allow_links=True)",
+    "--autotune": 'Selection(costs="autotune")',
+    "--certify": "certify=True",
+    "--data-loader-script": "feeds=[{...}, {...}]",
+    "--dry-run": "output=None",
+    "--ep": "ep=",
+    "--exclude": "Selection(exclude=...)",
+    "--fold-bias": "Selection(fold_bias=True)",
+    "--force": "Output(path, force=True)",
+    "--in-place": "Output(path, in_place=True)",
+    "--include": "Selection(include=...)",
+    "--input-shapes": "Feeds(input_shapes=...)",
+    "--iterations": "Feeds(iterations=...)",
+    "--load-inputs": "feeds={name: array}",
+    "--max-expanded-nodes": "Limits(expanded_nodes=...)",
+    "--max-names-mib": "Limits(name_bytes=...)",
+    "--max-nodes": "Limits(nodes=...)",
+    "--max-proto-gib": "Limits(proto_bytes=...)",
+    "--min-fused": "min_fused=",
+    "--no-costs": 'Selection(costs="none")',
+    "--only-if-changed": "Output(path, only_if_changed=True)",
+    "--output": "output=",
+    "--run-limit": "Feeds(run_limit=...)",
+    "--runtime": "runtime=",
+    "--seed": "Feeds(seed=...)",
+    "--site": "sites=",
+    "--strict": "strict=",
+    "--strict-mode": "strict_mode=",
+    "--symbol": "Feeds(symbols=...)",
+    "--val-range": "Feeds(val_range=...)",
+    "--validate": "level=",
+    "--weights": "Output(path, weights=...)",
+}
+"""What the options that remedies name are called in Python."""
+
+
 class GraphfuseError(Exception):
     """Base of all errors that graphfuse raises on purpose.
 
-    `message` says what is wrong and where; `remedy` says what to do next.
+    `message` says what is wrong and where; `remedy` says what to do next. Options of the command
+    line that they name are called as the error's notes say in Python.
     """
 
     exit_code = 1
@@ -43,6 +85,9 @@ class GraphfuseError(Exception):
         self.message = printable(message)
         self.remedy = printable(remedy)
         super().__init__(f"{self.message}; {self.remedy}" if remedy else self.message)
+        for option in dict.fromkeys(OPTION.findall(self.remedy)):
+            if option in IN_PYTHON:
+                self.add_note(f"in Python {option} is {IN_PYTHON[option]}")
 
 
 class ValidationError(GraphfuseError):

@@ -11,13 +11,13 @@ import onnxruntime as ort
 import pytest
 
 import graphfuse
-from graphfuse import pipeline
-from graphfuse.bench.contests import BenchOptions
 from graphfuse.files.model_file import Model
 from graphfuse.records import LAYER_NORM, RMS_NORM, ValidationReport
+from graphfuse.records.progress import SILENT
 from graphfuse.running import profiler, sessions
 from graphfuse.running.feeding import Feeding
 from graphfuse.running.random_feeds import Sizes
+from graphfuse.speed.measurements import BenchOptions
 from graphfuse.validation.judge import judge
 from tests.conftest import MODELS
 from tests.gpu import strict
@@ -77,7 +77,7 @@ def test_registered_kernels_draw_fused_nodes_to_the_cpu() -> None:
 def test_models_are_valid_on_cuda(name: str, ep: str) -> None:
     original = MODELS / f"{name}.onnx"
     fused = graphfuse.fuse(original, ep=ep).model
-    report = graphfuse.validate(original, fused, eps=["cuda"])
+    report = graphfuse.validate(original, fused, ep=["cuda"])
     assert report.passed, report.failures
 
 
@@ -113,7 +113,7 @@ def test_the_measure_of_kernels_tells_right_from_wrong(
 def test_bench_runs_on_cuda() -> None:
     fused = graphfuse.fuse(MODELS / "bert.onnx", ep="cuda").model
     options = BenchOptions(0.2, (1,), (Sizes(1, 8),))
-    (found,) = pipeline.bench(MODELS / "bert.onnx", fused, ["cuda"], options=options).comparisons
+    (found,) = graphfuse.bench(MODELS / "bert.onnx", fused, ["cuda"], options=options).comparisons
     assert found.provider == sessions.CUDA
     assert found.fused.profile is not None
     assert set(found.fused.profile.providers.values()) == {sessions.CUDA}
@@ -123,7 +123,7 @@ def test_bench_runs_on_cuda() -> None:
 @pytest.mark.skipif(HAS_CUDA, reason="the CUDA provider is there, so nothing is missing")
 def test_bench_without_cuda_is_exit_5() -> None:
     with pytest.raises(graphfuse.ProviderError, match=sessions.CUDA) as caught:
-        pipeline.bench(MODELS / "bert.onnx", MODELS / "bert.onnx", ["cuda"])
+        graphfuse.bench(MODELS / "bert.onnx", MODELS / "bert.onnx", ["cuda"])
     assert caught.value.exit_code == 5
 
 
@@ -138,7 +138,7 @@ def _judged(level: str) -> ValidationReport:
     """A validation on a provider that has no kernel: onnxruntime gives every node to the CPU."""
     proto = residual(NORM, outputs=SUM_READ)
     fused = graphfuse.fuse(proto, ep="cuda").model
-    return judge(Model(proto), Model(fused), {"other": OTHER}, Feeding(), level, (), lambda _: None)
+    return judge(Model(proto), Model(fused), {"other": OTHER}, Feeding(), level, (), SILENT)
 
 
 @has_other

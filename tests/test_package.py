@@ -17,10 +17,11 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "graphfuse"
 
 PUBLIC = {
-    "scan", "fuse", "unfuse", "validate", "optimize", "activations", "export", "fuse_graph",
-    "session_options", "providers",
-    "FuseResult", "Limits", "NearMiss", "Reading", "Reason", "Scan", "Site", "UnfuseResult",
-    "ValidationReport",
+    "scan", "explain", "activations", "fuse", "unfuse", "optimize", "unfuse_file", "validate", "bench",
+    "session", "session_options", "providers", "export", "fuse_graph",
+    "BenchOptions", "Costs", "Feeds", "Level", "Limits", "Output", "Progress", "Selection", "Weights",
+    "BenchReport", "Explanation", "FuseResult", "NearMiss", "Reading", "Reason", "Scan", "Site",
+    "UnfuseResult", "ValidationReport",
     "GraphfuseError", "GateError", "InternalError", "ModelError", "OriginalModelError",
     "ProviderError", "UsageError", "ValidationError", "WriteError",
 }  # fmt: skip
@@ -66,8 +67,8 @@ def test_untyped_libraries_have_one_door() -> None:
 
 ROOMS = (
     "records", "system", "algebra", "files", "graph", "types", "recognition", "planning", "rewriting",
-    "running", "validation", "certificate", "stream", "kernels", "bench", "integrations", "report",
-    "cli",
+    "running", "validation", "certificate", "stream", "kernels", "speed", "steps", "integrations",
+    "api", "report", "cli",
 )  # fmt: skip
 
 KNOWS_NOTHING_OF = {
@@ -79,10 +80,10 @@ KNOWS_NOTHING_OF = {
     "types": ROOMS[6:],
     "recognition": ROOMS[7:],
     "planning": ("rewriting", "validation", "certificate", "recognition"),
-    "rewriting": ("planning", "running", "validation", "certificate", "bench"),
+    "rewriting": ("planning", "running", "validation", "certificate", "speed"),
     "running": ("recognition", "algebra", "rewriting", "validation", "certificate"),
     # What judges a rewrite imports nothing that makes one.
-    "validation": ("recognition", "algebra", "planning", "rewriting", "bench", "certificate"),
+    "validation": ("recognition", "algebra", "planning", "rewriting", "speed", "certificate"),
     "kernels": ROOMS[2:],
 }
 """As CONTRIBUTING.md has it."""
@@ -146,8 +147,10 @@ def test_files_and_functions_stay_small() -> None:
     for path in [*PACKAGE.rglob("*.py"), *(ROOT / "tests").rglob("*.py")]:
         text = path.read_text()
         assert text.count("\n") <= 400, path
-        if PACKAGE not in path.parents or path.name == "pipeline.py":
+        if PACKAGE not in path.parents:
             continue
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
-                assert (node.end_lineno or 0) - node.lineno <= 70, (path, node.name)
+                lines = (node.end_lineno or 0) - node.lineno
+                doc = ast.get_docstring(node, clean=False)
+                assert lines - (doc or "").count("\n") <= 70, (path, node.name)

@@ -1,4 +1,7 @@
-"""The command line: thin over `graphfuse.pipeline`. Results go to stdout, progress to stderr."""
+"""The command line: thin over `graphfuse.api`, a file per command.
+
+Results go to stdout, progress and errors to stderr.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,18 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from graphfuse.cli import change, look, measure
+from graphfuse.cli.command_bench import bench
+from graphfuse.cli.command_env import env
+from graphfuse.cli.command_explain import explain
+from graphfuse.cli.command_fuse import fuse
+from graphfuse.cli.command_scan import scan
+from graphfuse.cli.command_unfuse import unfuse
+from graphfuse.cli.command_validate import validate
+from graphfuse.cli.invocation import invocation
 from graphfuse.cli.isolation import begin
-from graphfuse.cli.show import send_stages_to
+from graphfuse.cli.show import print_json
 from graphfuse.cli.streams import ReportError, check_memory, prepare, reporting
-from graphfuse.errors import GraphfuseError, printable
+from graphfuse.errors import GraphfuseError, UsageError, printable
 from graphfuse.system import machine
 
 app = typer.Typer(
@@ -24,18 +34,11 @@ app = typer.Typer(
     help="Fuse residual Adds with the LayerNorms and RMSNorms that read them, in ONNX models.",
     no_args_is_help=True,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (
-    look.scan,
-    look.explain,
-    change.fuse,
-    change.unfuse,
-    change.validate,
-    measure.bench,
-    look.env,
-):
+for command in (scan, explain, fuse, unfuse, validate, bench, env):
     app.command()(command)
 
 
@@ -83,36 +86,36 @@ def main() -> None:
 def _run() -> None:
     prepare()
     _handle_signals()
-    send_stages_to(begin())
-    if len(sys.argv) == 1:
-        sys.argv.append("--help")
+    invocation.words, invocation.stages = sys.argv[1:] or ["--help"], begin()
+    invocation.printed = False
     try:
-        check_memory(sys.argv[1:])
-        code = app(standalone_mode=False)
+        check_memory(invocation.words)
+        code = app(invocation.words, standalone_mode=False)
         with reporting():
             pass
     except GraphfuseError as error:
         _let_go(error)
-        _fail(str(error), error.exit_code)
+        _fail(error)
     except KeyboardInterrupt:
-        _fail("interrupted", 130)
+        _stopped("interrupted", 130)
     except OSError as error:
         if error.errno not in OUTPUT_FAULTS or error.filename is not None:
             _fail_of_machine(error)
         # Of the report only: what reads and writes models has errors of its own.
-        _fail(str(ReportError(error, ())), 1)
+        _fail(ReportError(error, ()))
     except Exception as error:
         _fail_of_machine(error)
         # typer's own errors (wrong options, missing arguments), whichever click it brings.
         message = getattr(error, "format_message", None)
         if type(error).__name__ == "Abort":
-            _fail("interrupted", 130)
+            _stopped("interrupted", 130)
         if message is None:
             raise
-        _fail(f"{message()}; `graphfuse --help` lists the commands", 2)
+        text = message().rstrip(".").replace("Value error, ", "")
+        _fail(UsageError(text, "`graphfuse --help` lists the commands"))
     if code == 130:
         # typer turns an interrupt into this code.
-        _fail("interrupted", 130)
+        _stopped("interrupted", 130)
     raise SystemExit(code if isinstance(code, int) else 0)
 
 
@@ -131,11 +134,20 @@ def _fail_of_machine(error: Exception) -> None:
     found = machine.lack(error)
     if found is not None:
         _let_go(error)
-        named = machine.failure(found, "running graphfuse", error)
-        _fail(str(named), named.exit_code)
+        _fail(machine.failure(found, "running graphfuse", error))
 
 
-def _fail(message: str, code: int) -> NoReturn:
+def _fail(error: GraphfuseError) -> NoReturn:
+    """End with an error: a line, and with --json the one document, where none is printed yet."""
+    if invocation.wants_json and not invocation.printed:
+        from graphfuse.report.head import head
+
+        with contextlib.suppress(ReportError), reporting():
+            print_json(head(invocation.command), error)
+    _stopped(str(error), error.exit_code)
+
+
+def _stopped(message: str, code: int) -> NoReturn:
     line = printable(" ".join(message.split()))
     # Where nobody reads it, the code says it.
     with contextlib.suppress(OSError):
@@ -147,7 +159,7 @@ def _handle_signals() -> None:
     """Let SIGTERM and SIGHUP unwind the stack, so that temporary files are removed."""
 
     def stop(number: int, _: FrameType | None) -> None:
-        _fail(f"stopped by {signal.Signals(number).name}", 128 + number)
+        _stopped(f"stopped by {signal.Signals(number).name}", 128 + number)
 
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import typer
 
+from graphfuse.cli.invocation import JSON, invocation
 from graphfuse.cli.isolation import run_isolated
 from graphfuse.cli.parsing import parse_ranges, parse_shapes, parse_symbols
 from graphfuse.errors import UsageError
 from graphfuse.files.limits import Limits
+from graphfuse.records.requests import (
+    RUN_LIMIT,
+    Costs,
+    Feeds,
+    Level,
+    Output,
+    Selection,
+    Weights,
+)
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX file.")]
 CertifyOption = Annotated[
@@ -22,7 +32,13 @@ CertifyOption = Annotated[
         "--certify", help="Show that each fused node is what it replaced, to 90 digits (mpmath)."
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+JsonOption = Annotated[bool, typer.Option(JSON, help="Print one JSON document.")]
+
+
+LevelOption = Annotated[
+    Level,
+    typer.Option("--validate", help="How much to validate; sites: each fused node alone."),
+]
 
 
 def _isolation(
@@ -37,21 +53,23 @@ def _isolation(
     """Do the same in a child process, and end with its exit code."""
     if not isolate:
         return
-    arguments = [argument for argument in sys.argv[1:] if argument != "--isolate"]
-    raise typer.Exit(run_isolated(arguments, memory_limit, time_limit))
+    words = [word for word in invocation.words if word != "--isolate"]
+    code = run_isolated(words, memory_limit, time_limit)
+    # What there was to say, the child has said.
+    invocation.printed = True
+    raise typer.Exit(code)
 
 
-@dataclass(frozen=True)
-class FeedOptions:
-    """The feeds that the user asks for, by the names that the library's functions give them."""
+@dataclass(frozen=True, kw_only=True)
+class Repeated(Feeds):
+    """Feeds, and the `options` that name the user's own: a command that repeats a check."""
 
-    arguments: dict[str, Any]
-    """Of what nobody said, the defaults: 0 or None."""
+    options: tuple[str, ...] = ()
 
-    @property
-    def given(self) -> bool:
-        """Whether the user said anything."""
-        return any(bool(value) for value in self.arguments.values())
+    @staticmethod
+    def words(feeds: Feeds) -> tuple[str, ...]:
+        """Those options, of feeds that came from a command line."""
+        return feeds.options if isinstance(feeds, Repeated) else ()
 
 
 def _feeds(
@@ -80,9 +98,9 @@ def _feeds(
         int | None, typer.Option(min=1, help="How many feeds to draw, each with its own seed.")
     ] = None,
     run_limit: Annotated[
-        float | None, typer.Option(min=1, help="Seconds that a run of the original may take [45].")
-    ] = None,
-) -> FeedOptions:
+        float, typer.Option(min=1, help="Seconds that a run of the original may take.")
+    ] = RUN_LIMIT,
+) -> Feeds:
     from graphfuse.running import feeding
 
     if load_inputs is not None and data_loader_script is not None:
@@ -94,16 +112,16 @@ def _feeds(
         inputs = feeding.load_script(data_loader_script, iterations)
     elif load_inputs is not None:
         inputs = feeding.load_inputs(load_inputs)
-    return FeedOptions(
-        {
-            "seed": seed,
-            "iterations": iterations,
-            "inputs": inputs,
-            "input_shapes": parse_shapes(input_shapes),
-            "symbols": parse_symbols(symbol),
-            "val_range": parse_ranges(val_range),
-            "run_limit": run_limit,
-        }
+    named = (("--load-inputs", load_inputs), ("--data-loader-script", data_loader_script))
+    return Repeated(
+        seed=seed,
+        iterations=iterations,
+        inputs=inputs,
+        input_shapes=parse_shapes(input_shapes),
+        symbols=parse_symbols(symbol),
+        val_range=parse_ranges(val_range),
+        run_limit=run_limit,
+        options=tuple(word for name, value in named if value for word in (name, value)),
     )
 
 
@@ -141,25 +159,26 @@ def takes_feeds(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @dataclass(frozen=True)
-class OutputOptions:
-    """Where the user wants the fused model, and how."""
+class Destination:
+    """Where the user wants the model, and how; `make` is given the path."""
 
-    output: str | None
+    named: str | None
     in_place: bool
-    arguments: dict[str, Any]
+    dry_run: bool
+    make: Callable[[str], Output]
 
-    def target(self, model: str, dry_run: bool) -> str:
-        """The file to write. Raises UsageError when none is named, or two."""
-        if self.in_place and self.output is not None:
+    def of(self, model: str) -> Output | None:
+        """The file to write, None for none. Raises UsageError when none is named, or two."""
+        if self.in_place and self.named is not None:
             raise UsageError("--in-place has no other output", "pass either it or -o FILE")
-        if self.output is None and not dry_run and not self.in_place:
+        if self.named is None and not self.dry_run and not self.in_place:
             raise UsageError("no output is named", "pass -o FILE, --in-place or --dry-run")
-        if self.output == "-":
+        if self.named == "-":
             raise UsageError(
                 "a model is not written to standard output: what is cut short would look whole",
                 "name a file, or ./- for one of that name",
             )
-        return self.output or model
+        return None if self.dry_run else self.make(model if self.named is None else self.named)
 
 
 def _output(
@@ -170,13 +189,14 @@ def _output(
     only_if_changed: Annotated[
         bool, typer.Option("--only-if-changed", help="Write nothing when nothing is fused.")
     ] = False,
-    weights: Annotated[
-        str, typer.Option(help="Where weights go: auto, keep, copy, reflink or embed.")
-    ] = "auto",
+    weights: Annotated[Weights, typer.Option(help="Where weights go.")] = Weights.AUTO,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")] = False,
-) -> OutputOptions:
-    more = {"only_if_changed": only_if_changed, "weights": weights, "force": force}
-    return OutputOptions(output, in_place, {**more, "in_place": in_place})
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but write.")] = False,
+) -> Destination:
+    make = partial(
+        Output, weights=weights, force=force, in_place=in_place, only_if_changed=only_if_changed
+    )
+    return Destination(output, in_place, dry_run, make)
 
 
 def writes(command: Callable[..., None]) -> Callable[..., None]:
@@ -184,14 +204,7 @@ def writes(command: Callable[..., None]) -> Callable[..., None]:
     return _with_group(command, _output, "output")
 
 
-@dataclass(frozen=True)
-class ChoiceOptions:
-    """Which sites the user wants fused, and what is known of their costs."""
-
-    arguments: dict[str, Any]
-
-
-def _choice(
+def _selection(
     include: Annotated[
         list[str] | None, typer.Option(help="Only this site: an id or a pattern of outputs.")
     ] = None,
@@ -204,41 +217,22 @@ def _choice(
             help="Let the fused node add a bias vector before the residual [where it wins]."
         ),
     ] = None,
-    runtime: Annotated[
-        str | None,
-        typer.Option(help="The onnxruntime that will run it, such as 1.29 [the installed one]."),
-    ] = None,
-    strict_mode: Annotated[
-        bool,
-        typer.Option(
-            "--strict-mode",
-            help="CUDA sessions will have enable_skip_layer_norm_strict_mode: float16 before 1.27.",
-        ),
-    ] = False,
     autotune: Annotated[
         bool, typer.Option("--autotune", help="Time each distinct site here; keep what wins.")
     ] = False,
     no_costs: Annotated[
         bool, typer.Option("--no-costs", help="Fuse sites that would not win as well.")
     ] = False,
-) -> ChoiceOptions:
+) -> Selection:
     if autotune and no_costs:
         raise UsageError("--autotune and --no-costs exclude each other", "pass one of them")
-    return ChoiceOptions(
-        {
-            "include": include or (),
-            "exclude": exclude or (),
-            "fold_bias": fold_bias,
-            "runtime": runtime,
-            "strict_mode": strict_mode,
-            "costs": "autotune" if autotune else "none" if no_costs else "table",
-        }
-    )
+    costs = Costs.AUTOTUNE if autotune else Costs.NONE if no_costs else Costs.TABLE
+    return Selection(include=include or (), exclude=exclude or (), costs=costs, fold_bias=fold_bias)
 
 
-def chooses(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that choose sites; it gets them as `choice`."""
-    return _with_group(command, _choice, "choice")
+def takes_selection(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that choose sites; it gets them as `selection`."""
+    return _with_group(command, _selection, "selection")
 
 
 def _limits(
@@ -256,24 +250,14 @@ def _limits(
     max_names_mib: Annotated[float, typer.Option(min=0, help="MiB of names.")] = 64.0,
 ) -> Limits:
     return Limits(
-        int(max_proto_gib * 2**30),
-        max_nodes,
-        max_expanded_nodes,
-        int(max_names_mib * 2**20),
-        allow_links,
+        proto_bytes=int(max_proto_gib * 2**30),
+        nodes=max_nodes,
+        expanded_nodes=max_expanded_nodes,
+        name_bytes=int(max_names_mib * 2**20),
+        allow_links=allow_links,
     )
 
 
-def is_gated(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the budgets of the gate; it gets them as `limits`."""
+def takes_limits(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the budgets of what is admitted; it gets them as `limits`."""
     return _with_group(command, _limits, "limits")
-
-
-def data_options() -> list[str]:
-    """The options that name the user's own feeds: a command that repeats a check needs them."""
-    words: list[str] = []
-    for position, word in enumerate(sys.argv):
-        name, _, value = word.partition("=")
-        if name in ("--load-inputs", "--data-loader-script"):
-            words += [name, value or sys.argv[position + 1]]
-    return words

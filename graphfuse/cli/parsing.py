@@ -16,10 +16,10 @@ RANGE = re.compile(rf"(?:(\S+?):)?\[\s*({NUMBER})\s*,\s*({NUMBER})\s*\]")
 RANGE_HINT = "write it as [0,1], or as name:[0,1] for one input"
 
 
-def parse_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]] | None:
+def parse_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]]:
     """`name:[1,128]`, polygraphy's spelling; several may stand in one argument."""
     if not texts:
-        return None
+        return {}
     text = " ".join(texts)
     shapes: dict[str, tuple[int, ...]] = {}
     for match in SHAPE.finditer(text):
@@ -32,7 +32,7 @@ def parse_shapes(texts: list[str] | None) -> dict[str, tuple[int, ...]] | None:
     return shapes
 
 
-def parse_symbols(texts: list[str] | None) -> dict[str, int] | None:
+def parse_symbols(texts: list[str] | None) -> dict[str, int]:
     """`NAME=SIZE`, an extent of all inputs that have the symbol; an argument each.
 
     A name may hold anything, an equals sign too: the size is behind the last one.
@@ -44,13 +44,13 @@ def parse_symbols(texts: list[str] | None) -> dict[str, int] | None:
             raise UsageError(f"cannot read the symbol {text[:80]!r}", SIZE_HINT)
         if sizes.setdefault(name, int(size)) != int(size):
             raise UsageError(f"symbol {name[:80]!r} is given twice", SIZE_HINT)
-    return sizes or None
+    return sizes
 
 
-def parse_ranges(texts: list[str] | None) -> dict[str, tuple[float, float]] | None:
+def parse_ranges(texts: list[str] | None) -> dict[str, tuple[float, float]]:
     """`[low,high]` for every input or `name:[low,high]` for one, as polygraphy spells them."""
     if not texts:
-        return None
+        return {}
     text = " ".join(texts)
     ranges: dict[str, tuple[float, float]] = {}
     for match in RANGE.finditer(text):

@@ -8,20 +8,14 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from graphfuse.cli.invocation import invocation
+from graphfuse.errors import GraphfuseError
 from graphfuse.system import machine
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from graphfuse.report.progress_bar import StageProgress
-
-_stages: int | None = None
-
-
-def send_stages_to(descriptor: int | None) -> None:
-    """Write the stages there as well: an isolated process tells its parent where it is."""
-    global _stages  # noqa: PLW0603
-    _stages = descriptor
 
 
 def console(stderr: bool = False) -> Console:
@@ -47,7 +41,7 @@ def progress() -> Generator[StageProgress]:
     """
     from graphfuse.report.progress_bar import StageProgress
 
-    made = StageProgress(console(stderr=True), _stages)
+    made = StageProgress(console(stderr=True), invocation.stages)
     try:
         with made:
             yield made
@@ -56,7 +50,20 @@ def progress() -> Generator[StageProgress]:
         raise
 
 
-def print_json(document: dict[str, Any]) -> None:
-    """One JSON document on stdout: ASCII, control characters escaped."""
+def print_json(
+    document: dict[str, Any], error: GraphfuseError | None = None, code: int = 0
+) -> None:
+    """One JSON document on stdout: ASCII, control characters escaped.
+
+    `error` is what the command ends with, `code` its exit code where there is none.
+    """
+    invocation.printed = True
+    document["exit_code"] = code if error is None else error.exit_code
+    if error is not None:
+        document["error"] = {
+            "type": type(error).__name__,
+            "message": error.message,
+            "remedy": error.remedy,
+        }
     # JSON itself lets DEL stand.
     print(json.dumps(document, indent=2, allow_nan=False).replace("\x7f", "\\u007f"))

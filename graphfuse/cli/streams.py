@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 NEEDS_RUNTIME = ("fuse", "validate", "bench")
 
-LIBRARIES = "import graphfuse.pipeline, rich.console"
+LIBRARIES = "import graphfuse.api.verdicts, rich.console"
 """What every command needs; below, what those that run models need besides."""
 RUNTIME = """
 import resource

@@ -1,4 +1,4 @@
-"""What a model may ask for: the budgets of the gate (files/admission.py)."""
+"""What a model may ask for: the budgets of admission (files/admission.py)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bytes of protobuf, nodes, nodes after expansion, bytes of names; and links to weight files.
+    """What a model may ask for, and whether links to its weight files are followed.
 
-    Inline weights that stay in their file do not count as protobuf. With `allow_links` symbolic
-    and hard links are followed, wherever they lead.
+    Args:
+        proto_bytes: Bytes of protobuf; inline weights that stay in their file do not count.
+        nodes: Nodes.
+        expanded_nodes: Nodes when all functions are expanded.
+        name_bytes: Bytes of names.
+        allow_links: Whether symbolic and hard links are followed, wherever they lead.
     """
 
     proto_bytes: int = 2**31

@@ -28,9 +28,7 @@ from graphfuse.files.wire import TOKEN, Piece, Span, expanded, header, is_inline
 from graphfuse.files.writing import Draft
 from graphfuse.graph.tensors import external_entries, is_external, model_tensors
 from graphfuse.records.progress import SILENT, Progress
-
-MODES = ("auto", "keep", "copy", "reflink", "embed")
-"""auto: weights stay in the model's folder, are copied elsewhere, sharing blocks if possible."""
+from graphfuse.records.requests import Output, Weights
 
 ALIGNMENT = 4096
 """Of tensors in a data file: what a page is, so that they can be mapped."""
@@ -39,22 +37,8 @@ NEW_INLINE = 2**20
 """New weights of up to this many bytes are part of the model."""
 
 
-@dataclass(frozen=True)
-class Output:
-    """What the user wants to be written, and what may be replaced."""
-
-    path: Path
-    weights: str = "auto"
-    force: bool = False
-    in_place: bool = False
-
-
 def check_output(target: Output, model: Model) -> None:
     """Refuse an output that is an input, exists already, is no file, or has no folder to be in."""
-    if target.weights not in MODES:
-        raise UsageError(
-            f"unknown way {target.weights!r} of --weights", f"choose one of {', '.join(MODES)}"
-        )
     try:
         problem = _output_problem(target, model) or _data_problem(target, model)
     except (OSError, ValueError) as error:
@@ -86,10 +70,10 @@ def _output_problem(target: Output, model: Model) -> tuple[str, str] | None:
 
 
 def _data_problem(target: Output, model: Model) -> tuple[str, str] | None:
-    if _in_folder_of(model, target.path) or target.weights == "embed":
+    if _in_folder_of(model, target.path) or target.weights == Weights.EMBED:
         return None
     places = model.external_files()
-    if places and target.weights == "keep":
+    if places and target.weights == Weights.KEEP:
         return "weights can be kept in the model's own folder only", "pass --weights copy"
     for place in places:
         copy = target.path.parent / place
@@ -147,7 +131,7 @@ class _Layout:
     def write(self, proto: onnx.ModelProto | None) -> None:
         """Draft the data files, then the model that refers to them."""
         model, in_folder = self.model, _in_folder_of(self.model, self.target.path)
-        embeds = self.target.weights == "embed"
+        embeds = self.target.weights == Weights.EMBED
         self._check_room()
         moved: dict[str, str] = {}
         if not embeds:
@@ -208,7 +192,7 @@ class _Layout:
     def _check_room(self) -> None:
         """Whether the disk has room, as far as that is known before."""
         needed = 0 if self.model.path is None else stored_bytes(self.model.path)
-        if self.target.weights in ("copy", "embed"):
+        if self.target.weights in (Weights.COPY, Weights.EMBED):
             # In the other ways blocks may be shared; what cannot be is checked when it is copied.
             files = self.model.files
             places = self.model.external_files()
@@ -240,7 +224,7 @@ class _Layout:
         shares = not taken and self.target.weights != "copy"
         if shares and self.draft.clone(descriptor, wanted, access):
             return place
-        if self.target.weights == "reflink":
+        if self.target.weights == Weights.REFLINK:
             raise WriteError(
                 f"{wanted} cannot share the blocks of the original", "pass --weights copy"
             )
@@ -286,9 +270,9 @@ class _Layout:
         """Put the weights that were inline into a file: the model would be too large."""
         tensors = [tensor for tensor in model_tensors(proto) if is_inline(tensor)]
         why = f"{size:,} bytes are more than protobuf's 2 GiB"
-        if self.target.weights == "embed" or not tensors:
+        if self.target.weights == Weights.EMBED or not tensors:
             raise ModelError(f"the fused model cannot be one file: {why}", "pass --weights copy")
-        if self.target.weights == "keep" and in_folder and not self.target.in_place:
+        if self.target.weights == Weights.KEEP and in_folder and not self.target.in_place:
             for tensor in tensors:
                 _unset(tensor, "checksum")
             self.notes.append(

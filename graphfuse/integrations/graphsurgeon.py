@@ -19,27 +19,47 @@ import onnx
 from graphfuse.errors import UsageError, in_one_line
 from graphfuse.files.model_file import wrap
 from graphfuse.graph.tensors import AnyGraph
-from graphfuse.pipeline import fuse_model
+from graphfuse.planning import runtimes, targets
 from graphfuse.records import FuseResult
+from graphfuse.records.progress import SILENT
+from graphfuse.records.requests import DRAWN, EVERY_SITE, Selection
+from graphfuse.steps.fusing import Fusing
 
 
 def fuse_graph(
     graph: Any,
-    ep: str = "cpu",
+    ep: str | Sequence[str] = "cpu",
     *,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    fold_bias: bool | None = None,
     runtime: str | None = None,
+    strict_mode: bool = False,
+    selection: Selection = EVERY_SITE,
     folder: str | Path = ".",
 ) -> FuseResult:
     """Rewrite every site of an onnx_graphsurgeon.Graph in place, its bodies and functions included.
 
     Nodes and tensors that the rewrite keeps stay the same objects; nodes that it removes are left
-    without inputs and outputs. The rules, options, records and errors are those of `fuse`; `folder`
-    is where external data of constants lies that were not loaded. `result.model` is the graph as
-    it was exported for the rewrite, fused. Raises UsageError when `graph` is no such graph, or
-    cannot be exported, and is then unchanged.
+    without inputs and outputs.
+
+    Args:
+        graph: The onnx_graphsurgeon.Graph.
+        ep: As for `fuse`.
+        runtime: As for `fuse`.
+        strict_mode: As for `fuse`.
+        selection: As for `fuse`.
+        folder: Where external data of constants lies that were not loaded.
+
+    Returns:
+        The result of `fuse`; its `model` is the graph as it was exported for the rewrite, fused.
+
+    Raises:
+        UsageError: When `graph` is no such graph, or cannot be exported; it is then unchanged.
+        GraphfuseError: What `fuse` raises.
+
+    Example:
+        >>> import onnx, onnx_graphsurgeon
+        >>> graph = onnx_graphsurgeon.import_onnx(onnx.load("models/bert.onnx"))
+        >>> len(graphfuse.fuse_graph(graph).fused)
+        5
     """
     surgeon = importlib.import_module("onnx_graphsurgeon")
     if not isinstance(graph, surgeon.Graph):
@@ -48,14 +68,9 @@ def fuse_graph(
             "call graphfuse.fuse for a path or an onnx.ModelProto",
         )
     proto = _exported(surgeon, graph)
-    result = fuse_model(
-        wrap(proto, Path(folder)),
-        ep,
-        include=include,
-        exclude=exclude,
-        fold_bias=fold_bias,
-        runtime=runtime,
-    )
+    source, target = wrap(proto, Path(folder)), targets.target(ep)
+    known = runtimes.runtime(runtime)
+    result = Fusing(source, target, selection, known, strict_mode, DRAWN, SILENT).result({})
     if result.changed:
         _Carrying(surgeon, proto, result.proto).carry(graph)
     return result

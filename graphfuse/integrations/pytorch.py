@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,15 +27,25 @@ from graphfuse.errors import (
     in_one_line,
 )
 from graphfuse.files import leftovers
-from graphfuse.files.model_file import Model, load
-from graphfuse.files.weights import Output, check_output
-from graphfuse.fusing import LEVELS
+from graphfuse.files.model_file import Model, load, unchanged
+from graphfuse.files.weights import check_output
 from graphfuse.integrations.module import ModuleCall, called
-from graphfuse.pipeline import optimize, write
-from graphfuse.planning import targets
+from graphfuse.planning import runtimes, targets
 from graphfuse.records import Check, FuseResult, ValidationReport
 from graphfuse.records.progress import SILENT, Progress
+from graphfuse.records.requests import (
+    EVERY_SITE,
+    AnyOutput,
+    Feeds,
+    Level,
+    Selection,
+    chosen,
+    output_of,
+)
 from graphfuse.running.sessions import require_provider, run, session
+from graphfuse.steps.fusing import Fusing
+from graphfuse.steps.judging import Asked
+from graphfuse.steps.opening import files_read, write
 from graphfuse.system import machine
 from graphfuse.types.shapes import type_of
 from graphfuse.validation.outputs import OutputJudge
@@ -53,45 +62,72 @@ if TYPE_CHECKING:
 def export(
     module: Any,
     args: Sequence[Any],
-    path: str | Path,
+    output: AnyOutput,
     *,
     kwargs: Mapping[str, Any] | None = None,
     dynamic_shapes: Any = None,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     opset: int | None = None,
-    ep: str = "cpu",
-    fold_bias: bool | None = None,
+    ep: str | Sequence[str] = "cpu",
     runtime: str | None = None,
-    validation: str = "fast",
+    strict_mode: bool = False,
+    selection: Selection = EVERY_SITE,
+    level: Level | str = Level.FAST,
     strict: bool = False,
     min_fused: int = 0,
-    force: bool = False,
     progress: Progress = SILENT,
 ) -> FuseResult:
-    """Export a torch.nn.Module in eval mode, fuse it, validate it, and write `path` atomically.
+    """Export a torch.nn.Module in eval mode, fuse it, validate it, and write it atomically.
 
-    `args` and `kwargs` are what the module is called with, as for torch.onnx.export, which also
-    takes `dynamic_shapes`, `input_names`, `output_names` and `opset`. They are the feeds of the
-    validation, at a level of `validate` or none, and of the comparison with eager PyTorch, which is
-    made always. Weights beyond 1 GiB go to `path`.data. Returns the result of `optimize`; its
-    report has the checks against PyTorch as well, and in its notes what they refer to.
+    The fused model is validated against what PyTorch exported, and against eager PyTorch: its
+    distance to a float64 twin of the module may be no larger than 1.25 times the module's own, or
+    than rounding each edge of the graph gives.
 
-    Raises ProviderError when torch, onnxscript or the provider is missing, OriginalModelError when
-    PyTorch cannot export the module, as `opset` where that is said, or the module gives other
-    numbers in each call, UsageError for a module in training mode or an output that exists without
-    `force`, WriteError, and ValidationError (nothing is written) when the fused model fails.
+    Args:
+        module: The torch.nn.Module.
+        args: What it is called with, as for torch.onnx.export: the feeds of every comparison.
+        output: The file to write, or an `Output`. Weights beyond 1 GiB go to a file beside it.
+        kwargs: As for torch.onnx.export, like the four that follow.
+        dynamic_shapes: Which extents are symbols.
+        input_names: Names of the model's inputs.
+        output_names: Names of its outputs.
+        opset: The version of ONNX's operators.
+        ep: As for `fuse`.
+        runtime: As for `fuse`.
+        strict_mode: As for `fuse`.
+        selection: As for `fuse`.
+        level: As for `optimize`; the comparison with eager PyTorch is always made.
+        strict: As for `optimize`.
+        min_fused: As for `optimize`.
+        progress: Is told of each stage.
+
+    Returns:
+        The result of `optimize`; its report has the checks against PyTorch as well, and in its
+        notes what they refer to.
+
+    Raises:
+        ProviderError: When torch, onnxscript or the provider is missing.
+        OriginalModelError: When PyTorch cannot export the module, as `opset` where that is said,
+            or the module gives other numbers in each call.
+        UsageError: For a module in training mode, or an output that exists without `force`.
+        ValidationError: When the fused model fails; nothing is written.
+        WriteError: When the output cannot be written.
+
+    Example:
+        >>> import torch
+        >>> block = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
+        >>> graphfuse.export(block, (torch.ones(1, 5, 16),), "block.onnx").validation.passed
+        True
     """
     call = called(module, args, {} if kwargs is None else kwargs)
-    if validation not in LEVELS:
-        raise UsageError(f"unknown level {validation!r}", f"choose one of {', '.join(LEVELS)}")
-    target = Output(Path(path), force=force)
-    ep = ",".join(targets.resolve(ep))
-    row = targets.target(ep)
+    level = chosen(Level, level, "level")
+    file, target = output_of(output), targets.target(ep)
+    known = runtimes.runtime(runtime)
     # Now, not after minutes of exporting: the comparison with PyTorch runs on it.
-    require_provider(row.provider, targets.since(row))
-    where = target.path
-    check_output(target, Model(onnx.ModelProto(), None, where.parent))
+    require_provider(target.provider, targets.since(target))
+    where = file.path
+    check_output(file, Model(onnx.ModelProto(), None, where.parent))
     leftovers.remove(where.parent)
     with leftovers.scratch(where) as folder:
         exported = folder / where.name
@@ -100,26 +136,17 @@ def export(
         call.export(exported, dynamic_shapes=dynamic_shapes, opset_version=opset, **names)
         source = load(exported)
         _require_opset(source.proto, opset)
-        feeds = call.feeds(source.proto)
+        arrays = call.feeds(source.proto)
         eager = call.steady()
-        result = optimize(
-            exported,
-            where,
-            ep,
-            fold_bias=fold_bias,
-            runtime=runtime,
-            validation=validation,
-            strict=strict,
-            inputs=feeds,
-            min_fused=min_fused,
-            dry_run=True,
-            progress=progress,
-        )
+        feeds = Feeds(inputs=arrays)
+        fusing = Fusing(source, target, selection, known, strict_mode, feeds, progress)
+        with unchanged(source):
+            result = fusing.accepted(Asked(level), strict, min_fused)
+            result = replace(result, read=files_read(source))
         progress.stage("comparing with eager PyTorch")
-        report = _with_eager(call, eager, source, result, feeds, ep)
+        report = _with_eager(call, eager, source, result, arrays, target.provider)
         _require(report)
-        result = replace(result, validation=report)
-        return write(result, source, target, progress)
+        return write(replace(result, validation=report), source, file, progress)
 
 
 def _require(report: ValidationReport) -> None:
@@ -149,11 +176,10 @@ def _with_eager(
     source: Model,
     result: FuseResult,
     feeds: Mapping[str, Array],
-    ep: str,
+    provider: str,
 ) -> ValidationReport:
     """The report of a result, with checks of each output against the module itself."""
-    provider = targets.target(ep).provider
-    report = result.validation or ValidationReport((), (provider,), 0, "none")
+    report = result.validation or ValidationReport((), (provider,), 0, Level.NONE)
     names = [value.name for value in source.proto.graph.output]
     exact = call.exact()
     if len(eager) != len(names):

@@ -1,6 +1,6 @@
 """What a fused node costs against the nodes that it replaces, from tables that were measured.
 
-    python -m graphfuse.bench.cost_tables -o graphfuse/planning/costs.json
+    python -m graphfuse.speed.cost_tables -o graphfuse/planning/costs.json
 
 measures the installed onnxruntime: microseconds of the nodes that a default session has at a site,
 the faster ones of Add and norm and of what its own fusion makes of them, and of the fused node,
@@ -123,13 +123,13 @@ def tables() -> Mapping[str, Curves]:
         raise GraphfuseError(
             f"{path} cannot be read as a table of costs ({type(error).__name__}: "
             f"{in_one_line(error)})",
-            f"measure it again with `python -m graphfuse.bench.cost_tables -o {path}`, "
+            f"measure it again with `python -m graphfuse.speed.cost_tables -o {path}`, "
             "install graphfuse again, or pass --no-costs",
         ) from error
 
 
 def parse(document: Mapping[str, Any]) -> Mapping[str, Curves]:
-    """The tables of a document that `graphfuse.bench.cost_tables` wrote.
+    """The tables of a document that `graphfuse.speed.cost_tables` wrote.
 
     Raises ValueError, KeyError or TypeError when it is none.
     """

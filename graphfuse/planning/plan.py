@@ -44,6 +44,7 @@ from graphfuse.records import (
     TensorType,
 )
 from graphfuse.records.reasons import Reason, Refusal
+from graphfuse.records.requests import EVERY_SITE, Costs, Selection
 from graphfuse.types.shapes import symbol_of
 
 EXPRESSION_OPSET = 9
@@ -53,30 +54,25 @@ EXPRESSION_OPSET = 9
 def plan(
     model: Model,
     scan: Scan,
-    ep: str,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    fold_bias: bool | None = None,
-    put_back: Mapping[str, str] = MappingProxyType({}),
-    costs: Mapping[str, Cost] | None = MappingProxyType({}),
-    runtime: Runtime | None = None,
+    target: Target,
+    selection: Selection = EVERY_SITE,
     *,
+    put_back: Mapping[str, str] = MappingProxyType({}),
+    measured: Mapping[str, Cost] = MappingProxyType({}),
+    runtime: Runtime | None = None,
     strict_mode: bool = False,
 ) -> Plan:
-    """Choose the sites to fuse for an execution provider.
+    """Choose the sites to fuse for a target.
 
-    `include` and `exclude` hold site ids or patterns of output names ('s3', '*/layer.2/*').
-    `fold_bias` says whether the fused node adds a bias vector that stands before the residual;
-    None, that it does where that is known to win. `put_back` are the sites that failed validation,
-    by id, and how. `costs` are measured on this machine, by site; the others are looked up in the
-    table that the package ships, and a site that would not win is left. With None every site is
-    taken. `runtime` is the onnxruntime that will run the model, the installed one if not given: a
-    site whose kernel is wrong there is left. `strict_mode` says that every session of the model has
-    the options of `runtime.provider_options`.
+    `put_back` are the sites that failed validation, by id, and how. `measured` are costs that were
+    measured on this machine, by site; the others are looked up in the table that the package ships,
+    and a site that would not win is left, but where `selection` asks for no costs. `runtime` is the
+    onnxruntime that will run the model, the installed one if not given: a site whose kernel is
+    wrong there is left. `strict_mode` says that every session of the model has the options of
+    `sessions.provider_options`.
     """
-    target = targets.target(ep)
     runtime = runtime or runtimes.runtime()
-    _check_selection(scan, (*include, *exclude))
+    _check_selection(scan, (*selection.include, *selection.exclude))
     opset = default_opset(model.proto)
     fusions: list[Fusion] = []
     left: list[NearMiss] = []
@@ -87,14 +83,17 @@ def plan(
     interiors = {(site.scope, index) for site in scan.sites for index in site.interior}
     own = target.domain == ops.DOMAIN
     for site in _of_one_type(scan.sites) if own else scan.sites:
-        cost = None if costs is None else costs.get(site.id) or predict(target, site, runtime)
+        cost = None
+        if selection.costs != Costs.NONE:
+            cost = measured.get(site.id) or predict(target, site, runtime)
+        fold_bias = selection.fold_bias
         folds = bool(cost and cost.folds) if fold_bias is None else fold_bias
         biased = site.bias_add is not None and folds and targets.takes_bias(target, site.kind)
         if site.bias_add is not None and (site.scope, site.bias_add.add.index) in interiors:
             # It is the bias of a norm that is fused itself.
             biased = False
         operator = targets.operator(target, site.kind, biased)
-        refusal = _selection_refusal(site, opset, include, exclude)
+        refusal = _selection_refusal(site, opset, selection)
         refusal = refusal or targets.refusal(target, site, opset, runtime.name, strict_mode)
         if refusal is None and cost is not None and not cost.wins:
             refusal = Refusal(Reason.SLOWER, f"{cost.speedup:.2f} times as fast {_beside(cost)}")
@@ -111,7 +110,7 @@ def plan(
         else:
             left.append(NearMiss(refusal.reason, site.add, site.add, got=refusal.got, site=site.id))
     planned = Plan(
-        ep,
+        target.name,
         tuple(fusions),
         tuple(left),
         operands.vectors,
@@ -233,11 +232,10 @@ def _selects(pattern: str, site: Site) -> bool:
     return pattern == site.id or fnmatchcase(site.output, pattern)
 
 
-def _selection_refusal(
-    site: Site, opset: int, include: Sequence[str], exclude: Sequence[str]
-) -> Refusal | None:
+def _selection_refusal(site: Site, opset: int, selection: Selection) -> Refusal | None:
+    include = selection.include
     chosen = not include or any(_selects(pattern, site) for pattern in include)
-    if not chosen or any(_selects(pattern, site) for pattern in exclude):
+    if not chosen or any(_selects(pattern, site) for pattern in selection.exclude):
         return Refusal(Reason.EXCLUDED)
     computed = any(isinstance(p, Expression) for p in (site.scale, site.bias))
     if computed and opset < EXPRESSION_OPSET:

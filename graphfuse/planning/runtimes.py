@@ -1,6 +1,6 @@
 """What each onnxruntime does with Add and a norm: one table, which all that depends on it asks.
 
-    python -m graphfuse.bench.runtime_tables -o graphfuse/planning/runtimes.json
+    python -m graphfuse.speed.runtime_tables -o graphfuse/planning/runtimes.json
 
 measures the installed version and writes its entry; for several, each in a virtual environment of
 its own, there is `python -m tests.campaigns.benchmarks.runtimes`.
@@ -162,7 +162,7 @@ def table() -> tuple[Mapping[str, Any], ...]:
         raise GraphfuseError(
             f"{path} cannot be read as a table of runtimes ({type(error).__name__}: "
             f"{in_one_line(error)})",
-            f"measure it again with `python -m graphfuse.bench.runtime_tables -o {path}`, or "
+            f"measure it again with `python -m graphfuse.speed.runtime_tables -o {path}`, or "
             "install graphfuse again",
         ) from error
 

@@ -59,7 +59,8 @@ class Target:
 
     `provider` is onnxruntime's execution provider that runs and validates the result. `inside` is
     the domain of the operators in the functions' bodies: onnxruntime's own for a file that is to be
-    fast on a GPU as well. `all_of` are the rows that must all take a site, by target and norm.
+    fast on a GPU as well. `all_of` are the rows that must all take a site, by target and norm,
+    `members` the targets that several are.
     """
 
     name: str
@@ -68,6 +69,17 @@ class Target:
     rows: Mapping[str, Row]
     inside: str = ""
     all_of: tuple[Mapping[str, Row], ...] = ()
+    members: tuple[Target, ...] = ()
+
+    @property
+    def singles(self) -> tuple[Target, ...]:
+        """The targets that it is made of, each of one provider."""
+        return self.members or (self,)
+
+    @property
+    def providers(self) -> dict[str, str]:
+        """The execution provider of each of them, by its name."""
+        return {single.name: single.provider for single in self.singles}
 
 
 def _own(source: str) -> Mapping[str, Row]:
@@ -186,40 +198,45 @@ _TABLE: tuple[tuple[str, str, str, Mapping[str, Row]], ...] = (
 TARGETS: Mapping[str, Target] = {row[0]: Target(*row) for row in _TABLE}
 
 
-@cache
-def target(name: str) -> Target:
-    """The row of a target, or of several (`cpu,cuda`); UsageError naming those there are.
+def target(ep: str | Sequence[str]) -> Target:
+    """The target that names stand for; of several (`cpu,cuda`) one file has to serve all.
 
-    Of several, one file has to serve all: it has graphfuse's operators, for its kernels on the CPU,
-    and where one of the others wants onnxruntime's fused operator, the functions have that inside,
-    and only what it takes is fused.
+    Such a file has graphfuse's operators, for its kernels on the CPU, and where one of the others
+    wants onnxruntime's fused operator, the functions have that inside, and only what it takes is
+    fused. A name is a target's, its execution provider's, or `auto`, the best one that this machine
+    has. Raises UsageError for others, and ProviderError when `auto` needs onnxruntime.
     """
-    if name in TARGETS:
-        return TARGETS[name]
-    names = list(dict.fromkeys(name.split(",")))
-    for each in names:
-        if each not in TARGETS:
-            raise UsageError(
-                f"unknown execution provider {each!r}",
-                f"choose one of {', '.join(TARGETS)} or {AUTO}",
-            )
-    members = [TARGETS[each] for each in names]
+    given = ep.split(",") if isinstance(ep, str) else ep
+    if not given:
+        raise UsageError(f"{ep!r} names no execution provider", f"choose one of {_choices()}")
+    return _combined(tuple(dict.fromkeys(map(_named, given))))
+
+
+def _named(name: str) -> str:
+    if name == AUTO:
+        return best_here()
+    found = next((row.name for row in TARGETS.values() if name in (row.name, row.provider)), None)
+    if found is None:
+        raise UsageError(f"unknown execution provider {name!r}", f"choose one of {_choices()}")
+    return found
+
+
+def _choices() -> str:
+    return f"{', '.join(TARGETS)} or {AUTO}"
+
+
+@cache
+def _combined(names: tuple[str, ...]) -> Target:
+    members = tuple(TARGETS[name] for name in names)
+    if len(members) == 1:
+        return members[0]
+    name, provider = ",".join(names), members[0].provider
     if len({member.domain for member in members}) == 1:
         rows = tuple(member.rows for member in members)
-        return Target(name, members[0].provider, members[0].domain, rows[0], "", rows)
+        return Target(name, provider, members[0].domain, rows[0], "", rows, members)
     contrib = [member.rows for member in members if member.domain == ops.CONTRIB_DOMAIN]
-    own = TARGETS["portable"].rows
-    return Target(name, members[0].provider, ops.DOMAIN, own, ops.CONTRIB_DOMAIN, (own, *contrib))
-
-
-def resolve(names: str | Sequence[str]) -> tuple[str, ...]:
-    """The targets that names stand for: `auto` is the best one that this machine has.
-
-    Raises UsageError for unknown ones, and ProviderError when `auto` needs onnxruntime.
-    """
-    given = names.split(",") if isinstance(names, str) else names
-    found = [best_here() if name == AUTO else target(name).name for name in given]
-    return tuple(dict.fromkeys(found))
+    own, inside = TARGETS["portable"].rows, ops.CONTRIB_DOMAIN
+    return Target(name, provider, ops.DOMAIN, own, inside, (own, *contrib), members)
 
 
 def best_here() -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from graphfuse.errors import UsageError
 from graphfuse.records.reasons import Reason
+from graphfuse.records.requests import AnyOutput, Output, output_of
 from graphfuse.records.runs import ValidationReport
 from graphfuse.records.sites import NearMiss, Scan, ScopeRef, Site, TensorType
 
@@ -39,6 +42,11 @@ class Fusion:
     types: tuple[tuple[str, TensorType], ...] = ()
     attributes: tuple[tuple[str, int | float], ...] = ()
     sum_at: int = 1
+
+    @property
+    def operator(self) -> str:
+        """The operator with its domain, such as com.microsoft::SkipLayerNormalization."""
+        return f"{self.domain}::{self.op_type}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +124,16 @@ class HashedFile:
     sha256: str
 
 
+def _nowhere(_: Rewritten, output: Output) -> tuple[HashedFile, ...]:
+    raise UsageError(f"{output.path} cannot be written: the result has no model", "fuse one")
+
+
 def _as_it_is(proto: onnx.ModelProto) -> onnx.ModelProto:
     return proto
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rewritten:
+class Rewritten(ABC):
     """A model that was rewritten, and what came of it on the way to a file.
 
     `left` are near misses, or nodes that had to stay. `written` are the files that were written,
@@ -141,14 +153,42 @@ class Rewritten:
     complete: Callable[[onnx.ModelProto], onnx.ModelProto] = field(
         default=_as_it_is, repr=False, compare=False
     )
+    saver: Callable[[Rewritten, Output], tuple[HashedFile, ...]] = field(
+        default=_nowhere, repr=False, compare=False
+    )
+
+    @property
+    @abstractmethod
+    def changed(self) -> bool:
+        """Whether anything was rewritten."""
+
+    def _in_words(self, done: str) -> str:
+        nodes = f"{self.nodes_before} to {self.nodes_after} nodes"
+        verdict = "not validated" if self.validation is None else self.validation.verdict
+        return f"<{type(self).__name__}: {done}, {len(self.left)} left, {nodes}, {verdict}>"
 
     @cached_property
     def model(self) -> onnx.ModelProto:
         """The rewritten model; external data stays where it was, what was inline is inline."""
         return self.complete(self.proto)
 
+    def save(self, output: AnyOutput) -> tuple[HashedFile, ...]:
+        """Write the model to any place, atomically, with the weights that it needs there.
 
-@dataclass(frozen=True, kw_only=True)
+        Args:
+            output: The file to write, or an `Output` that says more.
+
+        Returns:
+            The files that were written, the model first.
+
+        Raises:
+            UsageError: For an output that exists without `force`.
+            WriteError: When it cannot be written; what was there still is.
+        """
+        return self.saver(self, output_of(output))
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class FuseResult(Rewritten):
     """The outcome of `fuse` and `optimize`.
 
@@ -170,6 +210,9 @@ class FuseResult(Rewritten):
         """Whether anything was rewritten."""
         return bool(self.fused)
 
+    def __repr__(self) -> str:
+        return self._in_words(f"{len(self.fused)} fused for {self.target}")
+
     @property
     def put_back(self) -> tuple[NearMiss, ...]:
         """The sites that were fused, failed validation, and are as they were."""
@@ -180,17 +223,28 @@ class FuseResult(Rewritten):
         return Counter(miss.reason for miss in self.left)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
+class Unfused:
+    """A fused node that was written out: its output, and its operator with the domain."""
+
+    output: str
+    operator: str
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class UnfuseResult(Rewritten):
     """The outcome of `unfuse`.
 
-    `unfused` are the nodes that were written out, each by its output and its operator, `left` those
-    that had to stay. The rest is as in Rewritten.
+    `unfused` are the nodes that were written out, `left` those that had to stay. The rest is as in
+    Rewritten.
     """
 
-    unfused: tuple[tuple[str, str], ...]
+    unfused: tuple[Unfused, ...]
 
     @property
     def changed(self) -> bool:
         """Whether anything was written out."""
         return bool(self.unfused)
+
+    def __repr__(self) -> str:
+        return self._in_words(f"{len(self.unfused)} unfused")

@@ -119,7 +119,7 @@ class NotShown:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ValidationReport:
     """All checks of one validation. `passed` is true when every one holds, and nothing is unknown.
 
@@ -145,6 +145,10 @@ class ValidationReport:
     changes: tuple[Change, ...] = ()
     not_shown: tuple[NotShown, ...] = ()
     certificates: tuple[Certificate, ...] = ()
+
+    def __repr__(self) -> str:
+        said = f"{len(self.checks)} checks at {self.level} on {', '.join(self.providers)}"
+        return f"<ValidationReport: {self.verdict}, {said}>"
 
     @property
     def first_difference(self) -> str:

@@ -208,7 +208,7 @@ class Explanation:
     missing: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Scan:
     """What a model holds: sites that can be fused, near misses, and sites fused before.
 
@@ -224,6 +224,10 @@ class Scan:
     strange: tuple[str, ...] = ()
     unimported: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        found = f"{len(self.sites)} sites, {len(self.near_misses)} near misses"
+        return f"<Scan: {found}, {self.already_fused} fused already, {self.nodes} nodes>"
 
     def count(self, kind: str) -> int:
         """The number of sites of one kind, `LayerNorm` or `RMSNorm`."""

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from graphfuse import __version__
 from graphfuse.graph.tensors import type_name
 from graphfuse.records import (
     Activation,
+    BiasAdd,
     Certificate,
     Check,
     Explanation,
@@ -27,10 +27,7 @@ from graphfuse.records import (
     ValidationReport,
 )
 from graphfuse.records.residual_stream import Reading
-
-SCHEMA = 1
-
-Document = dict[str, Any]
+from graphfuse.report.head import Document, head
 
 
 def scan_document(
@@ -42,7 +39,7 @@ def scan_document(
     """What `graphfuse scan` found; `readings` when it was asked for the activations."""
     more = {} if readings is None else {"activations": [_reading(each) for each in readings]}
     return {
-        **_head("scan"),
+        **head("scan"),
         "model": model,
         "nodes": scan.nodes,
         "already_fused": scan.already_fused,
@@ -57,7 +54,7 @@ def explain_document(model: str, found: Explanation) -> Document:
     """What `graphfuse explain` says of a site or near miss."""
     item = found.item
     return {
-        **_head("explain"),
+        **head("explain"),
         "model": model,
         "site": _site(item) if isinstance(item, Site) else None,
         "near_miss": _near_miss(item) if isinstance(item, NearMiss) else None,
@@ -73,13 +70,15 @@ def fuse_document(model: str, result: FuseResult, options: Sequence[str] = ()) -
     """What `graphfuse fuse` did; `options` are those that name the user's feeds."""
     written = result.written[0].path if result.written else ""
     return {
-        **_head("fuse"),
+        **head("fuse"),
         "model": model,
         "target": result.target,
+        "changed": result.changed,
         "nodes_before": result.nodes_before,
         "nodes_after": result.nodes_after,
         "already_fused": result.scan.already_fused,
-        "fused": [{**_site(f.site), "operator": f"{f.domain}::{f.op_type}"} for f in result.fused],
+        "fused": [{**_site(f.site), "operator": f.operator} for f in result.fused],
+        "kept": result.kept,
         "left": [_near_miss(miss) for miss in result.left],
         "costs": [asdict(cost) for cost in result.costs],
         "runtime": result.runtime,
@@ -98,11 +97,12 @@ def unfuse_document(model: str, result: UnfuseResult, options: Sequence[str] = (
     written = result.written[0].path if result.written else ""
     report = result.validation
     return {
-        **_head("unfuse"),
+        **head("unfuse"),
         "model": model,
+        "changed": result.changed,
         "nodes_before": result.nodes_before,
         "nodes_after": result.nodes_after,
-        "unfused": [{"output": output, "operator": name} for output, name in result.unfused],
+        "unfused": [asdict(each) for each in result.unfused],
         "left": [_near_miss(miss) for miss in result.left],
         "validation": None if report is None else _validation(report, model, written, options),
         "read": [_file(file) for file in result.read],
@@ -113,7 +113,7 @@ def unfuse_document(model: str, result: UnfuseResult, options: Sequence[str] = (
 
 def _file(file: HashedFile) -> Document:
     """The hash is null for a file that was not read as a whole."""
-    return {"path": file.path, "bytes": file.size, "sha256": file.sha256 or None}
+    return {"path": file.path, "size": file.size, "sha256": file.sha256 or None}
 
 
 def validation_document(
@@ -121,15 +121,11 @@ def validation_document(
 ) -> Document:
     """What `graphfuse validate` measured; `options` are those that name the user's feeds."""
     return {
-        **_head("validate"),
+        **head("validate"),
         "original": original,
         "fused": fused,
         **_validation(report, original, fused, options),
     }
-
-
-def _head(command: str) -> Document:
-    return {"schema": SCHEMA, "graphfuse": __version__, "command": command}
 
 
 def _node(node: NodeRef) -> Document:
@@ -152,7 +148,7 @@ def _site(site: Site) -> Document:
         "sum_is_read": site.sum_is_read,
         "sum_readers": [_node(node) for node in site.sum_readers],
         "addends": list(site.addends),
-        "bias_add": site.bias_add.vector if site.bias_add else None,
+        "bias_add": None if site.bias_add is None else _bias_add(site.bias_add),
         "layout": site.layout,
         "layer": site.layer,
         "output": site.output,
@@ -160,7 +156,7 @@ def _site(site: Site) -> Document:
         "bias": _parameter(site.bias),
         "epsilon": site.epsilon,
         "axis": site.axis,
-        "type": type_name(site.elem_type),
+        "elem_type": type_name(site.elem_type),
         "parameter_type": type_name(site.parameter_type),
         "shape": list(site.shape),
         "b_shape": None if site.b_shape is None else list(site.b_shape),
@@ -168,6 +164,16 @@ def _site(site: Site) -> Document:
         "clamps": list(site.clamps),
         "fused_by": site.fused_by or None,
         "form": str(site.form),
+    }
+
+
+def _bias_add(found: BiasAdd) -> Document:
+    return {
+        "add": _node(found.add),
+        "vector": found.vector,
+        "operand": found.operand,
+        "result": found.result,
+        "from_matmul": found.from_matmul,
     }
 
 
@@ -211,7 +217,7 @@ def _validation(
         "wrong": list(report.wrong),
         "checks": [_check(check, command) for check in report.checks],
         "activations": [_activation(found) for found in report.activations],
-        "evaluated_by": {means: list(names) for means, names in report.evaluated.items()},
+        "evaluated": {means: list(names) for means, names in report.evaluated.items()},
         "unpaired": [{"site": item.site, "why": item.why} for item in report.unpaired],
         "certificates": [_certificate(each, command) for each in report.certificates],
         "notes": list(report.notes),

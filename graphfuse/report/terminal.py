@@ -162,7 +162,7 @@ def _seen(reason: Reason, result: FuseResult) -> list[str]:
 def print_unfused(console: Console, model: str, result: UnfuseResult) -> None:
     """The table that ends `graphfuse unfuse`."""
     table = table_of(model, "written out")
-    counts = Counter(operator for _, operator in result.unfused)
+    counts = Counter(each.operator for each in result.unfused)
     for operator, count in sorted(counts.items()):
         table.add_row(operator, str(count))
     table.add_row("nodes", f"{result.nodes_before} -> {result.nodes_after}")

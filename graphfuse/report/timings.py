@@ -9,7 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from graphfuse.bench.measurements import (
+from graphfuse.graph.tensors import type_name
+from graphfuse.report.head import head
+from graphfuse.speed.measurements import (
     BEST,
     FUSED,
     ORIGINAL,
@@ -20,9 +22,7 @@ from graphfuse.bench.measurements import (
     Footprint,
     SiteTiming,
 )
-from graphfuse.bench.timing import Interval
-from graphfuse.graph.tensors import type_name
-from graphfuse.report.document import SCHEMA
+from graphfuse.speed.timing import Interval
 
 SHOWN = 6
 """How many operators are listed."""
@@ -30,12 +30,8 @@ SHOWN = 6
 
 def bench_document(original: str, fused: str | None, report: BenchReport) -> dict[str, Any]:
     """What `graphfuse bench` measured, in seconds and bytes."""
-    from graphfuse import __version__
-
     return {
-        "schema": SCHEMA,
-        "graphfuse": __version__,
-        "command": "bench",
+        **head("bench"),
         "original": original,
         "fused": fused,
         "environment": dict(report.environment),

@@ -20,6 +20,7 @@ import numpy as np
 import onnx
 
 from graphfuse.errors import UsageError, in_one_line
+from graphfuse.records.requests import RUN_LIMIT, Feeds
 from graphfuse.running.caches import Tokens, find_caches
 from graphfuse.running.joined import past_symbols
 from graphfuse.running.random_feeds import (
@@ -59,10 +60,6 @@ LITTLE = (Sizes(2, 7), Sizes(1, 7), Sizes(1, 1))
 ONES = (Sizes(1, 1),)
 ODD = (Sizes(3, 5, 2), Sizes(3, 5), Sizes(1, 5), Sizes(3, 5, empty=True), Sizes(1, 5, empty=True))
 """A small odd size; different ones for different symbols, where the model runs so."""
-
-
-RUN_LIMIT = 45.0
-"""Seconds that one run of the original may take: a loop in it may have no end."""
 
 
 @dataclass(frozen=True)
@@ -250,28 +247,17 @@ def _unbound(
     return {name: shape for name, shape in shapes.items() if name not in known}
 
 
-def feeding_of(
-    seed: int,
-    iterations: int | None,
-    inputs: Mapping[str, Array] | Sequence[Mapping[str, Array]] | None,
-    shapes: Mapping[str, tuple[int, ...]] | None,
-    ranges: Ranges | None,
-    run_limit: float | None,
-    symbols: Mapping[str, int] | None = None,
-) -> Feeding:
-    """What the user's options say of feeds. Raises UsageError."""
-    if iterations is not None and iterations < 1:
-        raise UsageError(f"{iterations} iterations were asked for", "ask for 1 or more")
-    if inputs is not None and symbols:
-        raise UsageError(
-            f"feeds are given, so --symbol {min(symbols)} says nothing", "leave one of them out"
-        )
-    wrong = next((name for name, size in (symbols or {}).items() if size < 0), None)
-    if wrong is not None:
-        raise UsageError(f"symbol {wrong!r} is below 0", "give an extent, such as batch=1")
-    given = [inputs] if isinstance(inputs, Mapping) else inputs
+def feeding_of(asked: Feeds) -> Feeding:
+    """What to feed, as the user asks for it."""
+    inputs = [asked.inputs] if isinstance(asked.inputs, Mapping) else asked.inputs
     return Feeding(
-        seed, iterations, given, shapes or {}, ranges or {}, run_limit or RUN_LIMIT, symbols or {}
+        asked.seed,
+        asked.iterations,
+        inputs,
+        asked.input_shapes,
+        asked.val_range,
+        asked.run_limit,
+        asked.symbols,
     )
 
 

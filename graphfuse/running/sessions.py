@@ -72,9 +72,24 @@ def session_options(
     Options of the providers themselves are not a part of it: onnxruntime takes them with their
     names, so pass `graphfuse.providers("cuda")` as the session's `providers`.
 
-    providers: as for onnxruntime.InferenceSession, names or (name, options) pairs.
-    kernels: True registers them whatever the providers are, and raises ProviderError when they were
-    not built or onnxruntime cannot load them; False registers none; None registers what there is.
+    Args:
+        kernels: True registers them whatever the providers are; False registers none; None
+            registers what there is.
+        providers: As for onnxruntime.InferenceSession, names or (name, options) pairs.
+
+    Returns:
+        The options, which may be changed before the session is made.
+
+    Raises:
+        ProviderError: When onnxruntime is missing, or `kernels` is True and they were not built, or
+            onnxruntime cannot load them.
+        UsageError: When no provider is named.
+
+    Example:
+        >>> import onnxruntime
+        >>> graphfuse.optimize("models/bert.onnx", "fused.onnx", level="none").changed
+        True
+        >>> session = onnxruntime.InferenceSession("fused.onnx", graphfuse.session_options())
     """
     slow = runtimes.runtime().slow_fusions if _first(providers) == CPU else ()
     options = _options((*_crashing(), *slow))
@@ -105,18 +120,40 @@ def providers(
 ) -> list[tuple[str, dict[str, str]]]:
     """What to pass as an InferenceSession's `providers`, with the options that they need.
 
-        onnxruntime.InferenceSession(
-            "fused.onnx", graphfuse.session_options(providers=["CUDAExecutionProvider"]),
-            providers=graphfuse.providers("cuda"),
-        )
+    Args:
+        ep: Targets as `fuse` takes them ("cuda", "cuda,cpu", "auto"), in the order of preference.
+        version: That of onnxruntime, such as "1.24.4" or (1, 24); None is the installed one.
 
-    ep: targets as `fuse` takes them ('cuda', 'cuda,cpu', 'auto'), in the order of preference.
-    version: as for `provider_options`. Raises UsageError for an unknown target.
+    Returns:
+        Names of execution providers, each with its options.
+
+    Raises:
+        UsageError: For an unknown target.
+
+    Example:
+        >>> graphfuse.providers("cuda,cpu", "1.24")  # doctest: +NORMALIZE_WHITESPACE
+        [('CUDAExecutionProvider', {'enable_skip_layer_norm_strict_mode': '1'}),
+         ('CPUExecutionProvider', {})]
     """
     from graphfuse.planning import targets
 
-    names = dict.fromkeys(targets.target(each).provider for each in targets.resolve(ep))
+    names = dict.fromkeys(targets.target(ep).providers.values())
     return [(name, provider_options(name, version)) for name in names]
+
+
+def with_needed(providers: Providers) -> list[tuple[str, dict[str, Any]]]:
+    """Providers as (name, options) pairs, with the options that the installed version needs.
+
+    Raises UsageError when none is named, and ProviderError when onnxruntime lacks one.
+    """
+    _first(providers)
+    given = (providers,) if isinstance(providers, str) else providers
+    pairs: list[tuple[str, dict[str, Any]]] = [
+        (each, {}) if isinstance(each, str) else (each[0], dict(each[1])) for each in given
+    ]
+    for name, _ in pairs:
+        require_provider(name)
+    return [(name, {**provider_options(name), **options}) for name, options in pairs]
 
 
 def _options(disabled: Sequence[str]) -> libraries.SessionOptions:
@@ -258,6 +295,21 @@ def session(
         options.add_session_config_entry(NO_FALLBACK_KEY, "1")
     level = optimize if isinstance(optimize, str) else OPTIMIZATION_LEVELS[-1 if optimize else 0]
     options.graph_optimization_level = getattr(runtime.GraphOptimizationLevel, level)
+    given = [(provider, provider_options(provider, runtime.__version__))]
+    return of_model(model, folder, given, options)
+
+
+def of_model(
+    model: onnx.ModelProto | bytes | Path,
+    folder: Path,
+    providers: Sequence[tuple[str, Mapping[str, Any]]],
+    options: libraries.SessionOptions,
+) -> libraries.Session:
+    """A session with these very options; external data is looked for in `folder`.
+
+    Raises ProviderError when onnxruntime lists the first provider and cannot start it.
+    """
+    runtime, first = libraries.onnxruntime(), providers[0][0]
     if isinstance(model, onnx.ModelProto):
         model, folder = without_links(empty_inputs.without(model), folder)
     if isinstance(model, Path) and not is_utf8(model):
@@ -266,15 +318,16 @@ def session(
         # As bytes: the folder's name need not be UTF-8 either.
         options.add_session_config_entry(FOLDER_KEY, os.fsencode(folder.resolve()))
     data: object = serialize(model) if isinstance(model, onnx.ModelProto) else model
-    given = [(provider, provider_options(provider, runtime.__version__))]
     with contextlib.ExitStack() as stack:
         if isinstance(model, onnx.ModelProto) and release() < FOLDER_SINCE:
             scratch = stack.enter_context(tempfile.TemporaryDirectory())
             data = as_file(model, folder, Path(scratch)) or data
-        created: libraries.Session = runtime.InferenceSession(data, options, providers=given)
-    if provider not in created.get_providers():
+        created: libraries.Session = runtime.InferenceSession(
+            data, options, providers=list(providers)
+        )
+    if first not in created.get_providers():
         raise ProviderError(
-            f"onnxruntime {runtime.__version__} lists {provider} and cannot start it: "
+            f"onnxruntime {runtime.__version__} lists {first} and cannot start it: "
             f"the session has {', '.join(created.get_providers())} only",
             "check the driver and the provider's libraries; onnxruntime logs what it misses",
         )

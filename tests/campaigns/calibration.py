@@ -77,9 +77,11 @@ def outcome(blocks: int, hidden: int, weights: str, seed: int, level: str = "ful
     """Fuse one stack and validate it: every site must be there, and nothing fail."""
     start = time.process_time()
     original = stack(blocks, hidden, weights, seed)
-    result = graphfuse.fuse(original, costs="none")
+    result = graphfuse.fuse(original, selection=graphfuse.Selection(costs="none"))
     assert len(result.fused) == blocks, "a site was not fused"
-    report = graphfuse.validate(original, result.model, level=level, seed=seed)
+    report = graphfuse.validate(
+        original, result.model, level=level, feeds=graphfuse.Feeds(seed=seed)
+    )
     worst = {gate: report.worst(gate) for gate in ("G1", "G2")}
     share = {gate: check.value / check.bound for gate, check in worst.items() if check is not None}
     said = tuple(f"{c.gate} {c.value:.3g} of {c.bound:.3g} ({c.where})" for c in report.failures)

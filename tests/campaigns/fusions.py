@@ -146,7 +146,7 @@ def quantized(path: Path) -> Path:
 def compare(path: Path) -> tuple[int, dict[str, Counts]]:
     """How many sites were fused, and what was lost by it."""
     fused = path.with_name(f"{path.stem}-fused.onnx")
-    result = graphfuse.optimize(path, fused, validation="none", force=True)
+    result = graphfuse.optimize(path, graphfuse.Output(fused, force=True), level="none")
     return len(result.fused), lost(path, fused)
 
 

@@ -30,7 +30,7 @@ REST = "e = Add({}, eps) r = Sqrt(e) n = Div(d, r) s = Mul(n, scale) y = Add(s, 
 
 
 def fused(proto: onnx.ModelProto) -> onnx.ModelProto:
-    result = graphfuse.fuse(proto, costs="none")
+    result = graphfuse.fuse(proto, selection=graphfuse.Selection(costs="none"))
     assert len(result.fused) == 1
     return result.model
 
@@ -212,11 +212,15 @@ def test_a_cast_of_a_number_rounds_and_a_cast_of_an_activation_does_not() -> Non
 
 def test_one_certificate_stands_for_sites_that_differ_in_their_weights() -> None:
     proto = onnx.load(BERT)
-    found = certificates(BERT, graphfuse.fuse(BERT, costs="none").model)
+    found = certificates(
+        BERT, graphfuse.fuse(BERT, selection=graphfuse.Selection(costs="none")).model
+    )
     assert sorted(len(each.sites) for each in found) == [1, 4]
     node = next(n for n in proto.graph.node if n.output[0] == "layer_norm_3")
     next(a for a in node.attribute if a.name == "epsilon").f *= 2
-    found = certificates(proto, graphfuse.fuse(BERT, costs="none").model)
+    found = certificates(
+        proto, graphfuse.fuse(BERT, selection=graphfuse.Selection(costs="none")).model
+    )
     assert [each.sites for each in found if not each.passed] == [("layer_norm_3",)]
 
 
@@ -285,7 +289,8 @@ def test_fuse_puts_back_what_it_cannot_certify(
     monkeypatch.setattr(exact, "OPERATORS", lacking)
     path = tmp_path / "model.onnx"
     onnx.save(residual(DECOMPOSED_LAYER_NORM), path)
-    options = {"certify": True, "validation": "none", "costs": "none"}
+    every = graphfuse.Selection(costs="none")
+    options = {"certify": True, "level": "none", "selection": every}
     result = graphfuse.optimize(path, tmp_path / "fused.onnx", **options)
     assert not result.fused
     assert [(miss.reason, miss.got) for miss in result.left] == [

@@ -69,4 +69,4 @@ def test_a_run_that_does_not_end_is_stopped_without_a_child() -> None:
     assert result.changed
     words = r"did not end within 1 seconds.*--run-limit"
     with pytest.raises(graphfuse.OriginalModelError, match=words):
-        graphfuse.validate(endless, result.model, run_limit=1)
+        graphfuse.validate(endless, result.model, feeds=graphfuse.Feeds(run_limit=1))

@@ -102,9 +102,12 @@ def test_all_streams_closed(tmp_path: Path) -> None:
 
 def test_errors_do_not_go_to_standard_output(tmp_path: Path) -> None:
     """Python prints to it when there is no standard error: a program would read them as a report."""
-    run = closed(tmp_path, ["scan", "nothing.onnx", "--json"], 2)
+    run = closed(tmp_path, ["scan", "nothing.onnx"], 2)
     assert run.returncode == 3
     assert run.stdout == ""
+    run = closed(tmp_path, ["scan", "nothing.onnx", "--json"], 2)
+    assert run.returncode == 3
+    assert json.loads(run.stdout)["error"]["type"] == "ModelError"
 
 
 def test_an_isolated_run_with_closed_output(tmp_path: Path) -> None:

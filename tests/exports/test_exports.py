@@ -83,7 +83,7 @@ def test_every_site_is_fused_and_right(sampled: tuple[str, str, int], export: Ex
     assert len(result.fused) == eager_sites(name), [m.reason for m in result.left]
     assert not result.left
     shapes = FIXED_SHAPES.get(name) if exporter == "torchscript" else None
-    report = graphfuse.validate(path, result.model, input_shapes=shapes)
+    report = graphfuse.validate(path, result.model, feeds=graphfuse.Feeds(input_shapes=shapes))
     assert report.passed, report.failures
 
 
@@ -116,7 +116,7 @@ def test_cuda_target_is_right_on_the_cpu(name: str, export: Export) -> None:
     assert [miss.reason for miss in result.left] == unproven
     domains = {node.domain for node in result.model.graph.node}
     assert "com.microsoft" in domains
-    report = graphfuse.validate(path, result.model, eps=["cpu"])
+    report = graphfuse.validate(path, result.model, ep=["cpu"])
     assert report.passed, report.failures
 
 

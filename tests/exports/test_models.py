@@ -187,7 +187,7 @@ def test_a_published_shape_is_exported_without_weights(tmp_path: Path) -> None:
     data = path.with_name("gpt3.onnx.data")
     assert data.stat().st_size > 9e9
     assert data.stat().st_blocks * 512 < 5e6
-    result = graphfuse.optimize(path, tmp_path / "fused.onnx", validation="sites")
+    result = graphfuse.optimize(path, tmp_path / "fused.onnx", level="sites")
     assert len(result.fused) == 3
     assert result.validation is not None
     assert result.validation.passed

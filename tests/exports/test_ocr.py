@@ -135,7 +135,7 @@ def test_the_text_stays_the_same(package: str, tmp_path: Path) -> None:
     path, fused = recogniser(package), tmp_path / "fused.onnx"
     images = [rendered(text) for text in TEXTS]
 
-    result = graphfuse.optimize(path, fused, inputs={"x": images[0]})
+    result = graphfuse.optimize(path, fused, feeds={"x": images[0]})
 
     model = onnx.load(fused)
     assert {entry.version for entry in onnx.load(path).opset_import} == {OPSETS[package]}

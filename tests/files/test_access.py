@@ -26,7 +26,7 @@ def mode_of(path: Path) -> int:
 
 
 def fused(source: Path, output: Path, **options: object) -> graphfuse.FuseResult:
-    return graphfuse.optimize(source, output, validation="none", **options)  # type: ignore[arg-type]
+    return graphfuse.optimize(source, graphfuse.Output(output, **options), level="none")  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)
@@ -97,10 +97,10 @@ def test_a_user_who_cannot_keep_the_owner_widens_nothing(tmp_path: Path) -> None
     code = (
         "import os, graphfuse\n"
         # What is imported late may be in a folder that only root may read.
-        "options = {'validation': 'none', 'force': True}\n"
-        "graphfuse.optimize('model.onnx', 'out.onnx', dry_run=True, **options)\n"
+        "output = graphfuse.Output('out.onnx', force=True)\n"
+        "graphfuse.optimize('model.onnx', None, level='none')\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-        "result = graphfuse.optimize('model.onnx', 'out.onnx', **options)\n"
+        "result = graphfuse.optimize('model.onnx', output, level='none')\n"
         "print(result.notes)\n"
     )
     run = subprocess.run(

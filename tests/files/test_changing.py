@@ -13,11 +13,12 @@ import onnx
 import pytest
 
 import graphfuse
-from graphfuse import pipeline
+from graphfuse.api import looking, verdicts
 from graphfuse.errors import ChangedError
 from graphfuse.files import copying, model_file
 from graphfuse.files.folder import TICK
 from graphfuse.records.progress import Silent
+from graphfuse.steps import fusing
 from tests.cli.test_cli import one_line
 from tests.conftest import MODELS, Shell, files_of
 from tests.files.test_files import external
@@ -93,7 +94,9 @@ def test_what_was_not_validated_is_not_written(
     before = files_of(folder)
     progress = once(change, source.with_name(changed), "writing")
     with pytest.raises(graphfuse.GraphfuseError) as caught:
-        graphfuse.optimize(source, folder / "fused.onnx", weights=weights, progress=progress)
+        graphfuse.optimize(
+            source, graphfuse.Output(folder / "fused.onnx", weights=weights), progress=progress
+        )
     assert isinstance(caught.value, ChangedError)
     assert caught.value.exit_code == 1
     assert changed in caught.value.message
@@ -117,7 +120,9 @@ def test_data_that_changes_while_it_is_copied(
 
     monkeypatch.setattr(copying.Writer, "_data", late)
     with pytest.raises(ChangedError, match=r"in/model\.onnx_data (changed|became)"):
-        graphfuse.optimize(source, tmp_path / "out" / "fused.onnx", weights="copy")
+        graphfuse.optimize(
+            source, graphfuse.Output(tmp_path / "out" / "fused.onnx", weights="copy")
+        )
     assert files_of(tmp_path / "out") == []
 
 
@@ -127,16 +132,16 @@ def test_data_that_changes_before_it_is_validated(
     change: Change, level: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A gate that fails, or an original that does not run, is none of the model's faults then."""
-    judge = pipeline.Fusing.validated
+    judge = fusing.Fusing.validated
     data = source.with_name("model.onnx_data")
 
-    def late(self: pipeline.Fusing, *arguments: object) -> object:
+    def late(self: fusing.Fusing, *arguments: object) -> object:
         change(data)
         return judge(self, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(pipeline.Fusing, "validated", late)
+    monkeypatch.setattr(fusing.Fusing, "validated", late)
     with pytest.raises(ChangedError, match=r"model\.onnx_data changed while"):
-        graphfuse.optimize(source, tmp_path / "out" / "fused.onnx", validation=level)
+        graphfuse.optimize(source, tmp_path / "out" / "fused.onnx", level=level)
     assert files_of(tmp_path / "out") == []
 
 
@@ -177,14 +182,14 @@ def test_a_verdict_on_files_that_change_is_none(
 ) -> None:
     fused = source.with_name("fused.onnx")
     graphfuse.optimize(source, fused)
-    validate = pipeline.validate_models
+    validate = verdicts.validate_models
 
     def late(*arguments: object) -> object:
         found = validate(*arguments)  # type: ignore[arg-type]
         grow(source.with_name(changed))
         return found
 
-    monkeypatch.setattr(pipeline, "validate_models", late)
+    monkeypatch.setattr(verdicts, "validate_models", late)
     with pytest.raises(ChangedError, match=rf"{changed} changed while"):
         graphfuse.validate(source, fused, level="sites")
 
@@ -193,19 +198,19 @@ def test_a_verdict_on_files_that_change_is_none(
 def test_what_is_seen_in_a_file_that_changes_is_not_told(
     look: str, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scan = pipeline.look
+    scan = looking.look
 
     def late(model: model_file.Model) -> object:
         grow(source)
         return scan(model)
 
-    monkeypatch.setattr(pipeline, "look", late)
-    monkeypatch.setattr("graphfuse.fusing.look", late)
+    monkeypatch.setattr(looking, "look", late)
+    monkeypatch.setattr("graphfuse.steps.fusing.look", late)
     calls: dict[str, Callable[[], object]] = {
         "scan": lambda: graphfuse.scan(source),
         "fuse": lambda: graphfuse.fuse(source),
         "activations": lambda: graphfuse.activations(source),
-        "explain": lambda: pipeline.explain(source, "s1"),
+        "explain": lambda: graphfuse.explain(source, "s1"),
     }
     with pytest.raises(ChangedError, match=r"model\.onnx changed while"):
         calls[look]()

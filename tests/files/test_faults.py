@@ -86,7 +86,7 @@ def test_no_room_is_said_before_anything_is_copied(
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(100, 90, 10))
     with pytest.raises(graphfuse.WriteError, match="does not fit"):
-        graphfuse.optimize(path, tmp_path / "out" / "fused.onnx", validation="none")
+        graphfuse.optimize(path, tmp_path / "out" / "fused.onnx", level="none")
     assert files_of(tmp_path / "out") == []
 
 
@@ -96,7 +96,7 @@ def test_a_folder_without_rights(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir(mode=0o555)
     code = (
         "import os, sys\n"
-        "import graphfuse, graphfuse.pipeline\n"
+        "import graphfuse, graphfuse.api.changing\n"
         "if os.getuid() == 0: os.setgid(65534); os.setuid(65534)\n"
         "try: graphfuse.optimize('model.onnx', 'out/fused.onnx', validation='none')\n"
         "except graphfuse.UsageError as error: print(error)\n"
@@ -121,7 +121,7 @@ def test_two_runs_with_one_output(tmp_path: Path) -> None:
     def run() -> None:
         ready.wait()
         try:
-            graphfuse.optimize(path, tmp_path / "out" / "fused.onnx", validation="none")
+            graphfuse.optimize(path, tmp_path / "out" / "fused.onnx", level="none")
             said.append("written")
         except graphfuse.UsageError as error:
             said.append(error.message)

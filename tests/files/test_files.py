@@ -101,7 +101,7 @@ def test_the_output_is_not_the_name_of_a_copied_weight_file(tmp_path: Path) -> N
     path = external(tmp_path / "in")
     (tmp_path / "out").mkdir()
     with pytest.raises(graphfuse.UsageError, match="name of a weight file"):
-        graphfuse.optimize(path, tmp_path / "out" / "model.onnx_data", force=True)
+        graphfuse.optimize(path, graphfuse.Output(tmp_path / "out" / "model.onnx_data", force=True))
     assert files_of(tmp_path / "out") == []
 
 
@@ -140,7 +140,7 @@ def test_the_output_is_not_a_data_file(tmp_path: Path) -> None:
     path = external(tmp_path)
     before = (tmp_path / "model.onnx_data").read_bytes()
     with pytest.raises(graphfuse.UsageError, match="is an input"):
-        graphfuse.optimize(path, tmp_path / "model.onnx_data", force=True)
+        graphfuse.optimize(path, graphfuse.Output(tmp_path / "model.onnx_data", force=True))
     assert (tmp_path / "model.onnx_data").read_bytes() == before
 
 
@@ -226,7 +226,7 @@ def test_a_failed_write_leaves_the_old_file(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(graphfuse.WriteError, match="No space left"):
-        graphfuse.optimize(path, tmp_path / "out.onnx", force=True)
+        graphfuse.optimize(path, graphfuse.Output(tmp_path / "out.onnx", force=True))
     assert files_of(tmp_path) == ["in.onnx", "out.onnx"]
     assert (tmp_path / "out.onnx").read_text() == "old"
 

@@ -121,7 +121,7 @@ def test_the_hub_cache_is_read(tmp_path: Path) -> None:
     """Validated as well: onnxruntime is given the files that the links lead to."""
     path = hub(tmp_path)
     (tmp_path / "out").mkdir()
-    result = graphfuse.optimize(path, tmp_path / "out" / "fused.onnx", validation="full")
+    result = graphfuse.optimize(path, tmp_path / "out" / "fused.onnx", level="full")
     assert result.validation is not None
     assert result.validation.passed
     onnx.load(tmp_path / "out" / "fused.onnx")

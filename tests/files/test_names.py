@@ -66,7 +66,7 @@ def test_every_command_takes_names_that_are_not_utf8(raw: Path) -> None:
 
 def test_external_weights_in_a_folder_that_is_not_utf8(raw: Path) -> None:
     path = external(raw)
-    result = graphfuse.optimize(path, raw / "fused.onnx", validation="full")
+    result = graphfuse.optimize(path, raw / "fused.onnx", level="full")
     assert result.validation is not None
     assert result.validation.passed
 

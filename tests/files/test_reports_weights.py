@@ -46,7 +46,9 @@ def test_weights_in_constant_nodes_are_neither_parsed_nor_lost(
     )
     (tmp_path / "other").mkdir()
     after = tmp_path / "other" / "after.onnx"
-    result = graphfuse.optimize(before, after, weights=weights, validation="full", certify=True)
+    result = graphfuse.optimize(
+        before, graphfuse.Output(after, weights=weights), certify=True, level="full"
+    )
     assert len(result.fused) == 1
     assert result.validation is not None
     assert result.validation.passed

@@ -21,7 +21,7 @@ Move = Callable[[Path, Path, bool], None]
 
 
 def fused(source: Path, output: Path, **options: object) -> graphfuse.FuseResult:
-    return graphfuse.optimize(source, output, validation="none", **options)  # type: ignore[arg-type]
+    return graphfuse.optimize(source, graphfuse.Output(output, **options), level="none")  # type: ignore[arg-type]
 
 
 class Paused:

@@ -62,7 +62,7 @@ def test_inline_weights_stay_in_their_file_until_they_are_written(
     loaded = model_file.load(path)
     assert len(loaded.inline) == 1
     assert loaded.proto.ByteSize() < 4096
-    result = graphfuse.optimize(path, tmp_path / "m" / "fused.onnx", validation="full")
+    result = graphfuse.optimize(path, tmp_path / "m" / "fused.onnx", level="full")
     assert result.validation is not None
     assert result.validation.passed
     assert (tmp_path / "m" / "fused.onnx").read_bytes() == whole
@@ -78,7 +78,7 @@ def test_inline_weights_beyond_the_limit_are_split(
     inline(tmp_path / "m")
     path, fused = tmp_path / "m" / "model.onnx", tmp_path / "m" / "fused.onnx"
     before = path.read_bytes()
-    result = graphfuse.optimize(path, fused, validation="full")
+    result = graphfuse.optimize(path, fused, level="full")
     assert result.validation is not None
     data = Path(result.written[1].path)
     assert data.name.startswith("fused-")
@@ -98,7 +98,7 @@ def test_inline_weights_beyond_the_limit_can_stay(
     too_large(large)
     inline(tmp_path / "m")
     path, fused = tmp_path / "m" / "model.onnx", tmp_path / "m" / "fused.onnx"
-    result = graphfuse.optimize(path, fused, weights="keep")
+    result = graphfuse.optimize(path, graphfuse.Output(fused, weights="keep"))
     assert files_of(tmp_path / "m") == ["fused.onnx", "model.onnx"]
     assert "the weights stay in model.onnx" in result.notes[0]
     same(path, fused, 64)
@@ -111,7 +111,8 @@ def test_beyond_the_limit_nothing_is_embedded(tmp_path: Path, large: pytest.Monk
     inline(tmp_path / "m")
     with pytest.raises(graphfuse.ModelError, match="cannot be one file"):
         graphfuse.optimize(
-            tmp_path / "m" / "model.onnx", tmp_path / "m" / "fused.onnx", weights="embed"
+            tmp_path / "m" / "model.onnx",
+            graphfuse.Output(tmp_path / "m" / "fused.onnx", weights="embed"),
         )
     assert files_of(tmp_path / "m") == ["model.onnx"]
 
@@ -128,7 +129,7 @@ def test_large_constants_of_nodes_are_split_as_well(
     proto.graph.initializer.remove(tensor)
     proto.graph.node.insert(0, node)
     path.write_bytes(proto.SerializeToString())
-    graphfuse.optimize(path, fused, validation="none")
+    graphfuse.optimize(path, fused, level="none")
     same(path, fused, 64)
 
 
@@ -157,7 +158,7 @@ def test_raw_data_of_another_size_than_its_shape_is_refused(
 
 def test_weights_are_copied_beside_on_request(tmp_path: Path) -> None:
     path = external(tmp_path)
-    result = graphfuse.optimize(path, tmp_path / "fused.onnx", weights="copy")
+    result = graphfuse.optimize(path, graphfuse.Output(tmp_path / "fused.onnx", weights="copy"))
     name = Path(result.written[1].path).name
     digest = hashlib.sha256((tmp_path / "model.onnx_data").read_bytes()).hexdigest()
     assert name == f"model-{digest[:16]}.onnx_data"
@@ -168,7 +169,7 @@ def test_weights_are_copied_beside_on_request(tmp_path: Path) -> None:
 
 def test_weights_are_embedded_on_request(tmp_path: Path) -> None:
     path = external(tmp_path)
-    graphfuse.optimize(path, tmp_path / "fused.onnx", weights="embed")
+    graphfuse.optimize(path, graphfuse.Output(tmp_path / "fused.onnx", weights="embed"))
     assert files_of(tmp_path) == ["fused.onnx", "model.onnx", "model.onnx_data"]
     proto = onnx.load(tmp_path / "fused.onnx", load_external_data=False)
     assert not any(t.external_data or t.data_location for t in proto.graph.initializer)
@@ -179,9 +180,9 @@ def test_weights_are_not_kept_elsewhere(tmp_path: Path) -> None:
     path = external(tmp_path / "in")
     (tmp_path / "out").mkdir()
     with pytest.raises(graphfuse.UsageError, match="own folder only"):
-        graphfuse.optimize(path, tmp_path / "out" / "fused.onnx", weights="keep")
+        graphfuse.optimize(path, graphfuse.Output(tmp_path / "out" / "fused.onnx", weights="keep"))
     with pytest.raises(graphfuse.UsageError, match="unknown way"):
-        graphfuse.optimize(path, tmp_path / "out" / "fused.onnx", weights="melt")
+        graphfuse.optimize(path, graphfuse.Output(tmp_path / "out" / "fused.onnx", weights="melt"))
 
 
 def test_blocks_are_shared_or_it_is_said(tmp_path: Path) -> None:
@@ -191,12 +192,12 @@ def test_blocks_are_shared_or_it_is_said(tmp_path: Path) -> None:
     with (tmp_path / "try").open("wb") as there, path.open("rb") as source:
         shares = copying.reflink(source.fileno(), there.fileno())
     if shares:
-        result = graphfuse.optimize(path, output, weights="reflink")
+        result = graphfuse.optimize(path, graphfuse.Output(output, weights="reflink"))
         assert result.written[1].sha256 == ""
         same(path, output)
         return
     with pytest.raises(graphfuse.WriteError, match="cannot share the blocks"):
-        graphfuse.optimize(path, output, weights="reflink")
+        graphfuse.optimize(path, graphfuse.Output(output, weights="reflink"))
     assert files_of(tmp_path / "out") == []
 
 
@@ -215,7 +216,7 @@ def test_other_weights_of_that_name_are_left_alone(tmp_path: Path) -> None:
     path = external(tmp_path / "in")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "model.onnx_data").write_bytes(b"precious")
-    result = graphfuse.optimize(path, tmp_path / "out" / "fused.onnx", force=True)
+    result = graphfuse.optimize(path, graphfuse.Output(tmp_path / "out" / "fused.onnx", force=True))
     assert (tmp_path / "out" / "model.onnx_data").read_bytes() == b"precious"
     assert Path(result.written[1].path).name.startswith("model-")
     same(path, tmp_path / "out" / "fused.onnx")
@@ -228,7 +229,7 @@ def test_holes_stay_holes(tmp_path: Path) -> None:
     with data.open("r+b") as file:
         file.truncate(2**26)
     (tmp_path / "out").mkdir()
-    result = graphfuse.optimize(path, tmp_path / "out" / "fused.onnx", validation="none")
+    result = graphfuse.optimize(path, tmp_path / "out" / "fused.onnx", level="none")
     copy = tmp_path / "out" / "model.onnx_data"
     assert copy.read_bytes() == content + bytes(2**26 - len(content))
     assert result.written[1].sha256 == hashlib.sha256(copy.read_bytes()).hexdigest()
@@ -268,7 +269,7 @@ def test_in_place(tmp_path: Path, shell: Shell) -> None:
 def test_only_if_changed(tmp_path: Path) -> None:
     siteless(tmp_path / "m")
     path, output = tmp_path / "m" / "model.onnx", tmp_path / "m" / "fused.onnx"
-    assert graphfuse.optimize(path, output, only_if_changed=True).written == ()
+    assert graphfuse.optimize(path, graphfuse.Output(output, only_if_changed=True)).written == ()
     assert files_of(tmp_path / "m") == ["model.onnx"]
     assert graphfuse.optimize(path, output).written[0].sha256
 
@@ -345,7 +346,9 @@ def test_the_share_that_is_copied_is_told(tmp_path: Path, monkeypatch: pytest.Mo
             told.append((done, total))
 
     output = tmp_path / "out" / "fused.onnx"
-    graphfuse.optimize(path, output, validation="none", weights="copy", progress=Stage())
+    graphfuse.optimize(
+        path, graphfuse.Output(output, weights="copy"), progress=Stage(), level="none"
+    )
     size = (tmp_path / "in" / "model.onnx_data").stat().st_size
     assert told[-1] == (size, size)
     assert [done for done, _ in told] == sorted({done for done, _ in told})

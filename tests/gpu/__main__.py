@@ -16,14 +16,12 @@ import numpy as np
 from onnx import TensorProto
 
 import graphfuse
-from graphfuse import pipeline
-from graphfuse.bench.bound_runs import environment
-from graphfuse.bench.contests import BenchOptions
-from graphfuse.bench.measurements import Comparison
 from graphfuse.graph.tensors import type_name
 from graphfuse.ops import CONTRIB_OPERATOR
 from graphfuse.running.random_feeds import Sizes
 from graphfuse.running.sessions import CPU, CUDA, require_provider
+from graphfuse.speed.bound_runs import environment
+from graphfuse.speed.measurements import BenchOptions, Comparison
 from tests.gpu.models import MODELS, SMALL, build
 from tests.gpu.sites import GPU_TYPES, SHAPES, SMALL_SHAPES, judge_site, time_site
 from tests.gpu.strict import MAGNITUDES, UNITS, measure
@@ -138,7 +136,7 @@ def _models(ep: str, dry: bool) -> Iterator[str]:
             original = build(shape, elem_type)
             result = graphfuse.fuse(original, ep="cpu" if dry else "cuda")
             options = BenchOptions(0.2 if dry else 3.0, (1,), sizes)
-            report = pipeline.bench(original, result.model, [ep], options=options)
+            report = graphfuse.bench(original, result.model, [ep], options=options)
             for found in report.comparisons:
                 yield _model_line(name, type_, found)
             checked = graphfuse.validate(original, result.model, [ep], level="full")

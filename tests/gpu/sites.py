@@ -11,10 +11,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import graphfuse
-from graphfuse.bench.bound_runs import DEVICES
-from graphfuse.bench.kernel_timing import CONTRIB, NORMS, PAIR, TYPES, Case, chain
-from graphfuse.bench.timing import paired
 from graphfuse.running.sessions import plain_options, session
+from graphfuse.speed.bound_runs import DEVICES
+from graphfuse.speed.kernel_timing import CONTRIB, NORMS, PAIR, TYPES, Case, chain
+from graphfuse.speed.timing import paired
 from graphfuse.system import libraries
 
 COPY = "copy"
@@ -129,7 +129,7 @@ def judge_site(norm: str, type_: str, hidden: int, ep: str, target: str) -> list
     if not fused.changed:
         return [f"not fused: {fused.left[0].reason.value}"]
     try:
-        report = graphfuse.validate(proto, fused.model, eps=[ep], level="sites")
+        report = graphfuse.validate(proto, fused.model, level="sites", ep=[ep])
     except graphfuse.GraphfuseError as error:
         return [str(error)]
     worst = report.worst("G1")

@@ -11,11 +11,11 @@ import pytest
 from onnx import numpy_helper, parser
 
 import graphfuse
-from graphfuse import kernels, ops, pipeline
-from graphfuse.bench.contests import BenchOptions
+from graphfuse import kernels, ops
 from graphfuse.records import LAYER_NORM
 from graphfuse.records.reasons import Reason
 from graphfuse.running.sessions import run, session
+from graphfuse.speed.measurements import BenchOptions
 from graphfuse.validation import whole_model
 from tests.conftest import Shell
 from tests.support.graphs import DECOMPOSED_LAYER_NORM, residual
@@ -83,7 +83,7 @@ def test_other_functions_of_these_domains_are_functions_like_any(
     onnx.save(proto, tmp_path / "model.onnx")
     scan = graphfuse.scan(proto)
     assert (len(scan.sites), scan.already_fused, scan.strange) == (2, 0, ())
-    result = graphfuse.optimize(tmp_path / "model.onnx", tmp_path / "o.onnx", validation=level)
+    result = graphfuse.optimize(tmp_path / "model.onnx", tmp_path / "o.onnx", level=level)
     assert len(result.fused) == 2
     assert result.nodes_before - result.nodes_after == 2
     written = onnx.load(tmp_path / "o.onnx")
@@ -121,10 +121,12 @@ def test_a_function_of_another_meaning_is_named_and_not_counted_as_fused(
 def test_beside_it_no_node_of_ours_is_made(kind: str) -> None:
     """The kernels that such a node asks for would run in place of the function as well."""
     proto = impostor(kind)
-    result = graphfuse.fuse(proto, costs="none")
+    result = graphfuse.fuse(proto, selection=graphfuse.Selection(costs="none"))
     assert result.proto == proto
     assert [miss.reason for miss in result.left if miss.site] == [Reason.NAME_TAKEN]
-    assert graphfuse.fuse(proto, "cuda", costs="none", strict_mode=True).changed
+    assert graphfuse.fuse(
+        proto, "cuda", strict_mode=True, selection=graphfuse.Selection(costs="none")
+    ).changed
 
 
 def test_the_kernels_do_not_run_in_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +151,7 @@ def test_the_kernels_do_not_run_in_its_place(monkeypatch: pytest.MonkeyPatch) ->
     assert report.passed
     assert not any(flags)
     options = BenchOptions(0.0, (1,), look_inside=False, memory=False)
-    (found,) = pipeline.bench(proto, proto, options=options).comparisons
+    (found,) = graphfuse.bench(proto, proto, options=options).comparisons
     assert found.plain is None
 
 
@@ -159,6 +161,6 @@ def test_a_function_of_ours_for_another_type_is_no_strange_one() -> None:
     wide = residual(DECOMPOSED_LAYER_NORM, opset=13)
     wide.functions.append(ops.function(LAYER_NORM, 13, variant))
     wide.opset_import.append(onnx.helper.make_opsetid("graphfuse", 1))
-    result = graphfuse.fuse(wide, costs="none")
+    result = graphfuse.fuse(wide, selection=graphfuse.Selection(costs="none"))
     assert [miss.reason for miss in result.left if miss.site] == [Reason.MIXED_TYPES]
     assert graphfuse.scan(wide).strange == ()

@@ -202,7 +202,7 @@ def test_an_unregistered_norm_that_stays_is_no_fault_of_the_fused_one(
     result = graphfuse.fuse(proto, ep=ep)
     assert len(result.fused) == 1
     if VERSION >= (1, 24):
-        assert_passes(proto, result.model, eps=["cpu"])
+        assert_passes(proto, result.model, ep=["cpu"])
 
 
 def test_the_checker_still_refuses_what_is_new() -> None:

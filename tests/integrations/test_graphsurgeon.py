@@ -74,7 +74,7 @@ def test_users_edits_count_and_the_graph_can_be_edited_on() -> None:
     )
     weight.values = weight.values * 2
     before = onnx.ModelProto.FromString(gs.export_onnx(graph).SerializeToString())
-    result = graphfuse.fuse_graph(graph, exclude=["s1"])
+    result = graphfuse.fuse_graph(graph, selection=graphfuse.Selection(exclude=["s1"]))
     assert len(result.fused) == 4
     assert [miss.reason for miss in result.left] == [Reason.EXCLUDED]
     graph.cleanup().toposort()

@@ -261,8 +261,8 @@ def test_a_missing_provider_is_said_before_exporting(validation: str, tmp_path: 
             (example(2, 16),),
             tmp_path / "m.onnx",
             ep="cuda",
-            validation=validation,
             progress=stages,
+            level=validation,
         )
     assert not stages.names
 
@@ -324,7 +324,7 @@ def test_errors_name_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"module\.eval\(\)"):
         graphfuse.export(Block(), args, path)
     with pytest.raises(UsageError, match="unknown level 'slow'"):
-        graphfuse.export(module, args, path, validation="slow")
+        graphfuse.export(module, args, path, level="slow")
     with pytest.raises(UsageError, match="tpu"):
         graphfuse.export(module, args, path, ep="tpu")
     with pytest.raises(GateError):

@@ -11,16 +11,16 @@ import onnx
 import pytest
 
 import graphfuse
-from graphfuse import pipeline
-from graphfuse.bench import autotune, site_timing, timing
-from graphfuse.bench import cost_tables as measuring
-from graphfuse.bench.measurements import SiteTiming
-from graphfuse.bench.timing import Interval
 from graphfuse.files.model_file import Model
 from graphfuse.planning import costs, runtimes, targets
 from graphfuse.planning.plan import plan
 from graphfuse.records import Cost
+from graphfuse.records.progress import SILENT
 from graphfuse.records.reasons import Reason
+from graphfuse.speed import autotune, site_timing, timing
+from graphfuse.speed import cost_tables as measuring
+from graphfuse.speed.measurements import SiteTiming
+from graphfuse.speed.timing import Interval
 from tests.conftest import MODELS, Shell
 from tests.support.graphs import DECOMPOSED_RMS_NORM, model, residual
 
@@ -68,7 +68,7 @@ def test_unknown_rows_are_judged_by_the_worst_number_of_them() -> None:
 
 
 def test_the_table_that_ships_covers_every_type_and_norm() -> None:
-    """Measured by `python -m graphfuse.bench.cost_tables`, with one thread at the least."""
+    """Measured by `python -m graphfuse.speed.cost_tables`, with one thread at the least."""
     document = json.loads((Path(costs.__file__).parent / costs.FILE).read_text())
     names = {
         costs.case(kind, elem_type, read)
@@ -164,7 +164,7 @@ def test_a_table_that_cannot_be_read_is_named(
     with pytest.raises(graphfuse.GraphfuseError, match=what) as caught:
         graphfuse.fuse(residual(NORM))
     assert "--no-costs" in str(caught.value)
-    assert graphfuse.fuse(residual(NORM), costs="none").changed
+    assert graphfuse.fuse(residual(NORM), selection=graphfuse.Selection(costs="none")).changed
 
 
 def test_a_file_for_several_targets_wins_on_each_that_was_measured(
@@ -225,7 +225,7 @@ def test_a_site_that_would_be_slower_is_left(norm: str, monkeypatch: pytest.Monk
     assert not result.changed
     assert [miss.reason for miss in result.left] == [Reason.SLOWER]
     assert "0.90 times as fast" in result.left[0].got
-    assert graphfuse.fuse(residual(norm), costs="none").changed
+    assert graphfuse.fuse(residual(norm), selection=graphfuse.Selection(costs="none")).changed
     assert graphfuse.fuse(residual(norm), ep="portable").changed
     _table(1.1, monkeypatch)
     assert graphfuse.fuse(residual(norm)).changed
@@ -242,7 +242,7 @@ def test_what_no_model_shows_is_no_loss() -> None:
 
 def test_other_refusals_come_before_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     _table(0.9, monkeypatch)
-    result = graphfuse.fuse(residual(NORM), exclude=["s1"])
+    result = graphfuse.fuse(residual(NORM), selection=graphfuse.Selection(exclude=["s1"]))
     assert [miss.reason for miss in result.left] == [Reason.EXCLUDED]
 
 
@@ -251,9 +251,9 @@ def test_what_was_measured_here_comes_before_the_table(monkeypatch: pytest.Monke
     source = Model(residual(NORM))
     scan = graphfuse.scan(source.proto)
     wins = Cost("s1", "autotune", 1.5, "here")
-    assert plan(source, scan, "cpu", costs={"s1": wins}).costs == (wins,)
+    assert plan(source, scan, targets.target("cpu"), measured={"s1": wins}).costs == (wins,)
     loses = Cost("s1", "autotune", 1.0, "here", wins=False)
-    (left,) = plan(source, scan, "cpu", costs={"s1": loses}).left
+    (left,) = plan(source, scan, targets.target("cpu"), measured={"s1": loses}).left
     assert left.reason is Reason.SLOWER
 
 
@@ -262,7 +262,7 @@ def test_a_bias_is_folded_where_that_was_measured_to_win() -> None:
     scan = graphfuse.scan(source.proto)
     for folds in (True, False):
         cost = Cost("s1", "autotune", 1.5, "here", folds=folds)
-        (fusion,) = plan(source, scan, "cpu", costs={"s1": cost}).fusions
+        (fusion,) = plan(source, scan, targets.target("cpu"), measured={"s1": cost}).fusions
         assert fusion.op_type == f"Add{'Bias' if folds else ''}LayerNormalization"
 
 
@@ -291,9 +291,9 @@ def test_a_bias_is_folded_by_default_where_the_table_says_that_it_wins(
     (fusion,) = graphfuse.fuse(proto).fused
     assert fusion.op_type == f"Add{'Bias' if folds else ''}LayerNormalization"
     for wanted in (True, False):
-        (fusion,) = graphfuse.fuse(proto, fold_bias=wanted).fused
+        (fusion,) = graphfuse.fuse(proto, selection=graphfuse.Selection(fold_bias=wanted)).fused
         assert fusion.op_type == f"Add{'Bias' if wanted else ''}LayerNormalization"
-    (fusion,) = graphfuse.fuse(proto, costs="none").fused
+    (fusion,) = graphfuse.fuse(proto, selection=graphfuse.Selection(costs="none")).fused
     assert fusion.op_type == "AddLayerNormalization"
 
 
@@ -320,9 +320,8 @@ def test_every_site_gets_the_verdict_of_those_alike(
     monkeypatch.setattr(site_timing.Tuner, "timings", lambda self, found, stage: [timed])
     monkeypatch.setattr(autotune, "Tuner", site_timing.Tuner)
     source = Model(residual(NORM))
-    found = autotune.autotune(
-        source, graphfuse.scan(source.proto), "cpu", "CPUExecutionProvider", {}, print
-    )
+    scan, cpu = graphfuse.scan(source.proto), targets.target("cpu")
+    found = autotune.autotune(source, scan, cpu, graphfuse.Feeds(), SILENT)
     assert list(found) == ["s1", "s2"]
     for cost in found.values():
         assert (cost.wins, cost.folds, cost.speedup) == (wins, folds, speedup)
@@ -330,7 +329,7 @@ def test_every_site_gets_the_verdict_of_those_alike(
 
 def test_autotuning_times_every_site_of_a_model(no_rest: None) -> None:
     scan = graphfuse.scan(MODELS / "bert.onnx")
-    result = pipeline.fuse(MODELS / "bert.onnx", costs="autotune")
+    result = graphfuse.fuse(MODELS / "bert.onnx", selection=graphfuse.Selection(costs="autotune"))
     known = {cost.site for cost in result.costs} | {miss.site for miss in result.left}
     assert known == {site.id for site in scan.sites}
     assert {cost.source for cost in result.costs} <= {"autotune"}
@@ -352,7 +351,7 @@ def test_a_site_is_cut_out_with_the_matmul_that_its_bias_belongs_to() -> None:
         constants={"weight": weight},
     )
     (site,) = graphfuse.scan(proto).sites
-    tuner = site_timing.Tuner(Model(proto), "cpu", "CPUExecutionProvider", timing.Threads(1))
+    tuner = site_timing.Tuner(Model(proto), targets.target("cpu"), timing.Threads(1))
     cut = tuner._cut(site, site_timing._sources(tuner._parts[site.scope], site))
     assert cut is not None
     assert [node.op_type for node in cut.part.proto.graph.node][:2] == ["MatMul", "Add"]
@@ -375,4 +374,4 @@ def test_the_command_says_what_was_left_and_why(tmp_path: Path, shell: Shell) ->
 
 def test_unknown_costs_are_wrong_usage() -> None:
     with pytest.raises(graphfuse.UsageError, match="table, autotune, none"):
-        graphfuse.fuse(residual(NORM), costs="guess")
+        graphfuse.fuse(residual(NORM), selection=graphfuse.Selection(costs="guess"))

@@ -155,7 +155,7 @@ GROWING = {
 def test_no_fusion_adds_nodes(case: str, ep: str) -> None:
     norm, options = GROWING[case]
     proto = residual(norm, **options)
-    result = graphfuse.fuse(proto, ep, costs="none")
+    result = graphfuse.fuse(proto, ep, selection=graphfuse.Selection(costs="none"))
     assert result.changed
     assert result.nodes_after <= result.nodes_before
     assert_passes(proto, result.model)
@@ -194,7 +194,7 @@ def test_float32_weights_beside_a_float16_sum() -> None:
         inputs="float16[B,S,8] a, float16[B,S,8] b",
         outputs="float16[B,S,8] y",
     )
-    result = graphfuse.fuse(proto, costs="none")
+    result = graphfuse.fuse(proto, selection=graphfuse.Selection(costs="none"))
     assert [f.site.parameter_type for f in result.fused] == [TensorProto.FLOAT]
     assert result.fused[0].inputs == ("a", "b", "scale", "bias")
     assert_passes(proto, result.model)

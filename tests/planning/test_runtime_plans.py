@@ -15,9 +15,11 @@ import graphfuse
 from graphfuse.files.model_file import Model
 from graphfuse.planning import faults, runtimes
 from graphfuse.planning.plan import plan
+from graphfuse.planning.targets import target
 from graphfuse.recognition.scan import scan
 from graphfuse.records import LAYER_NORM, RMS_NORM, Plan
 from graphfuse.records.reasons import Reason
+from graphfuse.records.requests import Selection
 from graphfuse.running import sessions
 from graphfuse.system import libraries
 from tests.support.graphs import DECOMPOSED_LAYER_NORM, DECOMPOSED_RMS_NORM, feeds, residual
@@ -29,7 +31,9 @@ NEWEST = "1.32"
 
 def planned(proto: onnx.ModelProto, ep: str, runtime: str = NEWEST, **options: Any) -> Plan:
     model = Model(proto)
-    return plan(model, scan(model), ep, runtime=runtimes.runtime(runtime), costs=None, **options)
+    every = Selection(costs="none", fold_bias=options.pop("fold_bias", None))
+    known = runtimes.runtime(runtime)
+    return plan(model, scan(model), target(ep), every, runtime=known, **options)
 
 
 def verdict(proto: onnx.ModelProto, ep: str, **options: Any) -> Reason | None:

@@ -13,13 +13,13 @@ from onnx import TensorProto
 
 import graphfuse
 from graphfuse import ops
-from graphfuse.bench import runtime_tables as measuring
-from graphfuse.bench import timing
-from graphfuse.bench.timing import Threads
 from graphfuse.graph import bodies
 from graphfuse.planning import advice, runtimes
 from graphfuse.planning.runtimes import Choice
 from graphfuse.running.sessions import DISABLED_KEY, plain_options
+from graphfuse.speed import runtime_tables as measuring
+from graphfuse.speed import timing
+from graphfuse.speed.timing import Threads
 from tests.conftest import MODELS, Shell
 from tests.support.graphs import DECOMPOSED_LAYER_NORM, assert_passes, feeds, residual
 
@@ -164,7 +164,7 @@ def test_a_fused_file_for_another_version_stays_as_it_is() -> None:
     # A site that is left joins those that are there: one function serves them all.
     text = f"x = Add(a, b)\n{NORM}\nv = Add(y, b)\nz = LayerNormalization(v, scale, bias)"
     two = residual(text.removeprefix("x = Add(a, b)\n"), outputs="float[B,S,8] z")
-    half = graphfuse.fuse(two, include=["s1"], runtime="1.29").model
+    half = graphfuse.fuse(two, runtime="1.29", selection=graphfuse.Selection(include=["s1"])).model
     whole = graphfuse.fuse(half, runtime="1.30")
     assert len(whole.fused) == 1
     assert [bodies.form_of(function) for function in whole.model.functions] == [ops.ADD]

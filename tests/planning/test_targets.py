@@ -55,7 +55,7 @@ def test_contrib_operator_where_it_is_right(case: str) -> None:
     assert [a.f for a in node.attribute if a.name == "epsilon"] == [np.float32(1e-5)]
     assert list(node.output) == ["y"]
     # The CPU provider has this operator too: same meaning, same kernel interface.
-    report = graphfuse.validate(proto, result.model, eps=["cpu"])
+    report = graphfuse.validate(proto, result.model, ep=["cpu"])
     assert report.passed, report.failures
 
 
@@ -175,7 +175,7 @@ def test_every_row_runs_on_its_provider(name: str, kind: str) -> None:
     result = graphfuse.fuse(proto, ep=name)
     assert [f.op_type for f in result.fused] == [targets.operator(row, kind, False)]
     assert result.fused[0].domain == row.domain
-    report = graphfuse.validate(proto, result.model, eps=[name])
+    report = graphfuse.validate(proto, result.model, ep=[name])
     assert report.passed, report.failures
     assert report.providers == (row.provider,)
 
@@ -184,7 +184,9 @@ def test_every_row_runs_on_its_provider(name: str, kind: str) -> None:
 @pytest.mark.parametrize(("name", "kind"), SESSIONS)
 def test_every_row_refuses_what_it_does_not_take(name: str, kind: str, case: str) -> None:
     """Without a session: the plan alone decides, for providers that are not here as well."""
-    result = graphfuse.fuse(_case(case, kind), ep=name, runtime=NEWEST, costs="none")
+    result = graphfuse.fuse(
+        _case(case, kind), ep=name, runtime=NEWEST, selection=graphfuse.Selection(costs="none")
+    )
     if _takes(targets.target(name).rows[kind], case):
         assert result.changed, [miss.reason for miss in result.left]
     else:
@@ -205,7 +207,7 @@ def test_a_bias_is_folded_only_where_the_operator_reads_it_rightly() -> None:
     assert targets.takes_bias(targets.target("webgpu"), LAYER_NORM)
     biased = "c = Add(b, bias)\nx = Add(a, c)\n" + DECOMPOSED_RMS_NORM
     for ep, folded in (("cuda", True), ("webgpu", False), ("directml", False), ("cpu", True)):
-        result = graphfuse.fuse(model(biased), ep=ep, fold_bias=True)
+        result = graphfuse.fuse(model(biased), ep=ep, selection=graphfuse.Selection(fold_bias=True))
         assert result.changed
         assert ("bias" in result.fused[0].inputs) is folded, ep
 
@@ -242,7 +244,7 @@ def test_one_file_for_providers_without_the_operator_has_plain_functions() -> No
 
 
 def test_auto_is_the_first_provider_that_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert targets.resolve("auto") == ("cuda" if HAS_CUDA else "cpu",)
+    assert targets.target("auto").name == ("cuda" if HAS_CUDA else "cpu")
     for there, wanted in (
         (["TensorrtExecutionProvider", "CUDAExecutionProvider"], "tensorrt"),
         (["AzureExecutionProvider", "CPUExecutionProvider"], "cpu"),
@@ -251,7 +253,7 @@ def test_auto_is_the_first_provider_that_is_here(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(
             "graphfuse.running.sessions.available_providers", lambda there=there: there
         )
-        assert targets.resolve("auto") == (wanted,)
+        assert targets.target("auto").name == wanted
     monkeypatch.undo()
     assert graphfuse.fuse(residual(NORM), ep="auto").target == targets.best_here()
 
@@ -261,7 +263,7 @@ def test_missing_provider_is_an_error_of_its_own() -> None:
     proto = residual(NORM)
     result = graphfuse.fuse(proto, ep="cuda")
     with pytest.raises(graphfuse.ProviderError, match="CUDAExecutionProvider") as caught:
-        graphfuse.validate(proto, result.model, eps=["cuda"])
+        graphfuse.validate(proto, result.model, ep=["cuda"])
     assert caught.value.exit_code == 5
 
 

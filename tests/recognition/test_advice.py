@@ -22,10 +22,11 @@ import pytest
 from typer.main import get_command
 
 import graphfuse
+from graphfuse.api.looking import explain
 from graphfuse.cli import app
 from graphfuse.files.model_file import Model
-from graphfuse.pipeline import explain
 from graphfuse.planning.plan import plan
+from graphfuse.planning.targets import target
 from graphfuse.records import Cost
 from graphfuse.records.reasons import Reason
 from tests.conftest import Shell
@@ -130,10 +131,10 @@ def test_a_slower_site_is_fused_all_the_same() -> None:
     """--no-costs."""
     source = Model(residual(LN))
     loses = Cost("s1", "autotune", 0.9, "here", wins=False)
-    (left,) = plan(source, graphfuse.scan(source.proto), "cpu", costs={"s1": loses}).left
+    (left,) = plan(source, graphfuse.scan(source.proto), target("cpu"), measured={"s1": loses}).left
     assert left.reason is Reason.SLOWER
     assert "--no-costs" in left.reason.remedy
-    assert len(graphfuse.fuse(source.proto, costs="none").fused) == 1
+    assert len(graphfuse.fuse(source.proto, selection=graphfuse.Selection(costs="none")).fused) == 1
 
 
 NAMED = {

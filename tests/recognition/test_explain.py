@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 import graphfuse
-from graphfuse.pipeline import explain
+from graphfuse.api.looking import explain
 from tests.conftest import MODELS, Shell
 from tests.support.graphs import DECOMPOSED_LAYER_NORM, DECOMPOSED_RMS_NORM, model, residual
 

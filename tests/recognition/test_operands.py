@@ -150,7 +150,7 @@ def test_a_bias_before_the_residual(opset: int, norm: str, ep: str) -> None:
     proto = biased(norm, opset=opset, ir=10 if opset > 20 else 8)
     plain = graphfuse.fuse(proto, ep=ep)
     assert "Bias" not in plain.fused[0].op_type
-    folded = graphfuse.fuse(proto, ep=ep, fold_bias=True)
+    folded = graphfuse.fuse(proto, ep=ep, selection=graphfuse.Selection(fold_bias=True))
     assert folded.fused[0].inputs[:2] == ("a", "p")
     assert folded.fused[0].inputs[-1] == "vec"
     assert kinds(folded.model)[0] == "Identity"
@@ -161,22 +161,29 @@ def test_a_bias_before_the_residual(opset: int, norm: str, ep: str) -> None:
 
 def test_a_bias_on_the_first_operand_and_one_that_others_read() -> None:
     first = biased(LN, "p = Identity(b) h = Add(vec, p) x = Add(h, a)")
-    assert graphfuse.fuse(first, fold_bias=True).fused[0].inputs[:2] == ("a", "p")
+    assert graphfuse.fuse(first, selection=graphfuse.Selection(fold_bias=True)).fused[0].inputs[
+        :2
+    ] == ("a", "p")
     smaller = biased(
         LN,
         "p = Identity(b) h = Add(vec, p) x = Add(h, a)",
         inputs="float[S,8] a, float[B,S,8] b",
     )
-    result = graphfuse.fuse(smaller, fold_bias=True)
+    result = graphfuse.fuse(smaller, selection=graphfuse.Selection(fold_bias=True))
     assert result.fused[0].inputs[:2] == ("p", "a")
     assert_passes(smaller, result.model)
     shared = biased(LN + " z = Relu(h)", outputs="float[B,S,8] y, float[B,S,8] z")
-    assert "Bias" not in graphfuse.fuse(shared, fold_bias=True).fused[0].op_type
+    assert (
+        "Bias"
+        not in graphfuse.fuse(shared, selection=graphfuse.Selection(fold_bias=True))
+        .fused[0]
+        .op_type
+    )
 
 
 def test_a_wrong_bias_is_caught() -> None:
     proto = biased(LN)
-    result = graphfuse.fuse(proto, fold_bias=True)
+    result = graphfuse.fuse(proto, selection=graphfuse.Selection(fold_bias=True))
     node = result.model.graph.node[-1]
     node.input[4] = "bias"
     report = graphfuse.validate(proto, result.model)
@@ -333,7 +340,7 @@ def test_castlike_is_a_cast() -> None:
         inputs="float16[B,S,8] a, float16[B,S,8] b",
         outputs="float16[B,S,8] y",
     )
-    assert len(graphfuse.fuse(proto, costs="none").fused) == 1
+    assert len(graphfuse.fuse(proto, selection=graphfuse.Selection(costs="none")).fused) == 1
 
 
 @pytest.mark.parametrize("opset", [19, 21, 22, 23, 24, 25])

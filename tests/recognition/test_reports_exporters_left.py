@@ -173,7 +173,7 @@ def test_what_is_advised_makes_a_site(advice: str, tmp_path: Path) -> None:
     outputs = "float[2,4,8] y" if "joined" in advice else FIXED["outputs"]
     sizes = {**FIXED, "outputs": outputs}
     onnx.save(residual(ADVICE[advice], constants=NUMBERS, **sizes), tmp_path / "model.onnx")
-    result = graphfuse.optimize(tmp_path / "model.onnx", tmp_path / "out.onnx", validation="full")
+    result = graphfuse.optimize(tmp_path / "model.onnx", tmp_path / "out.onnx", level="full")
     assert len(result.fused) == 1
     assert result.validation is not None
     assert result.validation.passed

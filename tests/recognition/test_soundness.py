@@ -268,7 +268,7 @@ def test_the_bias_of_a_fused_norm_is_not_folded_again(ep: str) -> None:
         """x1 = Add(a,b) n1 = LayerNormalization(x1, scale) y1 = Add(n1, bias) x2 = Add(a, y1)
            y = LayerNormalization(x2, scale, bias)"""
     )
-    result = graphfuse.fuse(proto, ep=ep, fold_bias=True)
+    result = graphfuse.fuse(proto, ep=ep, selection=graphfuse.Selection(fold_bias=True))
     assert len(result.fused) == 2
     assert_passes(proto, result.model)
 
@@ -278,7 +278,7 @@ def test_a_bias_on_an_operand_that_broadcasts_is_not_folded() -> None:
         "h = Add(b, bias) x = Add(a, h) y = LayerNormalization(x, scale)",
         inputs="float[B,S,8] a, float[B,S,1] b",
     )
-    result = graphfuse.fuse(proto, ep="cuda", fold_bias=True)
+    result = graphfuse.fuse(proto, ep="cuda", selection=graphfuse.Selection(fold_bias=True))
     assert len(result.fused[0].inputs) == 4
     assert_passes(proto, result.model)
 

@@ -128,7 +128,7 @@ def test_spellings_are_fused(
 ) -> None:
     norm = (LAYER_NORMS if kind == LAYER_NORM else RMS_NORMS)[name]
     path = exported(norm, exporter, opset, tmp_path / "block.onnx")
-    result = graphfuse.fuse(path, costs="none")
+    result = graphfuse.fuse(path, selection=graphfuse.Selection(costs="none"))
     assert [fusion.site.kind for fusion in result.fused] == [kind], result.left
     assert_passes(path, result.model)
 

@@ -367,7 +367,7 @@ def test_a_norm_alone_validates(hidden: int, norm: str) -> None:
     )
     fused = graphfuse.fuse(proto).model
     for seed in range(3):
-        assert_passes(proto, fused, seed=seed)
+        assert_passes(proto, fused, feeds=graphfuse.Feeds(seed=seed))
 
 
 def test_sparse_initializers_have_a_twin() -> None:

@@ -123,7 +123,7 @@ def test_everything_that_onnx_can_say_survives(tmp_path: Path) -> None:
     assert everything.add_unknown(before) > 200
     path = tmp_path / "model.onnx"
     path.write_bytes(before.SerializeToString(deterministic=True))
-    graphfuse.optimize(path, tmp_path / "fused.onnx", validation="none")
+    graphfuse.optimize(path, tmp_path / "fused.onnx", level="none")
     data = (tmp_path / "fused.onnx").read_bytes()
     after = onnx.ModelProto.FromString(data)
     assert len(after.graph.node) == len(before.graph.node) - 1
@@ -175,7 +175,7 @@ def test_parts_keep_the_spelling_of_their_file(tmp_path: Path) -> None:
     proto.ClearField("graph")
     path = tmp_path / "model.onnx"
     path.write_bytes(b"\x3a" + number_of(len(body)) + body + proto.SerializeToString())
-    result = graphfuse.optimize(path, tmp_path / "fused.onnx", validation="none")
+    result = graphfuse.optimize(path, tmp_path / "fused.onnx", level="none")
     assert len(result.fused) == 1
     data = (tmp_path / "fused.onnx").read_bytes()
     assert [part for part in kept if part not in data] == []

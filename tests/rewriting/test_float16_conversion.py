@@ -33,7 +33,7 @@ def converted(proto: onnx.ModelProto, *blocked: str) -> onnx.ModelProto:
 
 
 def fused(proto: onnx.ModelProto, runtime: str) -> onnx.ModelProto:
-    result = graphfuse.fuse(proto, costs="none", runtime=runtime)
+    result = graphfuse.fuse(proto, runtime=runtime, selection=graphfuse.Selection(costs="none"))
     assert len(result.fused) == 1, [str(miss.reason) for miss in result.left]
     return result.model
 

@@ -202,7 +202,7 @@ def _sites(name: str) -> int:
 def test_quantized_models_are_fused_and_pass(mode: str, name: str, tmp_path: Path) -> None:
     path = tmp_path / "quantized.onnx"
     MODES[mode](original(name), path)
-    result = graphfuse.fuse(path, costs="none")
+    result = graphfuse.fuse(path, selection=graphfuse.Selection(costs="none"))
     # What is behind MatMulNBits has no type where onnx infers none: each has its reason then.
     assert len(result.fused) + len(result.left) == _sites(name)
     assert set(result.reasons()) <= {Reason.UNKNOWN_SHAPE}
@@ -215,7 +215,7 @@ def test_a_sum_that_is_quantized_is_no_site(mode: str, name: str, tmp_path: Path
     """A fused node would not round what the norm reads."""
     path = tmp_path / "quantized.onnx"
     SUMS_QUANTIZED[mode](original(name), path)
-    assert not graphfuse.fuse(path, costs="none").changed
+    assert not graphfuse.fuse(path, selection=graphfuse.Selection(costs="none")).changed
 
 
 @pytest.mark.parametrize("mode", ["dynamic int8", "static QDQ of products"])
@@ -223,7 +223,7 @@ def test_a_wrong_epsilon_in_a_quantized_model_is_caught(mode: str, tmp_path: Pat
     """Coarse outputs hide nothing: each fused node is compared alone."""
     path = tmp_path / "quantized.onnx"
     MODES[mode](original("bert"), path)
-    fused = graphfuse.fuse(path, costs="none").model
+    fused = graphfuse.fuse(path, selection=graphfuse.Selection(costs="none")).model
     node = [node for node in fused.graph.node if node.domain == "graphfuse"][-1]
     next(each for each in node.attribute if each.name == "epsilon").f *= 2
     report = graphfuse.validate(path, fused, level="fast")
@@ -239,6 +239,6 @@ def test_a_float16_file_is_made_for_the_runtime_that_it_was_made_for() -> None:
     for tensor in proto.graph.initializer:
         narrow = onnx.numpy_helper.to_array(tensor).astype(np.float16)
         tensor.CopyFrom(onnx.numpy_helper.from_array(narrow, tensor.name))
-    fused = graphfuse.fuse(proto, costs="none", runtime="1.32")
+    fused = graphfuse.fuse(proto, runtime="1.32", selection=graphfuse.Selection(costs="none"))
     assert fused.changed
     assert not advice.of_bodies(fused.model, runtime)

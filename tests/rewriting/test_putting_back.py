@@ -13,11 +13,11 @@ import onnx
 import pytest
 
 import graphfuse
-from graphfuse import fusing
 from graphfuse.records import Check, FuseResult, Fusion, Plan, ValidationReport
 from graphfuse.records.reasons import Reason
 from graphfuse.rewriting.putting_back import Attempt, PuttingBack, most_validations
 from graphfuse.running.sessions import run, session
+from graphfuse.steps import fusing
 from graphfuse.validation import exposed, whole_model
 from tests.support.graphs import model
 from tests.support.stages import Stages
@@ -95,7 +95,7 @@ def test_the_wrong_site_alone_is_put_back(
 ) -> None:
     damaging(monkeypatch, damage, f"y{DAMAGED}")
     output = stored.with_name("fused.onnx")
-    result = graphfuse.optimize(stored, output, validation=level)
+    result = graphfuse.optimize(stored, output, level=level)
     assert len(result.fused) == LAYERS - 1
     [left] = [miss for miss in result.left if miss.reason is Reason.PUT_BACK]
     assert left.site == f"s{DAMAGED + 1}"
@@ -175,7 +175,7 @@ def test_a_node_that_goes_wrong_only_in_the_run_is_found(
 
     monkeypatch.setattr(whole_model, "session", session_of_damaged)
     monkeypatch.setattr(exposed, "session", session_of_damaged)
-    result = graphfuse.optimize(stored, stored.with_name("fused.onnx"), validation=level)
+    result = graphfuse.optimize(stored, stored.with_name("fused.onnx"), level=level)
     assert [miss.site for miss in result.left if miss.reason is Reason.PUT_BACK] == ["s8"]
     assert [miss.got[:2] for miss in result.left if miss.reason is Reason.PUT_BACK] == ["G2"]
     assert len(result.fused) == LAYERS - 1
@@ -283,7 +283,7 @@ def test_sites_that_are_wrong_only_together_with_others_are_found_in_a_run(
 
     monkeypatch.setattr(whole_model, "session", session_of_damaged)
     monkeypatch.setattr(exposed, "session", session_of_damaged)
-    result = graphfuse.optimize(stored, stored.with_name("fused.onnx"), validation=level)
+    result = graphfuse.optimize(stored, stored.with_name("fused.onnx"), level=level)
     assert {miss.site for miss in result.put_back} == {f"s{int(y[1:]) + 1}" for y in bad}
     assert len(result.fused) == LAYERS - len(bad)
     assert result.validation is not None

@@ -243,6 +243,9 @@ def test_a_bias_that_is_one_number_is_added_sooner_or_later(number: float, epsil
         extra_imports=MICROSOFT,
         constants={"c": np.full(8, number, np.float32)},
     )
-    for after in (graphfuse.fuse(before, fold_bias=False), graphfuse.unfuse(before)):
+    for after in (
+        graphfuse.fuse(before, selection=graphfuse.Selection(fold_bias=False)),
+        graphfuse.unfuse(before),
+    ):
         report = graphfuse.validate(before, after.model)
         assert report.passed, report.failures

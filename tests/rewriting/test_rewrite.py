@@ -252,7 +252,7 @@ def test_fusing_the_rest_later_reuses_the_function() -> None:
         x1 = Add(y0, a) y1 = LayerNormalization(x1, scale, bias)
     """
     proto = model(body, outputs="float[B,S,8] y1")
-    first = graphfuse.fuse(proto, include=["s1"])
+    first = graphfuse.fuse(proto, selection=graphfuse.Selection(include=["s1"]))
     assert [m.reason for m in first.left] == [Reason.EXCLUDED]
     second = graphfuse.fuse(first.model)
     assert kinds(second.model) == ["AddLayerNormalization"] * 2

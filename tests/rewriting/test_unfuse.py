@@ -93,7 +93,7 @@ def test_a_node_of_onnxruntime_s_becomes_what_the_target_wants(case: str, opset:
     assert found.sites[0].notation == found.sites[0].fused_by
     assert found.already_fused == 1
     for ep in ("cpu", "portable", "tensorrt", "openvino"):
-        result = graphfuse.fuse(proto, ep, costs="none")
+        result = graphfuse.fuse(proto, ep, selection=graphfuse.Selection(costs="none"))
         assert [node.domain for node in result.model.graph.node][-1] == "graphfuse"
         assert all(entry.domain != "com.microsoft" for entry in result.model.opset_import)
         assert_passes(proto, result.model, level="fast")
@@ -120,7 +120,7 @@ def test_other_outputs_of_a_fused_node_that_are_read_keep_it() -> None:
 
 def test_a_skip_that_broadcasts_does_so_written_out() -> None:
     proto = skip(CALLS["no beta"].replace("b,", "c,"), inputs="float[B,S,8] a, float[1,S,8] c")
-    result = graphfuse.fuse(proto, costs="none")
+    result = graphfuse.fuse(proto, selection=graphfuse.Selection(costs="none"))
     assert result.changed
     assert_passes(proto, result.model, level="fast")
     assert_passes(proto, graphfuse.unfuse(proto).model, level="fast")
@@ -148,7 +148,7 @@ def test_a_fused_node_in_a_branch_and_in_a_function_is_a_site() -> None:
     found = graphfuse.scan(proto)
     assert [site.fused_by for site in found.sites] == [CONTRIB, CONTRIB]
     assert [site.add.index for site in found.sites] == [0, 0]
-    result = graphfuse.fuse(proto, costs="none")
+    result = graphfuse.fuse(proto, selection=graphfuse.Selection(costs="none"))
     assert len(result.fused) == 2
     assert "com.microsoft" not in {node.domain for f in result.model.functions for node in f.node}
     assert_passes(proto, result.model, level="fast")
@@ -162,11 +162,13 @@ def test_other_types_are_written_out_as_well(dtype: int) -> None:
     for tensor in proto.graph.initializer:
         array = numpy_helper.to_array(tensor).astype(helper.tensor_dtype_to_np_dtype(dtype))
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
-    fused = graphfuse.fuse(proto, costs="none").model
+    fused = graphfuse.fuse(proto, selection=graphfuse.Selection(costs="none")).model
     plain = graphfuse.unfuse(fused).model
     assert kinds(plain) == ["Add", "LayerNormalization"]
     assert_passes(fused, plain)
-    assert bytes_of(graphfuse.fuse(plain, costs="none").model) == bytes_of(fused)
+    assert bytes_of(
+        graphfuse.fuse(plain, selection=graphfuse.Selection(costs="none")).model
+    ) == bytes_of(fused)
 
 
 def test_a_function_that_got_lost_comes_back() -> None:
@@ -227,7 +229,7 @@ WRONG = {
 def test_wrong_conversions_do_not_pass(wrong: str, epsilon: str, level: str) -> None:
     call = f"y, , , z = SkipLayerNormalization<epsilon = {epsilon}>(a, b, gamma, beta, vector)"
     proto = skip(call, "float[B,S,8] y, float[B,S,8] z")
-    fused = graphfuse.fuse(proto, costs="none", fold_bias=True).model
+    fused = graphfuse.fuse(proto, selection=graphfuse.Selection(costs="none", fold_bias=True)).model
     (node,) = [node for node in fused.graph.node if node.domain == "graphfuse"]
     if "bias" in wrong:
         assert node.op_type == "AddBiasLayerNormalization"

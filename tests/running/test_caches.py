@@ -140,13 +140,15 @@ def test_a_symbol_that_is_wrong_is_one_line() -> None:
     proto = residual(NORM)
     fused = graphfuse.fuse(proto).model
     with pytest.raises(graphfuse.UsageError, match=r"no input has an extent 'Q'; their .* B, S"):
-        graphfuse.validate(proto, fused, symbols={"Q": 1})
+        graphfuse.validate(proto, fused, feeds=graphfuse.Feeds(symbols={"Q": 1}))
     with pytest.raises(graphfuse.UsageError, match=r"'S' is given as 4, .* makes it 9"):
-        graphfuse.validate(proto, fused, symbols={"S": 4}, input_shapes={"a": (1, 9, 8)})
+        graphfuse.validate(
+            proto, fused, feeds=graphfuse.Feeds(symbols={"S": 4}, input_shapes={"a": (1, 9, 8)})
+        )
     with pytest.raises(graphfuse.UsageError, match="below 0"):
-        graphfuse.validate(proto, fused, symbols={"S": -1})
+        graphfuse.validate(proto, fused, feeds=graphfuse.Feeds(symbols={"S": -1}))
     with pytest.raises(graphfuse.UsageError, match="--symbol S says nothing"):
-        graphfuse.validate(proto, fused, symbols={"S": 1}, inputs={})
+        graphfuse.validate(proto, fused, feeds=graphfuse.Feeds(symbols={"S": 1}, inputs={}))
     for text in ("S", "S=", "=3", "S=x", "S=1.5", f"S={10**13}"):
         with pytest.raises(graphfuse.UsageError, match="cannot read the symbol"):
             parse_symbols([text])

@@ -17,12 +17,12 @@ import pytest
 from onnx import helper
 
 import graphfuse
-from graphfuse import cli, pipeline
-from graphfuse.bench import contests
-from graphfuse.bench.contests import BenchOptions
+from graphfuse import cli
 from graphfuse.errors import GraphfuseError, MachineError, OriginalModelError, ProviderError
 from graphfuse.records.reasons import Reason
 from graphfuse.running import sessions
+from graphfuse.speed import contests
+from graphfuse.speed.measurements import BenchOptions
 from graphfuse.stream import in_runs
 from graphfuse.system import machine
 from graphfuse.validation import alone, evaluator, exposed, whole_model
@@ -159,7 +159,7 @@ def test_the_environment_puts_no_site_back(
     monkeypatch.setattr(place, "session", failing(error, after))
     onnx.save(residual(NORM), tmp_path / "model.onnx")
     with pytest.raises(MachineError, match=lack.what):
-        graphfuse.optimize(tmp_path / "model.onnx", tmp_path / "o.onnx", validation=level)
+        graphfuse.optimize(tmp_path / "model.onnx", tmp_path / "o.onnx", level=level)
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
@@ -224,7 +224,7 @@ def test_other_commands_name_it_too(name: str, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(MachineError, match=lack.what):
         graphfuse.validate(proto, proto)
     with pytest.raises(MachineError, match=lack.what):
-        pipeline.bench(proto, proto, options=BenchOptions(0.0, (1,)))
+        graphfuse.bench(proto, proto, options=BenchOptions(0.0, (1,)))
 
 
 COMMANDS = (

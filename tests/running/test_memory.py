@@ -14,10 +14,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graphfuse
-from graphfuse import pipeline
-from graphfuse.bench.contests import BenchOptions
-from graphfuse.pipeline import as_model
 from graphfuse.running.estimate import BASE, Need, estimate
+from graphfuse.speed.measurements import BenchOptions
+from graphfuse.steps.opening import as_model
 from graphfuse.system import memory
 from graphfuse.validation import fitting
 from tests.conftest import MODELS
@@ -29,13 +28,15 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the peak of a proces
 MEASURE = """
 import sys
 import graphfuse
-from graphfuse.bench.footprint import peak_memory, resident
+from graphfuse.speed.footprint import peak_memory, resident
 path, rows = sys.argv[1], int(sys.argv[2])
 import onnxruntime
 fused = graphfuse.fuse(path).model
-graphfuse.validate(path, fused, level="fast", symbols={"batch": 1} if rows else None)
+graphfuse.validate(path, fused, level="fast", feeds=graphfuse.Feeds(symbols={"batch": 1} if rows else {}))
 before = resident()
-report = graphfuse.validate(path, fused, level="fast", symbols={"batch": rows})
+report = graphfuse.validate(
+    path, fused, level="fast", feeds=graphfuse.Feeds(symbols={"batch": rows})
+)
 assert report.passed, report.failures
 assert report.level == "fast"
 print(peak_memory() - before)
@@ -120,7 +121,9 @@ def test_smaller_feeds_are_drawn_where_the_asked_for_do_not_fit(
     room(monkeypatch, 200 * 2**20)
     proto = residual(NORM)
     fused = graphfuse.fuse(proto).model
-    report = graphfuse.validate(proto, fused, level="fast", input_shapes={"a": (64, 10**5, 8)})
+    report = graphfuse.validate(
+        proto, fused, level="fast", feeds=graphfuse.Feeds(input_shapes={"a": (64, 10**5, 8)})
+    )
     assert (report.passed, report.level) == (True, "fast")
     [note] = [note for note in report.notes if "takes about" in note]
     assert "a and 1 more [64, 100000, 8]" in note
@@ -142,7 +145,7 @@ def test_what_fits_nowhere_and_has_no_site_to_judge_is_one_line(
 
 
 MEASURING = {
-    "bench": lambda proto, **given: pipeline.bench(
+    "bench": lambda proto, **given: graphfuse.bench(
         proto, graphfuse.fuse(proto).model, options=BenchOptions(seconds=0, memory=False), **given
     ),
     "activations": graphfuse.activations,
@@ -154,25 +157,29 @@ def test_what_measures_asks_for_memory_first(monkeypatch: pytest.MonkeyPatch, wh
     """No smaller feed stands for one that was asked for, and none is drawn before it is judged."""
     proto = residual(NORM)
     room(monkeypatch, 200 * 2**20)
-    assert MEASURING[what](proto, input_shapes={"a": (2, 5, 8)})
+    assert MEASURING[what](proto, feeds=graphfuse.Feeds(input_shapes={"a": (2, 5, 8)}))
     with pytest.raises(graphfuse.OriginalModelError, match="smaller feeds") as caught:
-        MEASURING[what](proto, input_shapes={"a": (64, 10**5, 8)})
+        MEASURING[what](proto, feeds=graphfuse.Feeds(input_shapes={"a": (64, 10**5, 8)}))
     assert "a and 1 more [64, 100000, 8]" in caught.value.message
     assert "0.2 GB are left of a test's memory" in caught.value.message
     assert caught.value.exit_code == 4
     # The advice, followed: smaller ones.
-    assert MEASURING[what](proto, symbols={"B": 1, "S": 3})
+    assert MEASURING[what](proto, feeds=graphfuse.Feeds(symbols={"B": 1, "S": 3}))
 
 
 def test_a_site_that_has_no_room_to_be_timed_is_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     room(monkeypatch, 200 * 2**20)
     options = BenchOptions(seconds=0)
-    report = pipeline.bench(residual(NORM), None, options=options, symbols={"B": 64, "S": 10**5})
+    report = graphfuse.bench(
+        residual(NORM), None, options=options, feeds=graphfuse.Feeds(symbols={"B": 64, "S": 10**5})
+    )
     assert not report.sites
     [note] = report.notes
     assert "s1 cannot be timed alone" in note
     assert "0.2 GB are left of a test's memory" in note
-    report = pipeline.bench(residual(NORM), None, options=options, symbols={"B": 1, "S": 3})
+    report = graphfuse.bench(
+        residual(NORM), None, options=options, feeds=graphfuse.Feeds(symbols={"B": 1, "S": 3})
+    )
     assert len(report.sites) == 1
 
 

@@ -53,7 +53,7 @@ CASES = {
 
 def optimized(proto: onnx.ModelProto, folder: Path, level: str = "fast") -> FuseResult:
     onnx.save(proto, folder / "before.onnx")
-    return graphfuse.optimize(folder / "before.onnx", folder / "after.onnx", validation=level)
+    return graphfuse.optimize(folder / "before.onnx", folder / "after.onnx", level=level)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -84,7 +84,9 @@ def test_what_does_not_run_names_the_range_of_feeds(tmp_path: Path) -> None:
         optimized(proto, tmp_path)
     assert "--val-range" in caught.value.remedy
     bounded = graphfuse.optimize(
-        tmp_path / "before.onnx", tmp_path / "after.onnx", val_range={"i": (0, 6)}
+        tmp_path / "before.onnx",
+        tmp_path / "after.onnx",
+        feeds=graphfuse.Feeds(val_range={"i": (0, 6)}),
     )
     assert bounded.validation is not None
     assert bounded.validation.passed

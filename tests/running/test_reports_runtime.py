@@ -68,7 +68,7 @@ def test_r03_a_model_that_the_optimiser_breaks_is_fused(
         pytest.skip(f"onnxruntime {ort.__version__} does not break it")
     assert OPTIMIZATION_LEVELS[0] in runs
     onnx.save(proto, tmp_path / "before.onnx")
-    result = graphfuse.optimize(tmp_path / "before.onnx", tmp_path / "after.onnx", validation=level)
+    result = graphfuse.optimize(tmp_path / "before.onnx", tmp_path / "after.onnx", level=level)
     assert len(result.fused) == 1
     assert not result.put_back
     assert result.validation is not None

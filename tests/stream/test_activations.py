@@ -70,7 +70,7 @@ def sums_of(module: torch.nn.Module, x: np.ndarray) -> list[np.ndarray]:
 def test_stacks_of_residual_blocks(kind: str, layers: int, stack: Stack) -> None:
     """The worked example: with a norm the stream stays small, without one it leaves float16."""
     path, module = stack(kind, layers)
-    found = graphfuse.activations(path, inputs=feeds())
+    found = graphfuse.activations(path, feeds=feeds())
     assert len(graphfuse.scan(path).sites) == (0 if kind == "plain" else layers)
     assert len(found) == layers
     assert all(bool(each.of.site) == (kind != "plain") for each in found)
@@ -96,7 +96,7 @@ def test_stacks_of_residual_blocks(kind: str, layers: int, stack: Stack) -> None
 def test_the_verdict_is_what_float16_does(stack: Stack) -> None:
     """The first sum that is said to overflow is the first that float16 cannot hold."""
     path, module = stack("plain", 96)
-    found = graphfuse.activations(path, inputs=feeds())
+    found = graphfuse.activations(path, feeds=feeds())
     with np.errstate(over="ignore"):
         narrow = [np.isinf(s.astype(np.float16)).any() for s in sums_of(module, feeds()["x"])]
     assert [each.verdict == OVERFLOWS for each in found] == narrow
@@ -136,7 +136,7 @@ def test_what_squares_in_the_type_of_the_sum(norm: str, squares: bool) -> None:
     graph = model(f"x = Add(a, b)\n{norm}", constants={"wide": np.array(1e-5)})
     values = {name: np.full((2, 3, 8), 200, np.float32) for name in "ab"}
     values["a"][0, 0, 0] = 210
-    (found,) = graphfuse.activations(graph, inputs=values)
+    (found,) = graphfuse.activations(graph, feeds=values)
     assert found.of.squares_in_type is squares
     assert found.largest == 410
     assert found.verdict == (SQUARES_OVERFLOW if squares else DRIFTING)
@@ -160,7 +160,7 @@ def test_what_is_no_residual_stream() -> None:
         constants={"w": np.eye(8, dtype=np.float32), "c": np.array(0.044715, np.float32)},
     )
     values = {name: np.ones((2, 3, 8), np.float32) for name in "ab"}
-    assert [each.of.tensor for each in graphfuse.activations(graph, inputs=values)] == ["y"]
+    assert [each.of.tensor for each in graphfuse.activations(graph, feeds=values)] == ["y"]
 
 
 def test_masked_scores_are_no_residual_stream() -> None:
@@ -183,7 +183,7 @@ def test_masked_scores_are_no_residual_stream() -> None:
         outputs="float[2,8,8] y",
     )
     values = {name: np.ones((2, 8, 8), np.float32) for name in ("a", "mask")}
-    assert [each.of.tensor for each in graphfuse.activations(graph, inputs=values)] == ["h", "y"]
+    assert [each.of.tensor for each in graphfuse.activations(graph, feeds=values)] == ["h", "y"]
 
 
 def test_several_feeds_are_pooled() -> None:
@@ -193,13 +193,13 @@ def test_several_feeds_are_pooled() -> None:
         {"a": rng.normal(n, 1 + n, (n + 1, 3, 8)).astype(np.float32), "b": np.zeros((1, 1, 8), np.float32)}
         for n in range(4)
     ]  # fmt: skip
-    (found,) = graphfuse.activations(graph, inputs=sets)
+    (found,) = graphfuse.activations(graph, feeds=sets)
     whole = 2 * np.concatenate([each["a"].ravel() for each in sets]).astype(np.float64)
     assert found.mean == pytest.approx(whole.mean(), rel=1e-12)
     assert found.std == pytest.approx(whole.std(), rel=1e-12)
     assert found.largest == np.abs(whole).max()
     sets[2]["a"][0, 0, 0] = np.inf
-    (lost,) = graphfuse.activations(graph, inputs=sets)
+    (lost,) = graphfuse.activations(graph, feeds=sets)
     assert lost.largest == np.inf
     assert np.isfinite([lost.mean, lost.std]).all()
 
@@ -208,7 +208,7 @@ def test_a_real_model_in_order(tmp_path: Path) -> None:
     """Every site of the main graph, with the numbers that onnxruntime gives for its sum."""
     path = MODELS / "gpt2.onnx"
     ids = {"input_ids": np.arange(12).reshape(2, 6), "attention_mask": np.ones((2, 6), np.int64)}
-    scan, found = graphfuse.scan(path), graphfuse.activations(path, inputs=ids)
+    scan, found = graphfuse.scan(path), graphfuse.activations(path, feeds=ids)
     assert [each.of.site for each in found] == [site.id for site in scan.sites]
     proto = onnx.load(path)
     proto.graph.output.append(onnx.helper.make_empty_tensor_value_info(scan.sites[3].sum))
@@ -240,10 +240,10 @@ def test_what_has_no_elements_is_not_healthy() -> None:
     empty = {name: np.zeros((0, 3, 8), np.float32) for name in "ab"}
     for inputs in (empty, []):
         with pytest.raises(UsageError, match="nothing was measured"):
-            graphfuse.activations(graph, inputs=inputs)
+            graphfuse.activations(graph, feeds=inputs)
     for count in (0, -1):
         with pytest.raises(UsageError, match=f"{count} iterations were asked for"):
-            graphfuse.activations(graph, iterations=count)
+            graphfuse.activations(graph, feeds=graphfuse.Feeds(iterations=count))
 
 
 def test_squares_beyond_float64(shell: Shell, tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_integers_are_no_residual_stream() -> None:
 def test_the_sums_of_a_fused_model_are_seen(shell: Shell, tmp_path: Path) -> None:
     """They are inside fused nodes, which are written out to look into them."""
     fused = str(tmp_path / "fused.onnx")
-    graphfuse.optimize(MODELS / "llama.onnx", fused, validation="none")
+    graphfuse.optimize(MODELS / "llama.onnx", fused, level="none")
     shown = shell("scan", fused, "--activations")
     assert shown.returncode == 0, shown.stderr
     plain = shell("scan", str(MODELS / "llama.onnx"), "--activations")
@@ -291,6 +291,6 @@ def test_feeds_that_do_not_run() -> None:
     graph = model("x = Add(a, b)\ny = LayerNormalization<axis = -1>(x, scale, bias)")
     values = {"a": np.ones((2, 3, 8), np.float32), "b": np.ones((5, 3, 8), np.float32)}
     with pytest.raises(OriginalModelError, match="does not run on CPUExecutionProvider"):
-        graphfuse.activations(graph, inputs=values)
+        graphfuse.activations(graph, feeds=values)
     with pytest.raises(UsageError):
-        graphfuse.activations(graph, inputs={"a": values["a"]})
+        graphfuse.activations(graph, feeds={"a": values["a"]})

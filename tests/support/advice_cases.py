@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+import graphfuse
 from graphfuse.records.reasons import Reason
 from tests.support.advice_models import (
     BEHIND,
@@ -348,5 +349,9 @@ CASES: dict[tuple[Reason, str], Case] = {
     (Reason.MIXED_TYPES, ""): Case(lambda: two_types(13), lambda _: two_types(23), fused=2),
     (Reason.NAME_TAKEN, "renamed"): Case(named_like_ours, renamed, same=True),
     (Reason.NAME_TAKEN, "before it is added"): Case(named_like_ours, lambda _: residual(LN)),
-    (Reason.EXCLUDED, ""): chosen(lambda: residual(LN), {"exclude": ["s1"]}, {"include": ["s1"]}),
+    (Reason.EXCLUDED, ""): chosen(
+        lambda: residual(LN),
+        {"selection": graphfuse.Selection(exclude="s1")},
+        {"selection": graphfuse.Selection(include="s1")},
+    ),
 }

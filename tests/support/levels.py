@@ -39,7 +39,7 @@ def assert_right_everywhere(before: onnx.ModelProto, after: onnx.ModelProto) -> 
 def optimized(proto: onnx.ModelProto, folder: Path, level: str = "full") -> graphfuse.FuseResult:
     onnx.save(proto, folder / "before.onnx")
     result = graphfuse.optimize(
-        folder / "before.onnx", folder / "after.onnx", validation=level, force=True
+        folder / "before.onnx", graphfuse.Output(folder / "after.onnx", force=True), level=level
     )
     assert result.validation is not None
     assert result.validation.passed, result.validation.failures

@@ -224,7 +224,7 @@ def test_activations_are_asked_of_the_original_too(runtime: Runtime) -> None:
 @pytest.mark.parametrize("level", ["fast", "full"])
 def test_no_site_is_put_back_on_any_onnxruntime(name: str, level: str, tmp_path: Path) -> None:
     path = MODELS / f"{name}.onnx"
-    result = graphfuse.optimize(path, tmp_path / "o.onnx", validation=level, strict=True)
+    result = graphfuse.optimize(path, tmp_path / "o.onnx", strict=True, level=level)
     assert len(result.fused) == len(result.scan.sites)
 
 

@@ -138,7 +138,7 @@ def test_feeds_reach_an_initializer_that_is_an_input() -> None:
         "a": rng.normal(size=(2, 3, 8)).astype(np.float32),
         "weight": rng.normal(size=8).astype(np.float32),
     }
-    report = graphfuse.validate(proto, proto, inputs=feeds)
+    report = graphfuse.validate(proto, proto, feeds=feeds)
     assert report.passed
     worst = report.worst("G2")
     assert worst is not None
@@ -197,7 +197,7 @@ def test_an_epsilon_that_is_cast_in_a_branch_is_no_difference(form: str) -> None
     for name, value in (("scale", 1), ("bias", 0)):
         array = np.full(8, value, np.float16)
         proto.graph.initializer.append(numpy_helper.from_array(array, name))
-    result = graphfuse.fuse(proto, costs="none")
+    result = graphfuse.fuse(proto, selection=graphfuse.Selection(costs="none"))
     assert len(result.fused) == 1
     assert_passes(proto, result.model)
 
@@ -212,7 +212,7 @@ def test_an_empty_batch_alone_proves_nothing() -> None:
     proto = residual(NORM)
     shapes = {"a": (0, 3, 8), "b": (0, 3, 8)}
     with pytest.raises(graphfuse.UsageError, match="other than empty"):
-        graphfuse.validate(proto, proto, input_shapes=shapes)
+        graphfuse.validate(proto, proto, feeds=graphfuse.Feeds(input_shapes=shapes))
 
 
 def test_outputs_that_are_no_numbers() -> None:
@@ -260,4 +260,4 @@ def test_a_branch_that_needs_one_condition_true_and_one_false() -> None:
             outputs="float[B,8] y",
         )
 
-    assert "G0" in failing(nested("Abs"), nested("Exp"), iterations=8)
+    assert "G0" in failing(nested("Abs"), nested("Exp"), feeds=graphfuse.Feeds(iterations=8))

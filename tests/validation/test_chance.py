@@ -103,5 +103,5 @@ def test_three_times_as_far_is_no_chance(weights: str, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(whole_model, "session", remember)
     monkeypatch.setattr(whole_model, "run", further)
-    report = graphfuse.validate(original, fused, seed=17)
+    report = graphfuse.validate(original, fused, feeds=graphfuse.Feeds(seed=17))
     assert {check.gate for check in report.failures} == {"G2"}

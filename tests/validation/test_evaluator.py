@@ -184,7 +184,7 @@ def test_a_loop_that_does_not_end_in_time_is_one_clear_error() -> None:
     assert "--run-limit" in raised.value.remedy
     assert "--validate sites" in raised.value.remedy
     with pytest.raises(graphfuse.GraphfuseError, match="takes long in float64"):
-        graphfuse.validate(proto, proto, run_limit=1.5, level="fast")
+        graphfuse.validate(proto, proto, level="fast", feeds=graphfuse.Feeds(run_limit=1.5))
 
 
 @pytest.mark.parametrize(

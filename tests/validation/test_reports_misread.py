@@ -56,7 +56,7 @@ def test_statistics_that_are_declared_too_large_fuse(tmp_path: Path) -> None:
 def test_what_runs_optimized_only_is_said(tmp_path: Path) -> None:
     onnx.save(declared_too_large(), tmp_path / "before.onnx")
     with pytest.raises(graphfuse.OriginalModelError) as caught:
-        graphfuse.optimize(tmp_path / "before.onnx", tmp_path / "after.onnx", validation="full")
+        graphfuse.optimize(tmp_path / "before.onnx", tmp_path / "after.onnx", level="full")
     assert caught.value.exit_code == 4
     assert caught.value.message.startswith("with optimizations off ")
     assert "--validate fast" in caught.value.remedy
@@ -109,7 +109,10 @@ def test_a_misread_norm_that_stays_is_judged_alike(tmp_path: Path) -> None:
     )
     onnx.save(proto, tmp_path / "before.onnx")
     result = graphfuse.optimize(
-        tmp_path / "before.onnx", tmp_path / "after.onnx", include=["s2"], validation="full"
+        tmp_path / "before.onnx",
+        tmp_path / "after.onnx",
+        level="full",
+        selection=graphfuse.Selection(include=["s2"]),
     )
     assert [f.site.output for f in result.fused] == ["y"]
     assert result.validation is not None

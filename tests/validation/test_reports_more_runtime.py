@@ -110,7 +110,7 @@ def test_what_the_optimiser_changes_is_judged_where_it_does_not(
     if right == list(OPTIMIZATION_LEVELS):
         pytest.skip(f"onnxruntime {ort.__version__} runs what it says")
     onnx.save(proto, tmp_path / "before.onnx")
-    result = graphfuse.optimize(tmp_path / "before.onnx", tmp_path / "after.onnx", validation=level)
+    result = graphfuse.optimize(tmp_path / "before.onnx", tmp_path / "after.onnx", level=level)
     assert result.fused
     assert not result.put_back
     assert result.validation is not None
@@ -161,9 +161,7 @@ def test_one_axis_in_all_fuses(norm: str, vector: int, opset: int, tmp_path: Pat
     values["bias"] = np.linspace(0, 1, vector, dtype=np.float32)
     proto = residual(norm, constants=values, opset=opset, **ONE_AXIS)
     onnx.save(proto, tmp_path / "before.onnx")
-    result = graphfuse.optimize(
-        tmp_path / "before.onnx", tmp_path / "after.onnx", validation="full"
-    )
+    result = graphfuse.optimize(tmp_path / "before.onnx", tmp_path / "after.onnx", level="full")
     assert len(result.fused) == 1
     written = onnx.load(tmp_path / "after.onnx")
     assert right_levels(written) == right_levels(written, kernels=True) == list(OPTIMIZATION_LEVELS)
@@ -176,9 +174,7 @@ def test_a_scale_of_one_number_fuses(shape: tuple[int, ...], tmp_path: Path) -> 
     sizes = {"inputs": "float[B,3,8] a, float[B,3,8] b", "outputs": "float[B,3,8] y"}
     proto = residual(POWERS, constants={**TWO, **values}, **sizes)
     onnx.save(proto, tmp_path / "before.onnx")
-    result = graphfuse.optimize(
-        tmp_path / "before.onnx", tmp_path / "after.onnx", validation="full"
-    )
+    result = graphfuse.optimize(tmp_path / "before.onnx", tmp_path / "after.onnx", level="full")
     assert len(result.fused) == 1
     written = onnx.load(tmp_path / "after.onnx")
     assert right_levels(written) == right_levels(written, kernels=True) == list(OPTIMIZATION_LEVELS)
@@ -198,9 +194,7 @@ def test_the_advice_for_an_original_that_runs_otherwise_works(
         graphfuse.optimize(tmp_path / "before.onnx", tmp_path / "after.onnx")
     assert "--validate sites" in caught.value.remedy
     assert "--load-inputs" not in caught.value.remedy
-    result = graphfuse.optimize(
-        tmp_path / "before.onnx", tmp_path / "after.onnx", validation="sites"
-    )
+    result = graphfuse.optimize(tmp_path / "before.onnx", tmp_path / "after.onnx", level="sites")
     assert result.validation is not None
     assert result.validation.passed
 

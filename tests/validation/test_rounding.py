@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from graphfuse.pipeline import as_model
 from graphfuse.running.random_feeds import random_feeds
+from graphfuse.steps.opening import as_model
 from graphfuse.validation.reference import Twin
 from graphfuse.validation.rounding import rounded_by_chance
 from graphfuse.validation.tolerance import distance

@@ -120,7 +120,9 @@ def test_the_command_line_fails_mutants(
 def test_what_is_right_passes_on_other_seeds() -> None:
     for seed in range(1, 6):
         path = MODELS / "bert.onnx"
-        assert graphfuse.validate(path, graphfuse.fuse(path).model, seed=seed).passed
+        assert graphfuse.validate(
+            path, graphfuse.fuse(path).model, feeds=graphfuse.Feeds(seed=seed)
+        ).passed
 
 
 def test_gates_are_all_there() -> None:
@@ -302,9 +304,9 @@ def test_nothing_to_compare_is_no_pass() -> None:
     fused = graphfuse.fuse(proto).model
     nothing = {"a": np.full((2, 3, 8), np.nan, np.float32), "b": np.zeros((2, 3, 8), np.float32)}
     with pytest.raises(graphfuse.UsageError, match="nothing can be compared"):
-        graphfuse.validate(proto, fused, inputs=nothing)
+        graphfuse.validate(proto, fused, feeds=nothing)
     with pytest.raises(graphfuse.UsageError, match="nothing can be compared"):
-        graphfuse.validate(proto, fused, input_shapes={"a": (0, 3, 8)})
+        graphfuse.validate(proto, fused, feeds=graphfuse.Feeds(input_shapes={"a": (0, 3, 8)}))
 
 
 def test_odd_extents_are_drawn() -> None:

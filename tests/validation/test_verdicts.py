@@ -98,7 +98,9 @@ def test_what_is_wrong_in_a_branch_that_no_feed_takes_does_not_pass(
     damage: Callable[[onnx.GraphProto], None], level: str
 ) -> None:
     proto = branches()
-    fused = graphfuse.fuse(proto, exclude=["z0"] if "plain" in damage.__name__ else ()).model
+    fused = graphfuse.fuse(
+        proto, selection=graphfuse.Selection(exclude=["z0"] if "plain" in damage.__name__ else ())
+    ).model
     assert verdict(proto, fused, level) == "pass"
     assert verdict(fused, proto, level) == "pass"
     damage(branch(fused))

@@ -130,8 +130,14 @@ def source(kind: str, way: str) -> onnx.ModelProto:
 @cache
 def converted(kind: str, ep: str) -> onnx.ModelProto:
     first = skip(CALLS[kind], "float[B,S,8] y, float[B,S,8] z")
-    own = graphfuse.fuse(first, costs="none", fold_bias=True).model
-    return own if ep == "cpu" else graphfuse.fuse(own, ep, costs="none", fold_bias=True).model
+    own = graphfuse.fuse(first, selection=graphfuse.Selection(costs="none", fold_bias=True)).model
+    return (
+        own
+        if ep == "cpu"
+        else graphfuse.fuse(
+            own, ep, selection=graphfuse.Selection(costs="none", fold_bias=True)
+        ).model
+    )
 
 
 def conversion(kind: str, way: str) -> Conversion:

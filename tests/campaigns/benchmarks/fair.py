@@ -24,13 +24,11 @@ import onnx
 from onnx import helper
 
 import graphfuse
-from graphfuse import pipeline
-from graphfuse.bench.contests import BenchOptions
-from graphfuse.bench.measurements import BEST, FUSED, ORIGINAL, PLAIN, Comparison
-from graphfuse.bench.timing import Interval
 from graphfuse.ops import DOMAIN, OPERATORS
 from graphfuse.records import FuseResult
 from graphfuse.running.random_feeds import Sizes
+from graphfuse.speed.measurements import BEST, FUSED, ORIGINAL, PLAIN, BenchOptions, Comparison
+from graphfuse.speed.timing import Interval
 from graphfuse.system import libraries
 
 SHOWN = {
@@ -78,14 +76,14 @@ def measure(original: Path, options: BenchOptions, limit: bool = True) -> dict[s
     """The figures of one model, as the table has them; `limit` adds what norms could cost."""
     with tempfile.TemporaryDirectory() as folder:
         fused, bare = Path(folder) / "fused.onnx", Path(folder) / "bare.onnx"
-        result = graphfuse.optimize(original, fused, validation="none")
+        result = graphfuse.optimize(original, fused, level="none")
         onnx.save(without_norms(result), bare)
-        (found,) = pipeline.bench(original, fused, options=options).comparisons
+        (found,) = graphfuse.bench(original, fused, options=options).comparisons
         free = None
         if limit:
             # It has nothing that a library could run.
             without = replace(options, kernels=False)
-            (free,) = pipeline.bench(original, bare, options=without).comparisons
+            (free,) = graphfuse.bench(original, bare, options=without).comparisons
     shares: dict[str, float] = {}
     if free is not None:
         least = free.beside_best.median

@@ -3,8 +3,8 @@
     python -m tests.campaigns.benchmarks.runtimes --versions 1.33.0
     python -m tests.campaigns.benchmarks.runtimes --versions all --costs 1.24.4 1.29.0 1.32.0 --keep FOLDER
 
-Each version gets a virtual environment of its own, in which `python -m graphfuse.bench.runtime_tables` (about
-a minute) or `graphfuse.bench.cost_tables` (a quarter of an hour) puts its entry into the table. Entries of
+Each version gets a virtual environment of its own, in which `python -m graphfuse.speed.runtime_tables` (about
+a minute) or `graphfuse.speed.cost_tables` (a quarter of an hour) puts its entry into the table. Entries of
 other versions stay as they are. Use a quiet machine.
 """
 

@@ -26,9 +26,9 @@ from tests.campaigns.benchmarks.large_model import build
 CHILD = """
 import json, sys, time
 from pathlib import Path
-import numpy, onnx, onnxruntime, graphfuse.pipeline, graphfuse.validation.judge
+import numpy, onnx, onnxruntime, graphfuse.api.verdicts, graphfuse.validation.judge
 from graphfuse.running.random_feeds import random_feeds
-from graphfuse.pipeline import as_model
+from graphfuse.steps.opening import as_model
 from graphfuse.running.sessions import run, session
 what, original, fused = sys.argv[1:]
 start = time.perf_counter()
@@ -37,7 +37,7 @@ if what == "session":
     model = as_model(original)
     run(session(Path(original), model.folder), random_feeds(model.proto))
 elif what != "imports":
-    report = graphfuse.pipeline.validate(original, fused, level=what)
+    report = graphfuse.validate(original, fused, level=what)
     passed = report.passed
 seconds = time.perf_counter() - start
 with open("/proc/self/status") as file:
@@ -91,7 +91,7 @@ def main() -> int:
         name = options.model
         path = bert(Path(folder)) if name == "bert" else llama(Path(folder), name)
         fused = path.with_name("fused.onnx")
-        result = graphfuse.optimize(path, fused, validation="none")
+        result = graphfuse.optimize(path, fused, level="none")
         print(f"{name}: {len(result.fused)} sites, {result.nodes_before} nodes")
         print(f"{'what':10} {'seconds':>8} {'peak MB':>8} verdict")
         for what in ("imports", *options.levels):

@@ -18,7 +18,9 @@ def certificates(
     original: str | Path | onnx.ModelProto, fused: onnx.ModelProto, seed: int = 0
 ) -> tuple[Certificate, ...]:
     """The certificates of a pair, without any other gate."""
-    report = graphfuse.validate(original, fused, level="none", certify=True, seed=seed)
+    report = graphfuse.validate(
+        original, fused, level="none", certify=True, feeds=graphfuse.Feeds(seed=seed)
+    )
     return report.certificates
 
 
@@ -65,7 +67,7 @@ class Tally:
 def of_file(path: Path, tally: Tally) -> int:
     """Fuse a file whole and certify it; gives how many sites were fused."""
     start = time.monotonic()
-    result = graphfuse.fuse(path, costs="none")
+    result = graphfuse.fuse(path, selection=graphfuse.Selection(costs="none"))
     if result.changed:
         tally.add(path.name, certificates(path, result.model))
     tally.seconds += time.monotonic() - start

@@ -41,9 +41,8 @@ class Scenario:
         """The run; it raises what `optimize` does."""
         graphfuse.optimize(
             folder / self.model,
-            folder / self.output,
-            validation="none",
-            force=self.old and self.output != self.model,
+            graphfuse.Output(folder / self.output, force=self.old and self.output != self.model),
+            level="none",
             **self.options,
         )
 

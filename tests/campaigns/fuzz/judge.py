@@ -59,7 +59,7 @@ def judge(case: Case, thorough: bool = True) -> Verdict:
         return Verdict(GENERATOR, problem)
     try:
         # Whether it wins hangs on the runtime that is installed.
-        result = graphfuse.fuse(case.model, costs="none")
+        result = graphfuse.fuse(case.model, selection=graphfuse.Selection(costs="none"))
     except Exception as error:
         return Verdict(BROKEN, f"fuse raised {type(error).__name__}: {error}")
     return _judge(case, feeds, before, result, thorough)
@@ -211,7 +211,11 @@ def _rounding(
 def _invalid(case: Case, fused: onnx.ModelProto, thorough: bool) -> str:
     try:
         onnx.checker.check_model(fused, full_check=True)
-        again = graphfuse.fuse(fused, costs="none").model if thorough else None
+        again = (
+            graphfuse.fuse(fused, selection=graphfuse.Selection(costs="none")).model
+            if thorough
+            else None
+        )
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     if again is not None and again.SerializeToString() != fused.SerializeToString():

@@ -13,8 +13,8 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
-from graphfuse.bench.kernel_timing import aligned
 from graphfuse.kernels import register
+from graphfuse.speed.kernel_timing import aligned
 
 ISA = "GRAPHFUSE_KERNEL_ISA"
 TYPES = {

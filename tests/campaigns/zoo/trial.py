@@ -141,11 +141,14 @@ def _validate(
 ) -> None:
     """Validate on drawn feeds, or on the example's where the export fixed what it was given."""
     try:
-        report, outcome.feeds = graphfuse.validate(path, fused, seed=seed), "drawn"
+        report, outcome.feeds = (
+            graphfuse.validate(path, fused, feeds=graphfuse.Feeds(seed=seed)),
+            "drawn",
+        )
     except OriginalModelError as refused:
         takes = {value.name for value in fused.graph.input}
         given = {name: tensor.numpy() for name, tensor in example.inputs.items() if name in takes}
-        report = graphfuse.validate(path, fused, inputs=given, seed=seed)
+        report = graphfuse.validate(path, fused, feeds=graphfuse.Feeds(inputs=given, seed=seed))
         outcome.feeds = f"given: {refused}"
     outcome.ratios += _ratios(report, fused)
     outcome.status, outcome.message = "validated", ""

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from graphfuse.bench.timing import Threads
 from graphfuse.files.model_file import Model
 from graphfuse.running import empty_inputs
 from graphfuse.running.sessions import CPU, CUDA, plain_options, run, session, session_options
+from graphfuse.speed.timing import Threads
 from graphfuse.system import libraries
 
 if TYPE_CHECKING:

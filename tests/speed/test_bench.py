@@ -15,12 +15,12 @@ import onnx
 import pytest
 
 import graphfuse
-from graphfuse import pipeline
-from graphfuse.bench import contests, site_timing, timing
-from graphfuse.bench.contests import BenchOptions
-from graphfuse.bench.timing import Timing, pinned
+from graphfuse.planning.targets import target
 from graphfuse.running import profiler
 from graphfuse.running.random_feeds import Sizes
+from graphfuse.speed import contests, site_timing, timing
+from graphfuse.speed.measurements import BenchOptions
+from graphfuse.speed.timing import Timing, pinned
 from tests.conftest import MODELS, Shell
 from tests.support.graphs import model, residual
 
@@ -40,7 +40,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("pair")
     original, fused = folder / "original.onnx", folder / "fused.onnx"
     onnx.save(onnx.load(MODELS / "bert.onnx"), original)
-    graphfuse.optimize(original, fused, validation="none")
+    graphfuse.optimize(original, fused, level="none")
     return original, fused
 
 
@@ -94,7 +94,7 @@ def test_more_threads_than_processors_are_not_pinned() -> None:
 
 
 def test_a_comparison_has_what_is_promised(pair: tuple[Path, Path]) -> None:
-    report = pipeline.bench(*pair, options=QUICK)
+    report = graphfuse.bench(*pair, options=QUICK)
     (found,) = report.comparisons
     assert found.provider == "CPUExecutionProvider"
     assert found.shapes["input_ids"] == (1, 8)
@@ -115,7 +115,7 @@ def test_a_comparison_has_what_is_promised(pair: tuple[Path, Path]) -> None:
 
 def test_without_kernels_the_functions_run(pair: tuple[Path, Path]) -> None:
     options = BenchOptions(0.0, (1,), (Sizes(1, 8),), kernels=False, memory=False)
-    (found,) = pipeline.bench(*pair, options=options).comparisons
+    (found,) = graphfuse.bench(*pair, options=options).comparisons
     assert found.fused.profile is not None
     assert "AddLayerNormalization" not in found.fused.profile.shares
 
@@ -123,9 +123,9 @@ def test_without_kernels_the_functions_run(pair: tuple[Path, Path]) -> None:
 def test_load_time_and_memory_are_those_of_processes_of_their_own(
     pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("graphfuse.bench.footprint.PROCESSES", 1)
+    monkeypatch.setattr("graphfuse.speed.footprint.PROCESSES", 1)
     options = BenchOptions(0.0, (1,), (Sizes(1, 8),), look_inside=False)
-    (found,) = pipeline.bench(*pair, options=options).comparisons
+    (found,) = graphfuse.bench(*pair, options=options).comparisons
     for figures in (found.original, found.fused):
         assert figures.footprint is not None
         assert 0 < figures.footprint.load < 600
@@ -136,11 +136,11 @@ def test_load_time_and_memory_are_those_of_processes_of_their_own(
 
 def test_an_input_may_have_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Feeds travel to the processes in a file whose writer has arguments of its own."""
-    monkeypatch.setattr("graphfuse.bench.footprint.PROCESSES", 1)
-    from graphfuse.bench.bound_runs import Contender, SessionKind
-    from graphfuse.bench.footprint import footprints
-    from graphfuse.bench.timing import Threads
+    monkeypatch.setattr("graphfuse.speed.footprint.PROCESSES", 1)
     from graphfuse.files.model_file import Model
+    from graphfuse.speed.bound_runs import Contender, SessionKind
+    from graphfuse.speed.footprint import footprints
+    from graphfuse.speed.timing import Threads
 
     proto = residual("y = LayerNormalization(x, scale, bias)")
     for value, name in zip(proto.graph.input, ("file", "allow_pickle"), strict=True):
@@ -158,14 +158,14 @@ def test_the_peak_is_that_of_the_process_and_not_of_its_parent() -> None:
     import sys
 
     ballast = np.ones(2**25)  # 256 MiB
-    code = "from graphfuse.bench.footprint import peak_memory; print(peak_memory())"
+    code = "from graphfuse.speed.footprint import peak_memory; print(peak_memory())"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 2**20 < int(told.stdout) < ballast.nbytes
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "bool", "int64", "object"])
 def test_feeds_of_any_type_reach_the_processes(dtype: str, tmp_path: Path) -> None:
-    from graphfuse.bench.footprint import feed_type, read_feeds, write_feeds
+    from graphfuse.speed.footprint import feed_type, read_feeds, write_feeds
 
     number = 16 if dtype == "bfloat16" else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     array = np.array([["1", ""], ["0", "1"]], object)
@@ -183,26 +183,26 @@ def test_given_feeds_are_measured(pair: tuple[Path, Path]) -> None:
         {name: np.ones((1, size), np.int64) for name in ("input_ids", "attention_mask")}
         for size in (3, 5)
     ]
-    report = pipeline.bench(*pair, options=QUICK, inputs=inputs)
+    report = graphfuse.bench(*pair, options=QUICK, feeds=inputs)
     assert [found.shapes["input_ids"] for found in report.comparisons] == [(1, 3), (1, 5)]
 
 
 def test_each_iteration_has_its_own_seed(pair: tuple[Path, Path]) -> None:
-    report = pipeline.bench(*pair, options=QUICK, seed=4, iterations=2)
+    report = graphfuse.bench(*pair, options=QUICK, feeds=graphfuse.Feeds(seed=4, iterations=2))
     assert [found.feed.partition(",")[0] for found in report.comparisons] == ["seed 4", "seed 5"]
 
 
 def test_sizes_that_the_model_does_not_take_are_passed_over(pair: tuple[Path, Path]) -> None:
     """models/bert.onnx has 64 positions; 128 are tried first."""
     options = BenchOptions(0.0, (1,), look_inside=False, memory=False)
-    (found,) = pipeline.bench(*pair, options=options).comparisons
+    (found,) = graphfuse.bench(*pair, options=options).comparisons
     assert found.shapes["input_ids"] == (1, 64)
 
 
 def test_sizes_that_are_asked_for_must_run(pair: tuple[Path, Path]) -> None:
     options = BenchOptions(0.0, (1,), (Sizes(1, 4000),), look_inside=False, memory=False)
     with pytest.raises(graphfuse.OriginalModelError, match="does not run") as caught:
-        pipeline.bench(*pair, options=options)
+        graphfuse.bench(*pair, options=options)
     assert caught.value.exit_code == 4
 
 
@@ -216,14 +216,14 @@ def test_an_original_without_an_end_is_stopped() -> None:
     """
     proto = onnx.parser.parse_model(text)
     with pytest.raises(graphfuse.OriginalModelError, match="did not end within 1 seconds"):
-        pipeline.bench(proto, proto, options=QUICK, run_limit=1)
+        graphfuse.bench(proto, proto, options=QUICK, feeds=graphfuse.Feeds(run_limit=1))
 
 
 def test_a_fused_model_that_does_not_run_is_the_fused_models_fault(tmp_path: Path) -> None:
     inputs = "float[B,S,8] a, float[B,S,8] b"
     broken = model("n = NonZero(a)\nx = Reshape(b, n)\ny = Identity(x)", inputs=inputs)
     with pytest.raises(graphfuse.ValidationError, match="the fused model does not run"):
-        pipeline.bench(residual(NORM), broken, options=QUICK)
+        graphfuse.bench(residual(NORM), broken, options=QUICK)
 
 
 def test_fused_nodes_that_fell_back_are_an_error_that_names_them() -> None:
@@ -261,7 +261,7 @@ def test_one_run_that_is_interrupted_does_not_count() -> None:
 
 def test_each_distinct_site_is_timed_once() -> None:
     options = BenchOptions(0.0, (1,), (Sizes(1, 8),))
-    report = pipeline.bench(MODELS / "bert.onnx", None, options=options)
+    report = graphfuse.bench(MODELS / "bert.onnx", None, options=options)
     ids = [site for found in report.sites for site in found.sites]
     assert sorted(ids) == sorted(site.id for site in graphfuse.scan(MODELS / "bert.onnx").sites)
     assert len(report.sites) < len(ids)
@@ -276,17 +276,19 @@ def test_each_distinct_site_is_timed_once() -> None:
 def test_sites_have_the_extents_that_the_user_gives() -> None:
     options = BenchOptions(0.0, (1,))
     proto = residual(NORM)
-    report = pipeline.bench(proto, None, options=options, input_shapes={"a": (2, 3, 8)})
+    report = graphfuse.bench(
+        proto, None, options=options, feeds=graphfuse.Feeds(input_shapes={"a": (2, 3, 8)})
+    )
     assert [found.shape for found in report.sites] == [(2, 3, 8)]
     for wrong in ({"nosuch": (1,)}, {"a": (2, 3)}):
         with pytest.raises(graphfuse.UsageError, match=r"no input 'nosuch'|has 3 axes"):
-            pipeline.bench(proto, None, options=options, input_shapes=wrong)
+            graphfuse.bench(proto, None, options=options, feeds=graphfuse.Feeds(input_shapes=wrong))
 
 
 @pytest.mark.parametrize("sequence", [7, 64])
 def test_an_operand_has_the_extents_of_its_sum(sequence: int) -> None:
-    given = {"input_shapes": {"input_ids": (3, sequence)}}
-    report = pipeline.bench(MODELS / "bert.onnx", None, options=QUICK, **given)
+    given = graphfuse.Feeds(input_shapes={"input_ids": (3, sequence)})
+    report = graphfuse.bench(MODELS / "bert.onnx", None, options=QUICK, feeds=given)
     assert not report.notes
     assert {found.shape for found in report.sites} == {(3, sequence, 32)}
 
@@ -300,13 +302,13 @@ def test_a_part_that_does_not_run_is_a_note(monkeypatch: pytest.MonkeyPatch) -> 
         return fused(self, cut, forms)
 
     monkeypatch.setattr(site_timing.Tuner, "_fused", breaks)
-    report = pipeline.bench(MODELS / "bert.onnx", None, options=QUICK)
+    report = graphfuse.bench(MODELS / "bert.onnx", None, options=QUICK)
     assert report.notes == ("s1 cannot be timed alone: no such kernel",)
     assert report.sites
 
 
 def test_a_model_without_sites_says_so() -> None:
-    report = pipeline.bench(model("y = Relu(a)", inputs="float[B,S,8] a"), None, options=QUICK)
+    report = graphfuse.bench(model("y = Relu(a)", inputs="float[B,S,8] a"), None, options=QUICK)
     assert report.notes == ("the model has no sites",)
 
 
@@ -315,12 +317,12 @@ def test_a_chain_computes_what_its_links_do_in_turn(outputs: str) -> None:
     """What is timed is the site's own arithmetic, several times over."""
     import onnxruntime as ort
 
-    from graphfuse.bench.timing import Threads
     from graphfuse.files.model_file import Model
+    from graphfuse.speed.timing import Threads
 
     proto = residual(NORM, outputs=outputs)
     (site,) = graphfuse.scan(proto).sites
-    tuner = site_timing.Tuner(Model(proto), "cpu", "CPUExecutionProvider", Threads(1), Sizes(1, 3))
+    tuner = site_timing.Tuner(Model(proto), target("cpu"), Threads(1), Sizes(1, 3))
     cut = tuner._cut(site, {site.a: site.shape, site.b: site.shape})
     assert cut is not None
     chained = site_timing._chain(cut.part.proto, cut)
@@ -355,7 +357,7 @@ def test_a_site_in_a_function_is_left_to_the_table() -> None:
         }
     """
     proto = onnx.parser.parse_model(text)
-    report = pipeline.bench(proto, None, options=QUICK)
+    report = graphfuse.bench(proto, None, options=QUICK)
     inside = [site for site in graphfuse.scan(proto).sites if site.scope.function is not None]
     assert len([note for note in report.notes if "cannot be timed" in note]) == len(inside)
 

@@ -5,11 +5,43 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from graphfuse.bench.timing import Interval
+from graphfuse.records.requests import Clock, chosen
+from graphfuse.running.random_feeds import Sizes
+from graphfuse.speed.timing import Interval
 
 ORIGINAL, BEST = "original", "original, slow fusions off"
 FUSED, PLAIN = "fused", "fused, plain session"
 """The contenders of a comparison."""
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What `bench` measures.
+
+    Args:
+        seconds: For each contender, and each number of threads and size.
+        threads: Numbers of threads.
+        sizes: What unknown extents are, batch and others; empty: the first of several that fits.
+        kernels: False gives the fused model the default session only, as one without graphfuse.
+        look_inside: Whether the profiler says where the time goes.
+        memory: Whether processes of their own measure load time and memory.
+        clock: `wall`, or `processor`: the work of this process, on a busy machine (`Clock`).
+
+    Raises:
+        UsageError: For a clock that there is not.
+    """
+
+    seconds: float = 5.0
+    threads: tuple[int, ...] = (1,)
+    sizes: tuple[Sizes, ...] = ()
+    kernels: bool = True
+    look_inside: bool = True
+    memory: bool = True
+    clock: Clock | str = Clock.WALL
+
+    def __post_init__(self) -> None:
+        """A clock by its name is that clock."""
+        object.__setattr__(self, "clock", chosen(Clock, self.clock, "clock"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 
-from graphfuse.bench.measurements import Profile
 from graphfuse.files.model_file import Model
 from graphfuse.ops import OPERATORS
 from graphfuse.recognition.scan import scan
 from graphfuse.records import MAIN
 from graphfuse.running.profiler import FUSED, ProfiledNode, fused_providers
+from graphfuse.speed.measurements import Profile
 
 NORMS = FUSED | {"LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization"}
 

@@ -1,6 +1,6 @@
 """Load time and peak memory, each measured in a process of its own.
 
-    python -m graphfuse.bench.footprint < request.json
+    python -m graphfuse.speed.footprint < request.json
 
 Memory that a process once had is not given back, so contenders cannot share one.
 """
@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from graphfuse.bench.bound_runs import Contender, SessionKind
-from graphfuse.bench.measurements import Footprint
-from graphfuse.bench.timing import Threads
 from graphfuse.errors import OriginalModelError
 from graphfuse.files.model_file import Model, serialize
 from graphfuse.running import empty_inputs
+from graphfuse.speed.bound_runs import Contender, SessionKind
+from graphfuse.speed.measurements import Footprint
+from graphfuse.speed.timing import Threads
 from graphfuse.system import machine
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _request(
 
 
 def _ask(request: Mapping[str, object]) -> Footprint:
-    command = [sys.executable, "-m", "graphfuse.bench.footprint"]
+    command = [sys.executable, "-m", "graphfuse.speed.footprint"]
     try:
         child = subprocess.run(
             command,

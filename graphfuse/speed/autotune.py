@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 
-from graphfuse.bench.measurements import SiteTiming
-from graphfuse.bench.site_timing import FOLDED, ORIGINAL, SITE_SIZES, Tuner, symbols_of
-from graphfuse.bench.timing import pinned
 from graphfuse.files.model_file import Model
+from graphfuse.planning.targets import Target
 from graphfuse.records import Cost, Scan
 from graphfuse.records.progress import Progress
+from graphfuse.records.requests import Feeds
+from graphfuse.speed.measurements import BenchOptions, SiteTiming
+from graphfuse.speed.site_timing import FOLDED, ORIGINAL, SITE_SIZES, Tuner, symbols_of
+from graphfuse.speed.timing import pinned
 
 
 def autotune(
     model: Model,
     scan: Scan,
-    ep: str,
-    provider: str,
-    shapes: Mapping[str, tuple[int, ...]],
+    target: Target,
+    feeds: Feeds,
     progress: Progress,
-    named: Mapping[str, int] | None = None,
 ) -> dict[str, Cost]:
     """The cost of each site by id, each distinct one timed in its original and every fused form.
 
-    `shapes` are those of the model's inputs, `named` extents by symbol, where the user gives them;
-    what they leave open is a batch of 1 and 128 positions. A site that cannot be cut out of its
-    model is not in the result.
+    Of `feeds` are taken the shapes of inputs and the extents by symbol; what they leave open is a
+    batch of 1 and 128 positions. A site that cannot be cut out of its model is not in the result.
     """
     with pinned(os.cpu_count() or 1) as threads:
-        symbols = symbols_of(model.proto, shapes, named or {})
-        tuner = Tuner(model, ep, provider, threads, SITE_SIZES, 0.0, symbols)
+        symbols = symbols_of(model.proto, feeds.input_shapes, feeds.symbols)
+        tuner = Tuner(model, target, threads, SITE_SIZES, symbols, BenchOptions(seconds=0.0))
         timings = tuner.timings(scan.sites, progress)
     return {cost.site: cost for timing in timings for cost in _costs(timing)}
 

@@ -1,8 +1,8 @@
 """Measuring what the installed onnxruntime does with Add and a norm: its entry of the table.
 
-    python -m graphfuse.bench.runtime_tables             print the entry
-    python -m graphfuse.bench.runtime_tables -o FILE     put it into planning/runtimes.json
-    python -m graphfuse.bench.runtime_tables --markdown  print the table that ships
+    python -m graphfuse.speed.runtime_tables             print the entry
+    python -m graphfuse.speed.runtime_tables -o FILE     put it into planning/runtimes.json
+    python -m graphfuse.speed.runtime_tables --markdown  print the table that ships
 
 Nodes are timed in a chain, as in kernel_timing, with optimizations off; functions and
 onnxruntime's own fusions in a plain default session. One thread, processor time, medians of turns:
@@ -23,14 +23,14 @@ import onnx
 from onnx import TensorProto, helper
 
 from graphfuse import ops
-from graphfuse.bench import kernel_timing
-from graphfuse.bench.bound_runs import environment
-from graphfuse.bench.timing import Threads, paired, pinned
 from graphfuse.files.model_file import wrap
 from graphfuse.graph.tensors import type_name
 from graphfuse.planning import runtimes
 from graphfuse.records import LAYER_NORM, RMS_NORM
 from graphfuse.running.sessions import DISABLED_KEY, run, session
+from graphfuse.speed import kernel_timing
+from graphfuse.speed.bound_runs import environment
+from graphfuse.speed.timing import Threads, paired, pinned
 from graphfuse.system import libraries, machine
 from graphfuse.validation.fused_nodes import FusedNode
 from graphfuse.validation.hard_inputs import hard_inputs
@@ -48,13 +48,13 @@ CLOCK = "processor"
 TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 
 
-COMMAND = "python -m graphfuse.bench.runtime_tables -o graphfuse/planning/runtimes.json"
+COMMAND = "python -m graphfuse.speed.runtime_tables -o graphfuse/planning/runtimes.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and print the entry or put it into a table."""
     parser = argparse.ArgumentParser(
-        prog="python -m graphfuse.bench.runtime_tables",
+        prog="python -m graphfuse.speed.runtime_tables",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,34 +1,33 @@
-"""The command that measures: bench."""
+"""graphfuse bench."""
 
 from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graphfuse.cli.options import FeedOptions, JsonOption, can_isolate, is_gated, takes_feeds
+from graphfuse.cli.options import JsonOption, can_isolate, takes_feeds, takes_limits
 from graphfuse.cli.show import console, print_json, progress
 from graphfuse.cli.streams import reporting
 from graphfuse.errors import UsageError
 from graphfuse.files.limits import Limits
+from graphfuse.records.requests import Clock, Feeds
 
 if TYPE_CHECKING:
-    from graphfuse.bench.measurements import BenchReport
     from graphfuse.running.random_feeds import Sizes
 
-ALONE = ("input_shapes", "symbols")
-"""What says something of sites that are timed alone."""
 SIZE = re.compile(r"(\d{1,6})x(\d{1,6})")
 
 
 @can_isolate
-@is_gated
+@takes_limits
 @takes_feeds
 def bench(
     original: Annotated[str, typer.Argument(metavar="ORIGINAL")],
-    feeds: FeedOptions,
+    feeds: Feeds,
     limits: Limits,
     fused: Annotated[str | None, typer.Argument(metavar="FUSED")] = None,
     ep: Annotated[
@@ -61,51 +60,52 @@ def bench(
         bool, typer.Option("--no-memory", help="Do not measure load time and memory.")
     ] = False,
     clock: Annotated[
-        str, typer.Option(help="wall, or processor: the work of this process, on a busy machine.")
-    ] = "wall",
+        Clock, typer.Option(help="Time that passes, or the work of this process on a busy machine.")
+    ] = Clock.WALL,
     as_json: JsonOption = False,
 ) -> None:
     """Time two models against each other in paired runs, or each site of one alone."""
-    from graphfuse import pipeline
-    from graphfuse.bench.contests import BenchOptions, check_speedup
-    from graphfuse.bench.timing import CLOCKS
+    from graphfuse.api import verdicts
+    from graphfuse.speed.contests import missed_speedup
+    from graphfuse.speed.measurements import BenchOptions
 
-    if (fused is None) != sites:
-        raise UsageError("name two models, or one with --sites", "graphfuse bench ORIGINAL FUSED")
-    if clock not in CLOCKS:
-        raise UsageError(f"unknown clock {clock!r}", f"choose one of {', '.join(CLOCKS)}")
+    _check_models(fused, sites)
     if sites:
         _check_alone(feeds, require_speedup is not None, no_kernels)
-    wanted = (not no_kernels, not no_profile, not no_memory)
-    options = BenchOptions(seconds, _counts(threads), _sizes(sizes), *wanted, clock)
+    options = BenchOptions(
+        seconds=seconds,
+        threads=_counts(threads),
+        sizes=_sizes(sizes),
+        kernels=not no_kernels,
+        look_inside=not no_profile,
+        memory=not no_memory,
+        clock=clock,
+    )
     with progress() as shown:
-        report = pipeline.bench(
-            original,
-            fused,
-            ep.split(","),
-            options=options,
-            limits=limits,
-            progress=shown,
-            **feeds.arguments,
+        models = (original, fused, ep)
+        report = verdicts.bench(
+            *models, options=options, feeds=feeds, limits=limits, progress=shown
         )
-    _show(original, fused, report, as_json)
-    if require_speedup is not None:
-        check_speedup(report, require_speedup)
-
-
-def _show(original: str, fused: str | None, report: BenchReport, as_json: bool) -> None:
+    missed = None if require_speedup is None else missed_speedup(report, require_speedup)
     from graphfuse.report.timings import bench_document, print_bench
 
     with reporting():
         if as_json:
-            print_json(bench_document(original, fused, report))
+            print_json(bench_document(original, fused, report), missed)
         else:
             print_bench(console(), report)
+    if missed is not None:
+        raise missed
 
 
-def _check_alone(feeds: FeedOptions, gated: bool, no_kernels: bool) -> None:
+def _check_models(fused: str | None, sites: bool) -> None:
+    if (fused is None) != sites:
+        raise UsageError("name two models, or one with --sites", "graphfuse bench ORIGINAL FUSED")
+
+
+def _check_alone(feeds: Feeds, gated: bool, no_kernels: bool) -> None:
     """Raise UsageError for options that say nothing of sites alone: nobody should rely on them."""
-    data = any(value for name, value in feeds.arguments.items() if name not in ALONE)
+    data = replace(feeds, input_shapes={}, symbols={}).given
     named = {
         "--require-speedup": gated,
         "--no-kernels": no_kernels,

@@ -1,7 +1,7 @@
 """The fused operators' kernels against Add and norm, onnxruntime's contrib op, and a plain copy.
 
-    python -m graphfuse.bench.kernel_timing
-    python -m graphfuse.bench.kernel_timing --type float16 --norm RMS --shape 8,512,4096 --isa avx2
+    python -m graphfuse.speed.kernel_timing
+    python -m graphfuse.speed.kernel_timing --type float16 --norm RMS --shape 8,512,4096 --isa avx2
 
 One line per shape and norm: microseconds per node of graphfuse's kernel; how many times faster it
 is than Add followed by the norm (onnxruntime's own kernels; through float32 in bfloat16, where it
@@ -32,10 +32,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from graphfuse.bench.timing import Threads, Timing, paired, pinned
 from graphfuse.kernels import library_path, register
 from graphfuse.ops import BIAS_OPERATOR, CONTRIB_OPERATOR, DOMAIN, OPERATOR
 from graphfuse.records import LAYER_NORM, RMS_NORM
+from graphfuse.speed.timing import Threads, Timing, paired, pinned
 from graphfuse.system import libraries, machine
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ ISA = "GRAPHFUSE_KERNEL_ISA"
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m graphfuse.bench.kernel_timing",
+        prog="python -m graphfuse.speed.kernel_timing",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

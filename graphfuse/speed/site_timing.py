@@ -13,26 +13,28 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import onnx
 from onnx import helper
 
-from graphfuse.bench.bound_runs import Contender, SessionKind, caller, environment
-from graphfuse.bench.measurements import BenchReport, SiteTiming
-from graphfuse.bench.timing import Threads, Timing, paired, pinned
 from graphfuse.errors import UsageError, in_one_line
 from graphfuse.files.model_file import Model
 from graphfuse.graph.scopes import scopes
 from graphfuse.planning.plan import plan
-from graphfuse.planning.targets import takes_bias, target
+from graphfuse.planning.targets import Target, takes_bias
 from graphfuse.recognition.scan import scan as scan_model
 from graphfuse.records import Dim, Scan, Site
 from graphfuse.records.progress import Progress
+from graphfuse.records.requests import Costs, Feeds, Selection
 from graphfuse.rewriting.rewrite import rewrite
 from graphfuse.running.feeding import Feed
 from graphfuse.running.random_feeds import Sizes, bound, inputs_of, random_feeds, shapes_of
 from graphfuse.running.sessions import CPU
+from graphfuse.speed.bound_runs import Contender, SessionKind, caller, environment
+from graphfuse.speed.measurements import BenchOptions, BenchReport, SiteTiming
+from graphfuse.speed.timing import Threads, Timing, paired, pinned
 from graphfuse.system import machine
 from graphfuse.validation.extract import Parts, parts_by_scope
 from graphfuse.validation.fitting import Fitting
@@ -40,8 +42,6 @@ from graphfuse.validation.fused_nodes import scope_keys
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from graphfuse.bench.contests import BenchOptions
 
     Array = NDArray[Any]
 
@@ -51,6 +51,9 @@ ORIGINAL, FUSED, FOLDED = "original", "fused", "folded"
 CHAIN_ELEMENTS = 2**21
 LONGEST_CHAIN = 20
 ROUNDS = 9
+AT_LEAST = BenchOptions(seconds=0.0)
+"""As many rounds as there have to be."""
+
 SITE_SIZES = Sizes(1, 128)
 
 
@@ -67,25 +70,23 @@ class SiteModel:
 def time_sites(
     model: Model,
     scan: Scan,
-    providers: Mapping[str, str],
+    target: Target,
     options: BenchOptions,
-    shapes: Mapping[str, Sequence[int]],
+    feeds: Feeds,
     progress: Progress,
-    symbols: Mapping[str, int] | None = None,
 ) -> BenchReport:
-    """Time each distinct site of a model alone, on each provider and number of threads.
+    """Time each distinct site of a model alone, for each target and number of threads.
 
-    `shapes` are those of the model's inputs, `symbols` extents, where the user gives them.
+    Of `feeds` are taken the shapes of inputs and the extents by symbol.
     """
     found: list[SiteTiming] = []
     notes: list[str] = [] if scan.sites else ["the model has no sites"]
-    known = symbols_of(model.proto, shapes, symbols or {})
-    for ep, provider in providers.items():
+    known = symbols_of(model.proto, feeds.input_shapes, feeds.symbols)
+    for single in target.singles:
         for count in options.threads:
             for sizes in options.sizes or (SITE_SIZES,):
                 with pinned(count) as threads:
-                    tuner = Tuner(model, ep, provider, threads, sizes, options.seconds, known)
-                    tuner.clock = options.clock
+                    tuner = Tuner(model, single, threads, sizes, known, options)
                     found += tuner.timings(scan.sites, progress)
                     notes += tuner.notes
     return BenchReport(environment(), (), tuple(found), tuple(dict.fromkeys(notes)))
@@ -97,16 +98,15 @@ class Tuner:
     def __init__(
         self,
         model: Model,
-        ep: str,
-        provider: str,
+        target: Target,
         threads: Threads,
         sizes: Sizes = SITE_SIZES,
-        seconds: float = 0.0,
-        symbols: Mapping[str, int] | None = None,
+        symbols: Mapping[str, int] = MappingProxyType({}),
+        options: BenchOptions = AT_LEAST,
     ) -> None:
-        self.model, self.ep, self.provider, self.threads = model, ep, provider, threads
-        self.sizes, self.seconds, self.symbols = sizes, seconds, dict(symbols or {})
-        self.clock = "wall"
+        self.model, self.target, self.threads = model, target, threads
+        self.sizes, self.symbols = sizes, dict(symbols)
+        self.seconds, self.clock = options.seconds, options.clock
         self.notes: list[str] = []
         self._known: dict[object, Mapping[str, Timing]] = {}
         found = scopes(model.proto)
@@ -122,7 +122,7 @@ class Tuner:
                 self.notes.append(f"{site.id} cannot be timed alone")
                 continue
             biased = None
-            if site.bias_add is not None and takes_bias(target(self.ep), site.kind):
+            if site.bias_add is not None and takes_bias(self.target, site.kind):
                 biased = self._cut(site, _sources(self._parts[site.scope], site))
             alike = _likeness(cut), biased and _likeness(biased)
             distinct.setdefault(alike, []).append((site, cut, biased))
@@ -142,7 +142,7 @@ class Tuner:
         if timings is None:
             return None
         if FUSED not in timings:
-            self.notes.append(f"{ids[0]} has no fused form on {self.ep}")
+            self.notes.append(f"{ids[0]} has no fused form on {self.target.name}")
             return None
         seconds = {form: timing.median / cut.length for form, timing in timings.items()}
         speedups = {FUSED: timings[FUSED].speedup(timings[ORIGINAL])}
@@ -179,7 +179,7 @@ class Tuner:
         except Exception as error:
             # onnxruntime raises its own classes, one per failure code. The part is of our making:
             # that it does not run says nothing of the model, and the other sites go on.
-            machine.check(error, f"timing {name} on {self.provider}")
+            machine.check(error, f"timing {name} on {self.target.provider}")
             self.notes.append(f"{name} cannot be timed alone: {in_one_line(error, 500)}")
             return None
 
@@ -196,8 +196,8 @@ class Tuner:
                 # Beside the best that a session without graphfuse can be, not the default.
                 kind = SessionKind.BEST if form == ORIGINAL else SessionKind.GRAPHFUSE
                 contender = Contender(form, chained, kind)
-                made = contender.session(self.provider, self.threads)
-                calls[form] = caller(made, feeds, self.provider)
+                made = contender.session(self.target.provider, self.threads)
+                calls[form] = caller(made, feeds, self.target.provider)
             timings = paired(calls, self.seconds, ROUNDS, self.clock)
             if FUSED in timings and timings[FUSED].speedup(timings[ORIGINAL]).low <= 1.0:
                 # It may be noise: look longer before a site is left.
@@ -207,7 +207,7 @@ class Tuner:
 
     def _check_room(self, chains: Mapping[str, Model]) -> None:
         """Raise TooLargeError where a part's sessions do not fit into the memory there is."""
-        if self.provider != CPU:
+        if self.target.provider != CPU:
             return
         proto = chains[ORIGINAL].proto
         draw = partial(random_feeds, proto, 0, sizes=self.sizes)
@@ -221,7 +221,8 @@ class Tuner:
             folds = form == FOLDED
             if folds and not any(site.bias_add for site in scan.sites):
                 continue
-            planned = plan(cut.part, scan, self.ep, fold_bias=folds, costs=None)
+            selection = Selection(fold_bias=folds, costs=Costs.NONE)
+            planned = plan(cut.part, scan, self.target, selection)
             if [fusion.site.output for fusion in planned.fusions] == [cut.site.output]:
                 yield form, cut.part.edited(rewrite(cut.part.proto, planned))
 

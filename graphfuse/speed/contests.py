@@ -14,29 +14,31 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from graphfuse.bench.bound_runs import Contender, SessionKind, caller, environment
-from graphfuse.bench.footprint import footprints
-from graphfuse.bench.measurements import (
-    BEST,
-    FUSED,
-    ORIGINAL,
-    PLAIN,
-    BenchReport,
-    Comparison,
-    Figures,
-    Speedup,
-)
-from graphfuse.bench.shares import shares, site_nodes
-from graphfuse.bench.timing import Threads, Timing, paired, pinned
 from graphfuse.errors import GateError, OriginalModelError, UsageError, ValidationError, in_one_line
 from graphfuse.files.model_file import Model
 from graphfuse.graph.bodies import strange, strange_names
 from graphfuse.planning import advice, runtimes
+from graphfuse.planning.targets import Target
 from graphfuse.records.progress import Progress
 from graphfuse.running.feeding import Feed, Feeding
 from graphfuse.running.profiler import ProfiledNode, profile, require_fused_on
 from graphfuse.running.random_feeds import Sizes
 from graphfuse.running.sessions import CPU, run
+from graphfuse.speed.bound_runs import Contender, SessionKind, caller, environment
+from graphfuse.speed.footprint import footprints
+from graphfuse.speed.measurements import (
+    BEST,
+    FUSED,
+    ORIGINAL,
+    PLAIN,
+    BenchOptions,
+    BenchReport,
+    Comparison,
+    Figures,
+    Speedup,
+)
+from graphfuse.speed.shares import shares, site_nodes
+from graphfuse.speed.timing import Threads, Timing, paired, pinned
 from graphfuse.system import libraries, machine
 from graphfuse.validation.fitting import Fitting
 
@@ -58,39 +60,21 @@ BENCH_SIZES = (Sizes(1, 128), Sizes(1, 64), Sizes(1, 16), Sizes(2, 7))
 """What unknown extents are where the user says nothing: the first of these that the model takes."""
 
 
-@dataclass(frozen=True, slots=True)
-class BenchOptions:
-    """What to measure: seconds per contender, numbers of threads, sizes of unknown extents.
-
-    `kernels` False gives the fused model the default session only: nothing of graphfuse is there.
-    `clock` is one of timing.CLOCKS. `look_inside` adds the profile, `memory` the processes that
-    measure load time and memory.
-    """
-
-    seconds: float = 5.0
-    threads: tuple[int, ...] = (1,)
-    sizes: tuple[Sizes, ...] = ()
-    kernels: bool = True
-    look_inside: bool = True
-    memory: bool = True
-    clock: str = "wall"
-
-
 def compare(
     original: Model,
     fused: Model,
-    providers: Mapping[str, str],
+    target: Target,
     feeding: Feeding,
     options: BenchOptions,
     progress: Progress,
 ) -> BenchReport:
-    """Measure both models on each provider (named by what the user calls them).
+    """Measure both models on each provider of a target.
 
     Raises OriginalModelError when the original runs on no feed, ValidationError when the fused one
     does not, and ProviderError when fused nodes ran on another provider.
     """
     found: list[Comparison] = []
-    for ep, provider in providers.items():
+    for ep, provider in target.providers.items():
         contenders = _contenders(original, fused, provider, options)
         feeds = _feeds(original, provider, feeding, options, len(contenders))
         for count in options.threads:
@@ -283,19 +267,20 @@ def _does_not_run(
     )
 
 
-def check_speedup(report: BenchReport, wanted: float) -> None:
-    """Raise GateError when the fused model is less than `wanted` times as fast anywhere.
+def missed_speedup(report: BenchReport, wanted: float) -> GateError | None:
+    """The error of a fused model that is less than `wanted` times as fast anywhere.
 
     It is judged beside the original at its best, and by the upper end of the interval: what noise
     alone can explain is no failure.
     """
     slow = [found for found in report.comparisons if found.beside_best.high < wanted]
-    if slow:
-        worst = min(slow, key=lambda found: found.beside_best.high)
-        speedup = worst.beside_best
-        raise GateError(
-            f"the fused model is {speedup.median:.3f} times as fast as the original at its best "
-            f"({speedup.low:.3f} to {speedup.high:.3f}) on {worst.ep}, {worst.threads} threads, "
-            f"{worst.feed}; --require-speedup asks for {wanted:g}",
-            "`graphfuse fuse --autotune` keeps only what wins on this machine",
-        )
+    if not slow:
+        return None
+    worst = min(slow, key=lambda found: found.beside_best.high)
+    speedup = worst.beside_best
+    return GateError(
+        f"the fused model is {speedup.median:.3f} times as fast as the original at its best "
+        f"({speedup.low:.3f} to {speedup.high:.3f}) on {worst.ep}, {worst.threads} threads, "
+        f"{worst.feed}; --require-speedup asks for {wanted:g}",
+        "`graphfuse fuse --autotune` keeps only what wins on this machine",
+    )

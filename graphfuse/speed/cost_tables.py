@@ -1,7 +1,7 @@
 """Measuring the table of costs that plans are made by.
 
-    python -m graphfuse.bench.cost_tables -o graphfuse/planning/costs.json
-    python -m graphfuse.bench.cost_tables --type float32 --threads 2 -o mine.json
+    python -m graphfuse.speed.cost_tables -o graphfuse/planning/costs.json
+    python -m graphfuse.speed.cost_tables --type float32 --threads 2 -o mine.json
 
 Each point is the median of paired runs of a chain of nodes (kernel_timing): Add followed
 by the norm, in onnxruntime's own kernels, graphfuse's fused node, an Add of a vector, and the fused
@@ -21,8 +21,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from graphfuse.bench.bound_runs import environment
-from graphfuse.bench.kernel_timing import (
+from graphfuse.kernels import why_not
+from graphfuse.planning.costs import SCHEMA, case
+from graphfuse.planning.runtimes import parse_version
+from graphfuse.records import LAYER_NORM
+from graphfuse.speed.bound_runs import environment
+from graphfuse.speed.kernel_timing import (
     BIAS,
     CONTRIB,
     FOLDED,
@@ -33,11 +37,7 @@ from graphfuse.bench.kernel_timing import (
     Case,
     caller,
 )
-from graphfuse.bench.timing import SETTLE_SECONDS, Threads, paired, pinned
-from graphfuse.kernels import why_not
-from graphfuse.planning.costs import SCHEMA, case
-from graphfuse.planning.runtimes import parse_version
-from graphfuse.records import LAYER_NORM
+from graphfuse.speed.timing import SETTLE_SECONDS, Threads, paired, pinned
 from graphfuse.system import libraries
 
 ROWS = (1, 32, 512, 4096)
@@ -51,7 +51,7 @@ CERTAIN = 1.2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and write the table."""
     parser = argparse.ArgumentParser(
-        prog="python -m graphfuse.bench.cost_tables",
+        prog="python -m graphfuse.speed.cost_tables",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

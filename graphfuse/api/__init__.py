@@ -1,0 +1,1 @@
+"""The public functions, one line each in `graphfuse.__init__`: thin over `graphfuse.steps`."""

@@ -1,0 +1,106 @@
+"""The functions that only look at a model: scan, explain, activations."""
+
+from __future__ import annotations
+
+from graphfuse.files.limits import Limits
+from graphfuse.files.model_file import unchanged
+from graphfuse.records import Explanation, Scan
+from graphfuse.records.progress import SILENT, Progress
+from graphfuse.records.requests import DRAWN, AnyFeeds, feeds_of
+from graphfuse.records.residual_stream import Reading
+from graphfuse.running.feeding import feeding_of
+from graphfuse.steps.opening import ModelLike, as_model
+from graphfuse.steps.scanning import look
+
+
+def scan(model: ModelLike, *, limits: Limits | None = None) -> Scan:
+    """Find every residual Add that feeds a LayerNorm or an RMSNorm.
+
+    Weights are not read, and nothing is run.
+
+    Args:
+        model: The path of an .onnx file, or an onnx.ModelProto.
+        limits: The budgets of what is admitted; None for those of `Limits()`.
+
+    Returns:
+        The sites that can be fused, and the near misses, each with its reason.
+
+    Raises:
+        ModelError: For a file that is unreadable, unsafe, or over a budget.
+
+    Example:
+        >>> found = graphfuse.scan("models/bert.onnx")
+        >>> len(found.sites), found.sites[0].kind, found.sites[0].layout
+        (5, 'LayerNorm', 'post-norm')
+    """
+    loaded = as_model(model, limits=limits)
+    with unchanged(loaded):
+        return look(loaded).shown
+
+
+def explain(model: ModelLike, site: str, *, limits: Limits | None = None) -> Explanation:
+    """Say why a site is or is not fused: what was seen, beside the definition.
+
+    Args:
+        model: As for `scan`.
+        site: An id of the scan (s1, m1), or the name of an output or an Add.
+        limits: As for `scan`.
+
+    Returns:
+        The site or near miss, and both normal forms as text where arithmetic was seen.
+
+    Raises:
+        UsageError: When there is no such site.
+        ModelError: As `scan` does.
+
+    Example:
+        >>> found = graphfuse.explain("models/bert.onnx", "s1")
+        >>> found.seen == found.definition
+        True
+    """
+    from graphfuse.recognition.explain import explain as explain_item
+
+    return explain_item(scan(model, limits=limits), site)
+
+
+def activations(
+    model: ModelLike,
+    *,
+    feeds: AnyFeeds = DRAWN,
+    limits: Limits | None = None,
+    progress: Progress = SILENT,
+) -> tuple[Reading, ...]:
+    """Run a model on the CPU and measure its residual stream.
+
+    Args:
+        model: As for `scan`.
+        feeds: What it is run on; one feed is drawn where nothing is said.
+        limits: As for `scan`.
+        progress: Is told of each stage.
+
+    Returns:
+        A reading for each sum of the main graph, in order: those that norms read (the sites of
+        `scan`), and those x + F(x) that none reads. A reading is of all feeds together.
+
+    Raises:
+        OriginalModelError: When the model does not run.
+        UsageError: For feeds that the model does not take.
+        ModelError: As `scan` does.
+        ProviderError: When onnxruntime is missing.
+
+    Example:
+        >>> [reading.verdict for reading in graphfuse.activations("models/bert.onnx")][:2]
+        ['healthy', 'healthy']
+    """
+    from graphfuse.graph.view import views
+    from graphfuse.stream.in_runs import read
+    from graphfuse.stream.sums import stream
+
+    loaded = as_model(model, limits=limits)
+    feeding = feeding_of(feeds_of(feeds))
+    with unchanged(loaded):
+        progress.stage("scanning")
+        looked = look(loaded)
+        sums = stream(views(looked.model)[0], looked.scan)
+        progress.stage("running the model")
+        return tuple(read(looked.model, sums, feeding))
