@@ -92,9 +92,9 @@ def activations(
     of them. Raises OriginalModelError when the model does not run, UsageError, ModelError,
     and ProviderError when onnxruntime is missing.
     """
-    from graphfuse.graph.view import views
     from graphfuse.stream.in_runs import read
     from graphfuse.stream.sums import stream
+    from graphfuse.views.view import views
 
     loaded = as_model(model, limits=limits)
     feeding = feeding_of(seed, iterations, inputs, input_shapes, val_range, run_limit, symbols)

@@ -34,11 +34,11 @@ from graphfuse.graph.bodies import strange, strange_names
 from graphfuse.planning import advice, runtimes
 from graphfuse.records.progress import Progress
 from graphfuse.running.feeding import Feed, Feeding
+from graphfuse.running.fitting import Fitting
 from graphfuse.running.profiler import ProfiledNode, profile, require_fused_on
 from graphfuse.running.random_feeds import Sizes
 from graphfuse.running.sessions import CPU, run
 from graphfuse.system import libraries, machine
-from graphfuse.validation.fitting import Fitting
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -32,9 +32,9 @@ from graphfuse.planning import runtimes
 from graphfuse.records import LAYER_NORM, RMS_NORM
 from graphfuse.running.sessions import DISABLED_KEY, run, session
 from graphfuse.system import libraries, machine
-from graphfuse.validation.fused_nodes import FusedNode
 from graphfuse.validation.hard_inputs import hard_inputs
 from graphfuse.validation.tolerance import least_factor, reference_rows
+from graphfuse.views.fused_nodes import FusedNode
 
 SHAPE = (1, 128, 768)
 OPSETS = {LAYER_NORM: (13, 17), RMS_NORM: (13, 18, 23)}

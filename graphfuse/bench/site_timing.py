@@ -31,12 +31,12 @@ from graphfuse.records import Dim, Scan, Site
 from graphfuse.records.progress import Progress
 from graphfuse.rewriting.rewrite import rewrite
 from graphfuse.running.feeding import Feed
+from graphfuse.running.fitting import Fitting
 from graphfuse.running.random_feeds import Sizes, bound, inputs_of, random_feeds, shapes_of
 from graphfuse.running.sessions import CPU
 from graphfuse.system import machine
-from graphfuse.validation.extract import Parts, parts_by_scope
-from graphfuse.validation.fitting import Fitting
-from graphfuse.validation.fused_nodes import scope_keys
+from graphfuse.views.cutting import Parts, parts_by_scope
+from graphfuse.views.keys import scope_keys
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

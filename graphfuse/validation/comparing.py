@@ -18,8 +18,6 @@ from graphfuse.graph.tensors import subgraphs
 from graphfuse.records import Check
 from graphfuse.validation.drawing import Drawing
 from graphfuse.validation.evaluator import UnsupportedModelError
-from graphfuse.validation.extract import Part, Parts
-from graphfuse.validation.fused_nodes import is_fused
 from graphfuse.validation.reference import Twin
 from graphfuse.validation.tolerance import MEANING_BOUND, compare, distances
 from graphfuse.validation.unexposed import (
@@ -29,6 +27,8 @@ from graphfuse.validation.unexposed import (
     other_settings,
     unexposed,
 )
+from graphfuse.views.cutting import Part, Parts
+from graphfuse.views.fused_nodes import is_fused
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

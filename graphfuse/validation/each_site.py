@@ -23,12 +23,11 @@ from graphfuse.validation.comparing import Compared, compared, other_casts
 from graphfuse.validation.differences import Difference
 from graphfuse.validation.drawing import on_grid
 from graphfuse.validation.evaluator import UnsupportedModelError
-from graphfuse.validation.extract import Graphs, NodePlace, Part, Parts
-from graphfuse.validation.fused_nodes import FusedNode, fused_nodes, unlike_functions
 from graphfuse.validation.hard_inputs import operands
-from graphfuse.validation.lifting import OWN_DOMAIN
 from graphfuse.validation.reference import Twin
 from graphfuse.validation.tolerance import MEANING_BOUND, distance, distances
+from graphfuse.views.cutting import Graphs, NodePlace, Part, Parts
+from graphfuse.views.fused_nodes import OWN_DOMAIN, FusedNode, fused_nodes, unlike_functions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,6 +11,7 @@ from graphfuse.files.model_file import Model
 from graphfuse.records import Activation, Check, NotShown, Unpaired, ValidationReport
 from graphfuse.records.progress import Progress
 from graphfuse.running.feeding import Feeding
+from graphfuse.running.fitting import TooLargeError
 from graphfuse.running.sessions import require_provider
 from graphfuse.system import machine
 from graphfuse.validation.alone import notes
@@ -22,13 +23,13 @@ from graphfuse.validation.differences import (
 )
 from graphfuse.validation.each_site import SiteResults, check_sites, new_sites
 from graphfuse.validation.evaluator import UnsupportedModelError
-from graphfuse.validation.exposed import activation, captured, first_beyond
-from graphfuse.validation.extract import Graphs, NodePlace
-from graphfuse.validation.fitting import TooLargeError
-from graphfuse.validation.fused_nodes import FusedNode, ScopeKey, unlike_functions
+from graphfuse.validation.inside import activation, captured, first_beyond
 from graphfuse.validation.reference import evaluated_by
 from graphfuse.validation.well_formed import flaw, narrower
 from graphfuse.validation.whole_model import WholeModel
+from graphfuse.views.cutting import Graphs, NodePlace
+from graphfuse.views.fused_nodes import FusedNode, unlike_functions
+from graphfuse.views.keys import ScopeKey
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

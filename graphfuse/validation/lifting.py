@@ -24,16 +24,15 @@ from graphfuse.graph.tensors import (
     is_external,
     read_names,
     subgraphs,
+    upcast,
 )
 from graphfuse.running.sessions import is_operator
+from graphfuse.views.fused_nodes import FUSED_DOMAINS, OWN_DOMAIN
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
-
-OWN_DOMAIN = "graphfuse"
-FUSED_DOMAINS = (OWN_DOMAIN, "com.microsoft")
 
 CONTRIB_OPERATORS = (
     ("com.microsoft", "SkipLayerNormalization"),
@@ -61,12 +60,6 @@ def dense(sparse: onnx.SparseTensorProto) -> Array:
     at = np.unravel_index(indices, result.shape) if indices.ndim == 1 else tuple(indices.T)
     result[at] = values
     return result
-
-
-def upcast(array: Array) -> Array:
-    """Floating point, bfloat16 included, to float64; anything else as it is."""
-    is_float = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
-    return array.astype(np.float64) if is_float else array
 
 
 def is_fused_operator(function: onnx.FunctionProto) -> bool:

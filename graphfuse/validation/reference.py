@@ -21,7 +21,7 @@ from onnx.reference import ReferenceEvaluator
 
 from graphfuse.errors import in_one_line
 from graphfuse.files.model_file import Model
-from graphfuse.graph.tensors import FLOAT_TYPES, default_opset, read_names, subgraphs
+from graphfuse.graph.tensors import FLOAT_TYPES, default_opset, read_names, subgraphs, upcast
 from graphfuse.running.sessions import run
 from graphfuse.system import machine
 from graphfuse.types.inference import infer_types
@@ -45,7 +45,7 @@ from graphfuse.validation.iteration import (
     run_loop,
     run_scan,
 )
-from graphfuse.validation.lifting import dense, lifted, upcast
+from graphfuse.validation.lifting import dense, lifted
 from graphfuse.validation.rounding import nudge, rounded_by_chance, with_casts
 
 if TYPE_CHECKING:

@@ -30,13 +30,13 @@ from graphfuse.running.sessions import (
 )
 from graphfuse.system import machine
 from graphfuse.validation.evaluator import UnsupportedModelError
-from graphfuse.validation.fused_nodes import ScopeKey
 from graphfuse.validation.lockstep import Lockstep
 from graphfuse.validation.originals import Originals
 from graphfuse.validation.outputs import OutputJudge
 from graphfuse.validation.ran import Ran, Way, elem_type_of, is_numeric, type_of_array
 from graphfuse.validation.reference import MAIN, Twin
 from graphfuse.validation.rounding import RoundedSamples, draws
+from graphfuse.views.keys import ScopeKey
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

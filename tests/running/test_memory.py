@@ -17,9 +17,9 @@ import graphfuse
 from graphfuse import pipeline
 from graphfuse.bench.contests import BenchOptions
 from graphfuse.pipeline import as_model
+from graphfuse.running import fitting
 from graphfuse.running.estimate import BASE, Need, estimate
 from graphfuse.system import memory
-from graphfuse.validation import fitting
 from tests.conftest import MODELS
 from tests.support.graphs import model, residual
 

@@ -15,8 +15,8 @@ from graphfuse.graph.tensors import read_names, subgraphs, value_names
 from graphfuse.records import ScopeRef, TensorType
 from graphfuse.types.scope_types import infer_scopes
 from graphfuse.types.shapes import UNKNOWN
-from graphfuse.validation.fused_nodes import ScopeKey, scope_keys
-from graphfuse.validation.lifting import FUSED_DOMAINS
+from graphfuse.views.fused_nodes import FUSED_DOMAINS
+from graphfuse.views.keys import ScopeKey, scope_keys
 
 NodePlace = tuple[ScopeKey, str]
 """A node: its graph, and the first tensor that it computes."""
