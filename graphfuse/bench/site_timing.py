@@ -23,7 +23,6 @@ from graphfuse.bench.measurements import BenchReport, SiteTiming
 from graphfuse.bench.timing import Threads, Timing, paired, pinned
 from graphfuse.errors import UsageError, in_one_line
 from graphfuse.files.model_file import Model
-from graphfuse.graph.scopes import scopes
 from graphfuse.planning.plan import plan
 from graphfuse.planning.targets import takes_bias, target
 from graphfuse.recognition.scan import scan as scan_model
@@ -35,6 +34,7 @@ from graphfuse.running.fitting import Fitting
 from graphfuse.running.random_feeds import Sizes, bound, inputs_of, random_feeds, shapes_of
 from graphfuse.running.sessions import CPU
 from graphfuse.system import machine
+from graphfuse.views.analyses import scopes_of
 from graphfuse.views.cutting import Parts, parts_by_scope
 from graphfuse.views.keys import scope_keys
 
@@ -109,7 +109,7 @@ class Tuner:
         self.clock = "wall"
         self.notes: list[str] = []
         self._known: dict[object, Mapping[str, Timing]] = {}
-        found = scopes(model.proto)
+        found = scopes_of(model)
         keys, parts = scope_keys(found), parts_by_scope(model)
         self._parts = {scope.ref: parts[keys[scope.ref]] for scope in found}
 

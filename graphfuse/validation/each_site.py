@@ -26,7 +26,7 @@ from graphfuse.validation.evaluator import UnsupportedModelError
 from graphfuse.validation.hard_inputs import operands
 from graphfuse.validation.reference import Twin
 from graphfuse.validation.tolerance import MEANING_BOUND, distance, distances
-from graphfuse.views.cutting import Graphs, NodePlace, Part, Parts
+from graphfuse.views.cutting import NodePlace, Part, Parts, parts_by_scope
 from graphfuse.views.fused_nodes import OWN_DOMAIN, FusedNode, fused_nodes, unlike_functions
 
 if TYPE_CHECKING:
@@ -60,19 +60,19 @@ class SiteResults:
 
 
 def new_sites(
-    original: Graphs, fused: Graphs, seed: int, only: Sequence[str] = ()
+    original: Model, fused: Model, seed: int, only: Sequence[str] = ()
 ) -> tuple[list[FusedNode], list[tuple[Difference, str]]]:
     """The fused nodes that only the second model has, or those of them with a given output.
 
     Also gives those of which too little is known to run them alone, and what that is.
     """
-    before, protos = original.parts, (original.model.proto, fused.model.proto)
+    before, protos = parts_by_scope(original), (original.proto, fused.proto)
     # A node means what its function says, where that is not ours.
     pairs = (protos, protos[::-1])
     other = {function.name for pair in pairs for function in unlike_functions(*pair)}
     found: list[FusedNode] = []
     unknown: list[tuple[Difference, str]] = []
-    for node, scope, site in fused_nodes(fused.model, np.random.default_rng(seed)):
+    for node, scope, site in fused_nodes(fused, np.random.default_rng(seed)):
         there, output = before.get(scope), node.output[0]
         new = there is None or there.node(output) != node
         new = new or (node.domain == OWN_DOMAIN and node.op_type in other)
@@ -85,8 +85,8 @@ def new_sites(
 
 
 def check_sites(
-    original: Graphs,
-    fused: Graphs,
+    original: Model,
+    fused: Model,
     sites: Sequence[FusedNode],
     provider: str,
     seed: int,
@@ -98,7 +98,7 @@ def check_sites(
     `activations` are operands from the original's own run, by output, which `options` repeat.
     """
     results = SiteResults()
-    before, after, model = original.parts, fused.parts, fused.model
+    before, after = parts_by_scope(original), parts_by_scope(fused)
     parts: dict[str, Replaced] = {}
     for site in sites:
         there, here = before.get(site.scope), after[site.scope]
@@ -121,12 +121,12 @@ def check_sites(
     for site in sites:
         alike.setdefault(_likeness(site), []).append(site)
     for group in alike.values():
-        _check_kernels(results, model, group, provider, seed, parts)
+        _check_kernels(results, fused, group, provider, seed, parts)
     for site in sites:
         if activations and site.output in activations:
             captured, part = activations[site.output], parts.get(site.output, _nothing)
             first = len(results.checks)
-            results.add(on_activations(model, site, provider, captured, part))
+            results.add(on_activations(fused, site, provider, captured, part))
             results.checks[first:] = [replace(c, repeat=options) for c in results.checks[first:]]
     results.wrong += [check.subject for check in results.checks if not check.passed]
     order = {site.output: number for number, site in enumerate(sites)}

@@ -24,7 +24,6 @@ from graphfuse.files.model_file import Model
 from graphfuse.graph.tensors import FLOAT_TYPES, default_opset, read_names, subgraphs, upcast
 from graphfuse.running.sessions import run
 from graphfuse.system import machine
-from graphfuse.types.inference import infer_types
 from graphfuse.validation.evaluator import (
     EXACT,
     FORMULAS,
@@ -47,6 +46,7 @@ from graphfuse.validation.iteration import (
 )
 from graphfuse.validation.lifting import dense, lifted
 from graphfuse.validation.rounding import nudge, rounded_by_chance, with_casts
+from graphfuse.views.analyses import main_types
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -97,7 +97,7 @@ class Twin:
     @cached_property
     def types(self) -> Mapping[str, int]:
         """The declared or inferred float types of the tensors of the main graph."""
-        types = infer_types(self.model.proto).items()
+        types = main_types(self.model).items()
         return {name: kind.elem_type for name, kind in types if kind.elem_type in FLOAT_TYPES}
 
     @property

@@ -9,8 +9,8 @@ import onnx
 from onnx import helper
 
 from graphfuse.files.model_file import Model
-from graphfuse.types.inference import infer_types
 from graphfuse.types.shapes import UNKNOWN
+from graphfuse.views.analyses import main_types
 
 CHUNK = 16
 """Sites whose tensors are exposed in one session."""
@@ -23,7 +23,7 @@ def exposed(model: Model, names: Iterable[str]) -> Model:
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     there = {value.name for value in proto.graph.output}
-    types = infer_types(model.proto)
+    types = main_types(model)
     for name in names:
         if name not in there:
             elem_type = types.get(name, UNKNOWN).elem_type

@@ -12,11 +12,11 @@ import onnx
 
 from graphfuse.files.model_file import Model
 from graphfuse.graph.bodies import strange
-from graphfuse.graph.scopes import Scope, scopes
+from graphfuse.graph.scopes import Scope
 from graphfuse.graph.tensors import upcast
 from graphfuse.records import Dim, ScopeRef, TensorType
-from graphfuse.types.scope_types import infer_scopes
 from graphfuse.types.shapes import UNKNOWN
+from graphfuse.views.analyses import scopes_of, types_of
 from graphfuse.views.keys import ScopeKey, scope_keys
 
 if TYPE_CHECKING:
@@ -96,11 +96,11 @@ def fused_nodes(
     model: Model, rng: np.random.Generator
 ) -> Iterator[tuple[onnx.NodeProto, ScopeKey, FusedNode | str]]:
     """The fused nodes of a model, the graph of each, and what is known of it, or why nothing is."""
-    found = scopes(model.proto)
+    found = scopes_of(model)
     holders = [scope for scope in found if any(map(is_fused, scope.graph.node))]
     if not holders:
         return
-    types = infer_scopes(model.proto, found)
+    types = types_of(model)
     keys = scope_keys(found)
     takes_kernels = not strange(model.proto)
     for scope in holders:
