@@ -31,7 +31,8 @@ from graphfuse.records.progress import Progress
 from graphfuse.rewriting.rewrite import rewrite
 from graphfuse.running.feeding import Feed
 from graphfuse.running.fitting import Fitting
-from graphfuse.running.random_feeds import Sizes, bound, inputs_of, random_feeds, shapes_of
+from graphfuse.running.inputs import inputs_of
+from graphfuse.running.random_feeds import Sizes, bound, random_feeds, shapes_of
 from graphfuse.running.sessions import CPU
 from graphfuse.system import machine
 from graphfuse.views.analyses import scopes_of
