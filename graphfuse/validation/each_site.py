@@ -24,6 +24,7 @@ from graphfuse.validation.differences import Difference
 from graphfuse.validation.drawing import on_grid
 from graphfuse.validation.evaluator import UnsupportedModelError
 from graphfuse.validation.hard_inputs import operands
+from graphfuse.validation.lifting import added_to
 from graphfuse.validation.reference import Twin
 from graphfuse.validation.tolerance import MEANING_BOUND, distance, distances
 from graphfuse.views.cutting import NodePlace, Part, Parts, parts_by_scope
@@ -197,7 +198,7 @@ def _check_meaning(
         return Compared(why=f"the original computes no {site.output!r}")
     replacement = after.behind(site.node, _shared(before, after, site))
     if part is not None and replacement is not None:
-        found = _figure(part, replacement, site, seed)
+        found = _figure(before, after, (part, replacement), site, seed)
         if not isinstance(found, str):
             pair = Part(replacement, frozenset()), Part(part, frozenset())
             lost = other_casts(before, after, pair, site.elem_type) if found.passed else ""
@@ -209,7 +210,10 @@ def _check_meaning(
     return compared(before, after, site.node, "fused", seed)
 
 
-def _figure(part: Model, replacement: Model, site: FusedNode, seed: int) -> Check | str:
+def _figure(
+    before: Parts, after: Parts, parts: tuple[Model, Model], site: FusedNode, seed: int
+) -> Check | str:
+    part, replacement = parts
     rng = np.random.default_rng(seed)
     smallest = float(np.sqrt(site.epsilon)) / 10
     drawn = operands(site, _rows_around_epsilon(site, rng), rng, as_declared=True)
@@ -219,10 +223,10 @@ def _figure(part: Model, replacement: Model, site: FusedNode, seed: int) -> Chec
     feeds = {value.name: known[value.name] for value in part.proto.graph.input}
     feeds |= {value.name: known[value.name] for value in replacement.proto.graph.input}
     try:
-        meant = Twin(part).run(feeds)
+        meant = Twin(part, added=added_to(before.model, after.model)).run(feeds)
     except UnsupportedModelError as error:
         return f"what it replaced does not run on rows of its own ({error.message[:120]})"
-    twin = Twin(replacement)
+    twin = Twin(replacement, added=added_to(after.model, before.model))
     try:
         results = twin.run(feeds)
     except UnsupportedModelError as error:

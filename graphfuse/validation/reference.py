@@ -9,7 +9,7 @@ the memory is that of the largest weight and of the values in flight.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -69,15 +69,18 @@ OPSET_OF_BATCHED_SCAN = 8
 class Twin:
     """A model's float64 twin: the graph lifted; weights stay where they are."""
 
-    def __init__(self, model: Model, limit: float | None = None) -> None:
+    def __init__(
+        self, model: Model, limit: float | None = None, added: Container[str] = ()
+    ) -> None:
         """Lift a model. A Loop or Scan of it may take `limit` seconds.
 
+        `added` are the tensors that graphfuse's own nodes compute (`lifting.added_to`).
         Raises UnsupportedModelError where that cannot be done.
         """
         self.model = model
         self._limit = limit
         try:
-            self.proto = lifted(model)
+            self.proto = lifted(model, added)
         except onnx.checker.ValidationError as error:
             # onnx's inliner refuses functions that call themselves.
             raise UnsupportedModelError(
