@@ -44,7 +44,9 @@ class Sizes:
     """What unknown extents are drawn as: an input's first, and later ones.
 
     Later symbols get `step` more each, so that two of them are never taken for one another. With
-    `empty` the caches hold nothing yet.
+    `empty` the symbols that count past tokens are 0, in every extent that they are part of and
+    whatever else is made of the caches; `Tokens.EMPTY` empties the caches that the graph shows, and
+    those alone, where their extents have no such symbols. One cannot stand for the other.
     """
 
     batch: int = 2
