@@ -92,9 +92,9 @@ def activations(
         >>> [reading.verdict for reading in graphfuse.activations("models/bert.onnx")][:2]
         ['healthy', 'healthy']
     """
-    from graphfuse.graph.view import views
     from graphfuse.stream.in_runs import read
     from graphfuse.stream.sums import stream
+    from graphfuse.views.view import views
 
     loaded = as_model(model, limits=limits)
     feeding = feeding_of(feeds_of(feeds))

@@ -15,8 +15,8 @@ from onnx import FunctionProto, NodeProto, TensorProto, numpy_helper
 from graphfuse.certificate.values import Attributes
 from graphfuse.files.model_file import Model
 from graphfuse.graph.scopes import FunctionKey, function_key
-from graphfuse.validation.extract import Parts
-from graphfuse.validation.fused_nodes import ScopeKey
+from graphfuse.views.cutting import Parts
+from graphfuse.views.keys import ScopeKey
 
 DEEPEST = 16
 """Functions that hand a constant on to functions."""

@@ -24,8 +24,8 @@ from graphfuse.records import (
 )
 from graphfuse.records.progress import Progress
 from graphfuse.system import libraries
-from graphfuse.validation.extract import parts_by_scope
-from graphfuse.validation.fused_nodes import fused_nodes, unlike_functions
+from graphfuse.views.cutting import parts_by_scope
+from graphfuse.views.fused_nodes import fused_nodes, unlike_functions
 
 
 def certify(

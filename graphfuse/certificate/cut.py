@@ -19,8 +19,8 @@ from graphfuse.certificate.values import LARGEST, Attributes, ExactValue, Unknow
 from graphfuse.files.model_file import Model
 from graphfuse.graph.tensors import FLOAT_TYPES, read_names, value_names
 from graphfuse.records import Dim
-from graphfuse.validation.extract import Parts
-from graphfuse.validation.fused_nodes import FusedNode
+from graphfuse.views.cutting import Parts
+from graphfuse.views.fused_nodes import FusedNode
 
 FARTHEST = 64
 """Nodes between a fused node and the next tensors that both models have."""

@@ -10,11 +10,11 @@ import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import numpy as np
 import onnx
@@ -31,6 +31,8 @@ from graphfuse.graph.tensors import external_entries, is_external, model_tensors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+Found = TypeVar("Found")
 
 PROTO_LIMIT = 2**31 - 1
 """Protobuf cannot hold a message of 2 GiB or more."""
@@ -55,6 +57,9 @@ class Model:
     looked for in `folder`. `inline` has the tensors that were left in the model's own file, by the
     offset of their data. `digest` is the file's SHA-256, empty when it was not read as a whole.
     `notes` say what of the model was put right in memory: nodes that were out of order.
+
+    The proto of a model is not changed: an edit makes another model, and what is found of one is
+    kept on it.
     """
 
     proto: onnx.ModelProto
@@ -78,6 +83,16 @@ class Model:
         # What the gate saw of the data files: both models are of the same ones.
         model.__dict__["files"] = self.files
         return model
+
+    def once(self, analysis: Callable[[Model], Found]) -> Found:
+        """What an analysis finds of this model; it looks but once."""
+        if analysis not in self._found:
+            self._found[analysis] = analysis(self)
+        return self._found[analysis]
+
+    @cached_property
+    def _found(self) -> dict[Callable[[Model], Any], Any]:
+        return {}
 
     @cached_property
     def files(self) -> Folder:

@@ -179,6 +179,12 @@ def holds(elem_type: int, values: NDArray[Any]) -> bool:
     return bool((held == values).all())
 
 
+def upcast(array: NDArray[Any]) -> NDArray[Any]:
+    """Floating point, bfloat16 included, to float64; anything else as it is."""
+    is_float = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+    return array.astype(np.float64) if is_float else array
+
+
 def equal(left: onnx.TensorProto, right: onnx.TensorProto) -> bool:
     """Whether two small tensors hold the same numbers, whatever their names."""
     if is_external(right) or (left.data_type, left.dims) != (right.data_type, right.dims):

@@ -20,6 +20,7 @@ from graphfuse.graph.tensors import FLOAT_TYPES, type_name, widens
 from graphfuse.planning import faults
 from graphfuse.records import LAYER_NORM, RMS_NORM, Site
 from graphfuse.records.reasons import Reason, Refusal
+from graphfuse.system import libraries
 from graphfuse.types.shapes import same
 
 AUTO = "auto"
@@ -241,10 +242,9 @@ def _combined(names: tuple[str, ...]) -> Target:
 
 def best_here() -> str:
     """The target of the first execution provider that onnxruntime has here and graphfuse knows."""
-    from graphfuse.running.sessions import available_providers
-
     known = {row.provider: row.name for row in reversed(list(TARGETS.values()))}
-    return next((known[name] for name in available_providers() if name in known), "portable")
+    there = libraries.available_providers()
+    return next((known[name] for name in there if name in known), "portable")
 
 
 def since(target: Target) -> tuple[int, int]:

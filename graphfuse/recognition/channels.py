@@ -16,9 +16,9 @@ from math import isfinite, prod
 from graphfuse.algebra import constant, leaf
 from graphfuse.algebra.norms import normalize
 from graphfuse.graph.nodes import Node
-from graphfuse.graph.view import GraphView
 from graphfuse.recognition.context import DEFAULT_EPSILON, Context, Value, normalized_axes
 from graphfuse.records.reasons import Reason, RefusedError
+from graphfuse.views.view import GraphView
 
 BY_CHANNEL = frozenset(("InstanceNormalization", "GroupNormalization"))
 WITHOUT_EPSILON = frozenset(("MeanVarianceNormalization", "LpNormalization"))

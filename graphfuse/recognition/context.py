@@ -9,10 +9,10 @@ from math import isfinite
 from graphfuse.algebra import Form, constant, leaf
 from graphfuse.graph.nodes import Node
 from graphfuse.graph.tensors import widens
-from graphfuse.graph.view import GraphView
 from graphfuse.records import Dim
 from graphfuse.records.reasons import Reason, RefusedError
 from graphfuse.types.shapes import broadcasts_to
+from graphfuse.views.view import GraphView
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,11 @@ import onnx
 
 from graphfuse.graph.nodes import Node
 from graphfuse.graph.tensors import DEFAULT_DOMAINS
-from graphfuse.graph.view import GraphView
 from graphfuse.ops import CONTRIB_DOMAIN, DOMAIN
 from graphfuse.recognition.residual import Source, sources
 from graphfuse.recognition.translate import NORMALIZATIONS
 from graphfuse.records.reasons import Reason
+from graphfuse.views.view import GraphView
 
 NAME = re.compile(r"(layer|rms)norm")
 """What the name of a LayerNorm or RMSNorm has, in small letters and without what joins words."""

@@ -11,10 +11,10 @@ from __future__ import annotations
 import re
 
 from graphfuse.graph.nodes import Node
-from graphfuse.graph.view import GraphView
 from graphfuse.recognition.residual import is_sum
 from graphfuse.recognition.translate import NORMALIZATIONS, OPERATORS, REDUCTIONS
 from graphfuse.records import Expression, Parameter, Site
+from graphfuse.views.view import GraphView
 
 POST_NORM, PRE_NORM, SANDWICH, PARALLEL = "post-norm", "pre-norm", "sandwich", "parallel"
 

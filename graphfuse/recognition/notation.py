@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from graphfuse.graph.nodes import Node
-from graphfuse.graph.view import GraphView
 from graphfuse.recognition.translate import Region
+from graphfuse.views.view import GraphView
 
 LONGEST = 200
 """Characters of a line; what is longer is cut."""

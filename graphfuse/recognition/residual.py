@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 from graphfuse.graph.nodes import Node
 from graphfuse.graph.tensors import FLOAT_TYPES, widens
-from graphfuse.graph.view import GraphView
 from graphfuse.records import BiasAdd, Dim
 from graphfuse.records.reasons import Reason, Refusal
 from graphfuse.types.shapes import broadcasts_to
+from graphfuse.views.view import GraphView
 
 
 @dataclass(frozen=True, slots=True)

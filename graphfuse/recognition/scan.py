@@ -13,7 +13,6 @@ from graphfuse.graph.bodies import strange_names
 from graphfuse.graph.nodes import Node
 from graphfuse.graph.scopes import as_written
 from graphfuse.graph.tensors import DEFAULT_DOMAINS
-from graphfuse.graph.view import GraphView, views
 from graphfuse.recognition.channels import is_of_groups, is_one_norm
 from graphfuse.recognition.context import Candidate, normalized_axes, reduced_axes, reduces_nothing
 from graphfuse.recognition.disguised import disguised
@@ -24,6 +23,7 @@ from graphfuse.recognition.translate import NORMALIZATIONS, REDUCTIONS, Region, 
 from graphfuse.records import Dim, NearMiss, Scan, Site
 from graphfuse.records.reasons import Reason, Refusal, RefusedError
 from graphfuse.types.shapes import extent_of
+from graphfuse.views.view import GraphView, views
 
 NORM_DOMAINS = (*DEFAULT_DOMAINS, "com.microsoft")
 

@@ -14,7 +14,6 @@ from graphfuse.algebra.atoms import EMPTY
 from graphfuse.algebra.norms import Norm
 from graphfuse.graph.nodes import Node
 from graphfuse.graph.tensors import holds, widens
-from graphfuse.graph.view import GraphView
 from graphfuse.recognition.channels import extents_by_channel
 from graphfuse.recognition.clamps import CLAMPS
 from graphfuse.recognition.layout import layer_of, layout_of
@@ -31,6 +30,7 @@ from graphfuse.records import (
     TensorType,
 )
 from graphfuse.records.reasons import Reason, Refusal
+from graphfuse.views.view import GraphView
 
 MAX_HIDDEN = 2**24
 MAX_READ = 2**16

@@ -17,7 +17,6 @@ from graphfuse.algebra.norms import normalize
 from graphfuse.algebra.signs import HALF
 from graphfuse.graph.nodes import Node
 from graphfuse.graph.tensors import FLOAT_TYPES, type_name
-from graphfuse.graph.view import GraphView
 from graphfuse.recognition.channels import BY_CHANNEL, WITHOUT_EPSILON, by_channel, without_epsilon
 from graphfuse.recognition.clamps import CLAMPS
 from graphfuse.recognition.context import (
@@ -31,6 +30,7 @@ from graphfuse.recognition.context import (
 from graphfuse.records import Dim
 from graphfuse.records.reasons import Reason, Refusal, RefusedError
 from graphfuse.types.shapes import broadcasts_to, extent_of
+from graphfuse.views.view import GraphView
 
 MAX_REGION = 256
 """How many nodes are looked at from one tensor: a norm has some twenty."""

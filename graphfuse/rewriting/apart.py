@@ -15,7 +15,7 @@ from onnx import NodeProto, TensorProto, helper
 from graphfuse import ops
 from graphfuse.files.model_file import Model
 from graphfuse.graph.bodies import form_of, has_contrib, strange
-from graphfuse.graph.scopes import Scope, bind, find, function_key, scopes
+from graphfuse.graph.scopes import Scope, bind, find, function_key
 from graphfuse.graph.tensors import (
     DEFAULT_DOMAINS,
     FLOAT_TYPES,
@@ -31,8 +31,8 @@ from graphfuse.graph.tensors import (
 from graphfuse.recognition.translate import DEFAULT_EPSILON
 from graphfuse.records import LAYER_NORM, RMS_NORM, NearMiss, NodeRef, ScopeRef, TensorType
 from graphfuse.records.reasons import Reason
-from graphfuse.types.scope_types import TypesByScope, infer_scopes
 from graphfuse.types.shapes import UNKNOWN
+from graphfuse.views.analyses import scopes_of, types_of
 
 CONTRIB_EPSILON = 9.999999960041972e-13
 """1e-12 in float32: what onnxruntime's operators add where a node says nothing."""
@@ -103,7 +103,7 @@ def take_apart(model: Model, keep: Keep = keep_none) -> Apart:
     if not any(ops.is_fused_node(node.domain, node.op_type) for node in nodes):
         return Apart(model)
     names = {function.name for function in strange(model.proto)}
-    found = scopes(model.proto)
+    found = scopes_of(model)
     holders = {
         scope.ref: indices
         for scope in found
@@ -135,7 +135,7 @@ class _Worker:
     ) -> None:
         self._before, self._strange, self._keep, self._result = model, names, keep, result
         self._scopes = {scope.ref: scope for scope in found}
-        self._types: TypesByScope = infer_scopes(model.proto, found)
+        self._types = types_of(model)
         self._taken = model_names(model.proto)
         graphs = (model.proto.graph, *model.proto.functions)
         self._named = {node.name for graph in graphs for node in all_nodes(graph.node)}

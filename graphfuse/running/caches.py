@@ -35,6 +35,7 @@ class Tokens(Enum):
     ALL = "masks over past and new tokens"
     ONE = "one new token, masks over past and new tokens"
     EMPTY = "empty caches"
+    """Those that the graph shows, whatever their extents are called: `Sizes.empty` goes by that."""
 
 
 @dataclass(frozen=True, slots=True)

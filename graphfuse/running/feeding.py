@@ -22,12 +22,12 @@ import onnx
 from graphfuse.errors import UsageError, in_one_line
 from graphfuse.records.requests import RUN_LIMIT, Feeds
 from graphfuse.running.caches import Tokens, find_caches
+from graphfuse.running.inputs import KnownInputs, inputs_of
 from graphfuse.running.joined import past_symbols
 from graphfuse.running.random_feeds import (
     Ranges,
     Sizes,
     check_feeds,
-    inputs_of,
     is_condition,
     named_extents,
     random_feeds,
@@ -108,6 +108,8 @@ class Feeding:
         default_factory=dict["object", "Need"], compare=False, repr=False
     )
     """What feeds were found to take: the original is the same while sites are put back."""
+    known: KnownInputs = field(default_factory=KnownInputs, compare=False, repr=False)
+    """What models say of their inputs."""
 
     def feeds(self, model: onnx.ModelProto, iterations: int) -> list[list[Feed]]:
         """Sets of feeds; of each set the first that the model runs on is used.
@@ -199,8 +201,9 @@ class Feeding:
         condition: bool | None,
         tokens: Tokens,
     ) -> Feed:
-        extents = shapes_of(model, shapes, sizes, self.symbols, tokens)
-        draw = partial(random_feeds, model, seed, extents, sizes, condition, self.ranges)
+        known = self.known.of(model)
+        extents = shapes_of(known, shapes, sizes, self.symbols, tokens)
+        draw = partial(random_feeds, known, seed, extents, sizes, condition, self.ranges)
         fixed = self._fixes_all(model, shapes)
         label = f"seed {seed}" if fixed else f"seed {seed}, {sizes}"
         label += "".join(f", {name} {size}" for name, size in self.symbols.items())

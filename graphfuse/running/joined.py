@@ -12,7 +12,6 @@ import onnx
 from onnx import NodeProto, helper
 
 from graphfuse.records import Dim, TensorType
-from graphfuse.types.inference import infer_types
 from graphfuse.types.shapes import UNKNOWN, type_of
 
 DimShape = tuple[Dim, ...]
@@ -21,11 +20,15 @@ Fixed = Iterator[tuple[str, int, Dim]]
 """An input of a node, an axis of it, and the extent that it has to have there."""
 
 
-def fixed_extents(model: onnx.ModelProto, inputs: Sequence[onnx.ValueInfoProto]) -> dict[str, int]:
+def fixed_extents(
+    model: onnx.ModelProto,
+    inputs: Sequence[onnx.ValueInfoProto],
+    inferred: Callable[[], TensorTypes],
+) -> dict[str, int]:
     """The symbols of inputs of which a node takes one number only, and that number.
 
-    Looked at are Concat and the attention operators with a cache. Types are inferred only where
-    such a node reads an input with symbols.
+    Looked at are Concat and the attention operators with a cache. `inferred` types are asked for
+    only where such a node reads an input with symbols.
     """
     declared: dict[str, DimShape] = {}
     for value in inputs:
@@ -39,7 +42,7 @@ def fixed_extents(model: onnx.ModelProto, inputs: Sequence[onnx.ValueInfoProto])
     ]
     if not joins:
         return {}
-    types = _types(model)
+    types = _types(model, inferred())
     found: dict[str, int] = {}
     rings = [ring for node in joins if (ring := _ring(node)) > 0]
     if rings:
@@ -74,11 +77,11 @@ def _ring(node: NodeProto) -> int:
     return int(attributes.get("local_window_size", 0)) if ring else 0
 
 
-def _types(model: onnx.ModelProto) -> TensorTypes:
+def _types(model: onnx.ModelProto, inferred: TensorTypes) -> TensorTypes:
     """What the file says of its tensors, and what is inferred of the others."""
     graph = model.graph
     said = {v.name: type_of(v.type) for v in (*graph.input, *graph.value_info, *graph.output)}
-    return {**infer_types(model), **{name: t for name, t in said.items() if t.shape is not None}}
+    return {**inferred, **{name: t for name, t in said.items() if t.shape is not None}}
 
 
 def _concat(node: NodeProto, types: TensorTypes) -> Fixed:

@@ -19,9 +19,9 @@ import onnx
 from graphfuse.errors import OriginalModelError, UsageError
 from graphfuse.graph.tensors import type_name
 from graphfuse.records import Dim
-from graphfuse.running.caches import Tokens, find_caches, settle, symbols_of
-from graphfuse.running.joined import fixed_extents, has_ring, past_symbols
-from graphfuse.running.tables import table_rows
+from graphfuse.running.caches import Tokens, settle, symbols_of
+from graphfuse.running.inputs import Inputs, inputs_of
+from graphfuse.running.joined import past_symbols
 from graphfuse.types.shapes import type_of
 
 if TYPE_CHECKING:
@@ -44,7 +44,9 @@ class Sizes:
     """What unknown extents are drawn as: an input's first, and later ones.
 
     Later symbols get `step` more each, so that two of them are never taken for one another. With
-    `empty` the caches hold nothing yet.
+    `empty` the symbols that count past tokens are 0, in every extent that they are part of and
+    whatever else is made of the caches; `Tokens.EMPTY` empties the caches that the graph shows, and
+    those alone, where their extents have no such symbols. One cannot stand for the other.
     """
 
     batch: int = 2
@@ -71,7 +73,7 @@ OPERATIONS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
 
 
 def random_feeds(
-    model: onnx.ModelProto,
+    model: onnx.ModelProto | Inputs,
     seed: int = 0,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     sizes: Sizes = DEFAULT_SIZES,
@@ -86,13 +88,13 @@ def random_feeds(
     `condition` is what single booleans are, which branches are taken by; drawn when it is None.
     `ranges` bounds what is drawn, both ends included. `tokens` is how caches are understood.
     """
-    graph = model.graph
-    inputs = inputs_of(graph)
+    known = model if isinstance(model, Inputs) else Inputs(model)
+    inputs = known.values
     bounds = dict(ranges or {})
     check_names(inputs, set(bounds) - {""})
-    extents = shapes_of(model, shapes, sizes, symbols, tokens)
-    rows = table_rows(model)
-    pads = seed % PADDED == PADDED - 1 and not has_ring(model)
+    extents = shapes_of(known, shapes, sizes, symbols, tokens)
+    rows = known.rows
+    pads = seed % PADDED == PADDED - 1 and not known.has_ring
     rng = np.random.default_rng(seed)
     feeds: dict[str, Array] = {}
     for value in inputs:
@@ -107,30 +109,24 @@ def random_feeds(
     return feeds
 
 
-def inputs_of(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
-    """The inputs that have to be fed: those without an initializer."""
-    initialized = {tensor.name for tensor in graph.initializer}
-    return [value for value in graph.input if value.name not in initialized]
-
-
 def shapes_of(
-    model: onnx.ModelProto,
+    model: onnx.ModelProto | Inputs,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     sizes: Sizes = DEFAULT_SIZES,
     symbols: Mapping[str, int] | None = None,
     tokens: Tokens = Tokens.DECLARED,
 ) -> dict[str, tuple[int, ...]]:
     """The shapes that `random_feeds` draws; nothing is allocated. Raises UsageError."""
-    inputs, given, named = inputs_of(model.graph), dict(shapes or {}), dict(symbols or {})
+    facts = model if isinstance(model, Inputs) else Inputs(model)
+    inputs, given, named = facts.values, dict(shapes or {}), dict(symbols or {})
     for name, shape in given.items():
         _check_size(name, shape)
-    known = {**fixed_extents(model, inputs), **bound(inputs, given, named)}
+    known = {**facts.fixed, **bound(inputs, given, named)}
     if sizes.empty:
         declared = (type_of(value.type).shape or () for value in inputs)
         known = {**dict.fromkeys(past_symbols(declared), 0), **known}
     found = {value.name: _shape(value, given, known, sizes) for value in inputs}
-    caches = find_caches(model.graph)
-    if caches is None:
+    if facts.caches is None:
         return found
     declared = {value.name: type_of(value.type).shape or () for value in inputs}
     fixed = {
@@ -139,7 +135,7 @@ def shapes_of(
         else [n for n, dim in enumerate(shape) if isinstance(dim, int) or dim in named]
         for name, shape in declared.items()
     }
-    return settle(found, caches, tokens, fixed)
+    return settle(found, facts.caches, tokens, fixed)
 
 
 def _is_mask(value: onnx.ValueInfoProto, rows: Mapping[str, int]) -> bool:

@@ -196,11 +196,6 @@ def release() -> runtimes.Version:
     return runtimes.parse_version(libraries.onnxruntime().__version__)
 
 
-def available_providers() -> list[str]:
-    """The execution providers that onnxruntime has here, in its order of preference."""
-    return libraries.onnxruntime().get_available_providers()
-
-
 def require_provider(provider: str, since: tuple[int, int] = (0, 0)) -> None:
     """Raise ProviderError when onnxruntime lacks a provider, or is older than `since`."""
     runtime = libraries.onnxruntime()

@@ -12,8 +12,8 @@ import onnx
 
 from graphfuse.graph.nodes import constant_value
 from graphfuse.graph.tensors import DEFAULT_DOMAINS, is_external
-from graphfuse.records import Dim
-from graphfuse.types.inference import infer_types
+from graphfuse.records import Dim, TensorType
+from graphfuse.types.shapes import UNKNOWN
 
 CONTRIB = "com.microsoft"
 
@@ -37,10 +37,13 @@ EMBEDDINGS: Mapping[str, Mapping[int, int]] = {
 ShapeOf = Callable[[str], "tuple[Dim, ...] | None"]
 
 
-def table_rows(model: onnx.ModelProto) -> dict[str, int]:
+def table_rows(
+    model: onnx.ModelProto, inferred: Callable[[], Mapping[str, TensorType]]
+) -> dict[str, int]:
     """For each tensor of the main graph that indexes a table, how many rows that has.
 
-    The ids may be cast, reshaped, or moved by a number on their way, and the table may be computed.
+    The ids may be cast, reshaped, or moved by a number on their way, and the table may be computed:
+    `inferred` types are asked for only then.
     """
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
@@ -48,16 +51,12 @@ def table_rows(model: onnx.ModelProto) -> dict[str, int]:
         if node.op_type == "Constant" and node.output:
             value = constant_value(node)
             tensors.update({} if value is None else {node.output[0]: value})
-    inferred: list[Mapping[str, tuple[Dim, ...] | None]] = []
 
     def shape(name: str) -> tuple[Dim, ...] | None:
         if name in tensors:
             return tuple(tensors[name].dims)
-        if not inferred:
-            # Only where a table is no weight: an embedding that is tied, or quantized.
-            types = infer_types(model)
-            inferred.append({each: types[each].shape for each in types})
-        return inferred[0].get(name)
+        # Only where a table is no weight: an embedding that is tied, or quantized.
+        return inferred().get(name, UNKNOWN).shape
 
     rows: dict[str, int] = {}
     for node in reversed(graph.node):

@@ -21,6 +21,7 @@ from graphfuse.planning import advice, runtimes
 from graphfuse.planning.targets import Target
 from graphfuse.records.progress import Progress
 from graphfuse.running.feeding import Feed, Feeding
+from graphfuse.running.fitting import Fitting
 from graphfuse.running.profiler import ProfiledNode, profile, require_fused_on
 from graphfuse.running.random_feeds import Sizes
 from graphfuse.running.sessions import CPU, run
@@ -40,7 +41,6 @@ from graphfuse.speed.measurements import (
 from graphfuse.speed.shares import shares, site_nodes
 from graphfuse.speed.timing import Threads, Timing, paired, pinned
 from graphfuse.system import libraries, machine
-from graphfuse.validation.fitting import Fitting
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

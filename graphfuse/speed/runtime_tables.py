@@ -32,9 +32,9 @@ from graphfuse.speed import kernel_timing
 from graphfuse.speed.bound_runs import environment
 from graphfuse.speed.timing import Threads, paired, pinned
 from graphfuse.system import libraries, machine
-from graphfuse.validation.fused_nodes import FusedNode
 from graphfuse.validation.hard_inputs import hard_inputs
 from graphfuse.validation.tolerance import least_factor, reference_rows
+from graphfuse.views.fused_nodes import FusedNode
 
 SHAPE = (1, 128, 768)
 OPSETS = {LAYER_NORM: (13, 17), RMS_NORM: (13, 18, 23)}

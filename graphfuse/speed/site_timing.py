@@ -21,7 +21,6 @@ from onnx import helper
 
 from graphfuse.errors import UsageError, in_one_line
 from graphfuse.files.model_file import Model
-from graphfuse.graph.scopes import scopes
 from graphfuse.planning.plan import plan
 from graphfuse.planning.targets import Target, takes_bias
 from graphfuse.recognition.scan import scan as scan_model
@@ -30,15 +29,17 @@ from graphfuse.records.progress import Progress
 from graphfuse.records.requests import Costs, Feeds, Selection
 from graphfuse.rewriting.rewrite import rewrite
 from graphfuse.running.feeding import Feed
-from graphfuse.running.random_feeds import Sizes, bound, inputs_of, random_feeds, shapes_of
+from graphfuse.running.fitting import Fitting
+from graphfuse.running.inputs import inputs_of
+from graphfuse.running.random_feeds import Sizes, bound, random_feeds, shapes_of
 from graphfuse.running.sessions import CPU
 from graphfuse.speed.bound_runs import Contender, SessionKind, caller, environment
 from graphfuse.speed.measurements import BenchOptions, BenchReport, SiteTiming
 from graphfuse.speed.timing import Threads, Timing, paired, pinned
 from graphfuse.system import machine
-from graphfuse.validation.extract import Parts, parts_by_scope
-from graphfuse.validation.fitting import Fitting
-from graphfuse.validation.fused_nodes import scope_keys
+from graphfuse.views.analyses import scopes_of
+from graphfuse.views.cutting import Parts, parts_by_scope
+from graphfuse.views.keys import scope_keys
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -109,7 +110,7 @@ class Tuner:
         self.seconds, self.clock = options.seconds, options.clock
         self.notes: list[str] = []
         self._known: dict[object, Mapping[str, Timing]] = {}
-        found = scopes(model.proto)
+        found = scopes_of(model)
         keys, parts = scope_keys(found), parts_by_scope(model)
         self._parts = {scope.ref: parts[keys[scope.ref]] for scope in found}
 

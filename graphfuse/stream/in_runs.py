@@ -13,10 +13,10 @@ from graphfuse.errors import OriginalModelError, UsageError, in_one_line
 from graphfuse.files.model_file import Model
 from graphfuse.records.residual_stream import Reading, StreamSum
 from graphfuse.running.feeding import Feed, Feeding
+from graphfuse.running.fitting import Fitting
 from graphfuse.running.sessions import CPU, require_provider, run, session
 from graphfuse.system import machine
-from graphfuse.validation.exposed import CHUNK, exposed
-from graphfuse.validation.fitting import Fitting
+from graphfuse.views.exposing import CHUNK, exposed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,11 +11,11 @@ import onnx
 
 from graphfuse.graph.nodes import Node
 from graphfuse.graph.tensors import FLOAT_TYPES
-from graphfuse.graph.view import GraphView
 from graphfuse.recognition.layout import LAYER
 from graphfuse.recognition.residual import is_sum
 from graphfuse.records import Dim, Scan, Site
 from graphfuse.records.residual_stream import StreamSum
+from graphfuse.views.view import GraphView
 
 CONTRACTIONS = frozenset(
     ("MatMul", "Gemm", "Conv", "Einsum", "Attention", "MultiHeadAttention", "GroupQueryAttention",

@@ -102,6 +102,11 @@ def onnxruntime() -> OnnxRuntime:
     return cast(OnnxRuntime, module)
 
 
+def available_providers() -> list[str]:
+    """The execution providers that onnxruntime has here, in its order of preference."""
+    return onnxruntime().get_available_providers()
+
+
 class MpMath(Protocol):
     """The module mpmath."""
 

@@ -82,12 +82,14 @@ def inferred(skeleton: onnx.ModelProto) -> onnx.ModelProto:
     show_axes(skeleton.graph, default_opset(skeleton))
     if nested:
         give_constants(skeleton.graph, {})
+    # The rounds add types, and no nodes: what it is to propagate stays the same.
+    propagates = is_small(skeleton)
     _complete(skeleton.graph, skeleton.graph, nested)
-    result = _infer(skeleton)
+    result = _infer(skeleton, propagates)
     for _ in range(ROUNDS):
         if not _complete(skeleton.graph, result.graph, nested):
             break
-        result = _infer(skeleton)
+        result = _infer(skeleton, propagates)
     return result
 
 
@@ -218,10 +220,9 @@ class _Simplifier:
         return nodes
 
 
-def _infer(skeleton: onnx.ModelProto) -> onnx.ModelProto:
+def _infer(skeleton: onnx.ModelProto, propagates: bool) -> onnx.ModelProto:
     long = _long_vectors(skeleton.graph)
     try:
-        propagates = is_small(skeleton)
         if not long or not propagates:
             return onnx.shape_inference.infer_shapes(skeleton, data_prop=propagates)
         for dim in long:

@@ -19,12 +19,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphfuse.errors import in_one_line
 from graphfuse.files.model_file import Model
+from graphfuse.graph.tensors import upcast
 from graphfuse.records import Check
 from graphfuse.running.sessions import has_kernels, run, session
 from graphfuse.system import libraries, machine
-from graphfuse.validation.fused_nodes import ROLES, FusedNode
 from graphfuse.validation.hard_inputs import LARGEST, hard_inputs
-from graphfuse.validation.lifting import OWN_DOMAIN, upcast
 from graphfuse.validation.tolerance import (
     OTHER_KERNEL,
     OWN_KERNEL,
@@ -33,6 +32,7 @@ from graphfuse.validation.tolerance import (
     no_worse,
     reference_rows,
 )
+from graphfuse.views.fused_nodes import OWN_DOMAIN, ROLES, FusedNode
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

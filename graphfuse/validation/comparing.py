@@ -18,8 +18,7 @@ from graphfuse.graph.tensors import subgraphs
 from graphfuse.records import Check
 from graphfuse.validation.drawing import Drawing
 from graphfuse.validation.evaluator import UnsupportedModelError
-from graphfuse.validation.extract import Part, Parts
-from graphfuse.validation.fused_nodes import is_fused
+from graphfuse.validation.lifting import added_to
 from graphfuse.validation.reference import Twin
 from graphfuse.validation.tolerance import MEANING_BOUND, compare, distances
 from graphfuse.validation.unexposed import (
@@ -29,6 +28,8 @@ from graphfuse.validation.unexposed import (
     other_settings,
     unexposed,
 )
+from graphfuse.views.cutting import Part, Parts
+from graphfuse.views.fused_nodes import is_fused
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -148,7 +149,8 @@ def _checked(
     nodes = tuple(mine.model.proto.graph.node)
     values: list[float] = []
     failures: list[str] = []
-    original, fused = Twin(other.model), Twin(mine.model)
+    original = Twin(other.model, added=added_to(before.model, after.model))
+    fused = Twin(mine.model, added=added_to(after.model, before.model))
     for feeds in drawing.feeds([*nodes, *other.model.proto.graph.node], seed):
         try:
             wanted = original.run(feeds)

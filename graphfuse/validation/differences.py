@@ -17,10 +17,10 @@ import onnx
 from graphfuse.graph.tensors import DEFAULT_DOMAINS
 from graphfuse.records import Change, Check
 from graphfuse.validation.comparing import Shared, compared
-from graphfuse.validation.extract import NodePlace, Parts
-from graphfuse.validation.fused_nodes import ScopeKey, is_fused, scope_text
-from graphfuse.validation.lifting import FUSED_DOMAINS
 from graphfuse.validation.unexposed import Alike, same_node
+from graphfuse.views.cutting import NodePlace, Parts
+from graphfuse.views.fused_nodes import FUSED_DOMAINS, is_fused
+from graphfuse.views.keys import ScopeKey, scope_text
 
 Scopes = Mapping[ScopeKey, Parts]
 

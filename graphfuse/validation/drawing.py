@@ -19,8 +19,8 @@ from onnx import TensorProto, helper
 from graphfuse.graph.tensors import FLOAT_TYPES
 from graphfuse.records import Dim, TensorType
 from graphfuse.types.shapes import type_of
-from graphfuse.validation.extract import Parts
-from graphfuse.validation.fused_nodes import is_fused
+from graphfuse.views.cutting import Parts
+from graphfuse.views.fused_nodes import is_fused
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

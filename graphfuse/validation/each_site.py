@@ -23,12 +23,12 @@ from graphfuse.validation.comparing import Compared, compared, other_casts
 from graphfuse.validation.differences import Difference
 from graphfuse.validation.drawing import on_grid
 from graphfuse.validation.evaluator import UnsupportedModelError
-from graphfuse.validation.extract import Graphs, NodePlace, Part, Parts
-from graphfuse.validation.fused_nodes import FusedNode, fused_nodes, unlike_functions
 from graphfuse.validation.hard_inputs import operands
-from graphfuse.validation.lifting import OWN_DOMAIN
+from graphfuse.validation.lifting import added_to
 from graphfuse.validation.reference import Twin
 from graphfuse.validation.tolerance import MEANING_BOUND, distance, distances
+from graphfuse.views.cutting import NodePlace, Part, Parts, parts_by_scope
+from graphfuse.views.fused_nodes import OWN_DOMAIN, FusedNode, fused_nodes, unlike_functions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,19 +61,19 @@ class SiteResults:
 
 
 def new_sites(
-    original: Graphs, fused: Graphs, seed: int, only: Sequence[str] = ()
+    original: Model, fused: Model, seed: int, only: Sequence[str] = ()
 ) -> tuple[list[FusedNode], list[tuple[Difference, str]]]:
     """The fused nodes that only the second model has, or those of them with a given output.
 
     Also gives those of which too little is known to run them alone, and what that is.
     """
-    before, protos = original.parts, (original.model.proto, fused.model.proto)
+    before, protos = parts_by_scope(original), (original.proto, fused.proto)
     # A node means what its function says, where that is not ours.
     pairs = (protos, protos[::-1])
     other = {function.name for pair in pairs for function in unlike_functions(*pair)}
     found: list[FusedNode] = []
     unknown: list[tuple[Difference, str]] = []
-    for node, scope, site in fused_nodes(fused.model, np.random.default_rng(seed)):
+    for node, scope, site in fused_nodes(fused, np.random.default_rng(seed)):
         there, output = before.get(scope), node.output[0]
         new = there is None or there.node(output) != node
         new = new or (node.domain == OWN_DOMAIN and node.op_type in other)
@@ -86,8 +86,8 @@ def new_sites(
 
 
 def check_sites(
-    original: Graphs,
-    fused: Graphs,
+    original: Model,
+    fused: Model,
     sites: Sequence[FusedNode],
     provider: str,
     seed: int,
@@ -99,7 +99,7 @@ def check_sites(
     `activations` are operands from the original's own run, by output, which `options` repeat.
     """
     results = SiteResults()
-    before, after, model = original.parts, fused.parts, fused.model
+    before, after = parts_by_scope(original), parts_by_scope(fused)
     parts: dict[str, Replaced] = {}
     for site in sites:
         there, here = before.get(site.scope), after[site.scope]
@@ -122,12 +122,12 @@ def check_sites(
     for site in sites:
         alike.setdefault(_likeness(site), []).append(site)
     for group in alike.values():
-        _check_kernels(results, model, group, provider, seed, parts)
+        _check_kernels(results, fused, group, provider, seed, parts)
     for site in sites:
         if activations and site.output in activations:
             captured, part = activations[site.output], parts.get(site.output, _nothing)
             first = len(results.checks)
-            results.add(on_activations(model, site, provider, captured, part))
+            results.add(on_activations(fused, site, provider, captured, part))
             results.checks[first:] = [replace(c, repeat=options) for c in results.checks[first:]]
     results.wrong += [check.subject for check in results.checks if not check.passed]
     order = {site.output: number for number, site in enumerate(sites)}
@@ -198,7 +198,7 @@ def _check_meaning(
         return Compared(why=f"the original computes no {site.output!r}")
     replacement = after.behind(site.node, _shared(before, after, site))
     if part is not None and replacement is not None:
-        found = _figure(part, replacement, site, seed)
+        found = _figure(before, after, (part, replacement), site, seed)
         if not isinstance(found, str):
             pair = Part(replacement, frozenset()), Part(part, frozenset())
             lost = other_casts(before, after, pair, site.elem_type) if found.passed else ""
@@ -210,7 +210,10 @@ def _check_meaning(
     return compared(before, after, site.node, "fused", seed)
 
 
-def _figure(part: Model, replacement: Model, site: FusedNode, seed: int) -> Check | str:
+def _figure(
+    before: Parts, after: Parts, parts: tuple[Model, Model], site: FusedNode, seed: int
+) -> Check | str:
+    part, replacement = parts
     rng = np.random.default_rng(seed)
     smallest = float(np.sqrt(site.epsilon)) / 10
     drawn = operands(site, _rows_around_epsilon(site, rng), rng, as_declared=True)
@@ -220,10 +223,10 @@ def _figure(part: Model, replacement: Model, site: FusedNode, seed: int) -> Chec
     feeds = {value.name: known[value.name] for value in part.proto.graph.input}
     feeds |= {value.name: known[value.name] for value in replacement.proto.graph.input}
     try:
-        meant = Twin(part).run(feeds)
+        meant = Twin(part, added=added_to(before.model, after.model)).run(feeds)
     except UnsupportedModelError as error:
         return f"what it replaced does not run on rows of its own ({error.message[:120]})"
-    twin = Twin(replacement)
+    twin = Twin(replacement, added=added_to(after.model, before.model))
     try:
         results = twin.run(feeds)
     except UnsupportedModelError as error:

@@ -24,11 +24,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from graphfuse.errors import ValidationError, in_one_line
-from graphfuse.graph.tensors import DEFAULT_DOMAINS
+from graphfuse.graph.tensors import DEFAULT_DOMAINS, upcast
 from graphfuse.system import libraries, machine
 from graphfuse.validation.contrib import CONTRIB_OPERATORS, has_rounded_constants
 from graphfuse.validation.formulas import EXACT_OPERATORS, OWN_OPERATORS
-from graphfuse.validation.lifting import upcast
 from graphfuse.validation.tolerance import compare
 
 if TYPE_CHECKING:

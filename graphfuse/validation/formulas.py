@@ -17,13 +17,12 @@ import onnx
 from onnx import TensorProto
 from onnx.reference.op_run import OpRun
 
+from graphfuse.views.fused_nodes import CONTRIB_EPSILON, EPSILON
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
-
-EPSILON, CONTRIB_EPSILON = float(np.float32(1e-5)), float(np.float32(1e-12))
-"""The operators' defaults; ONNX attributes are float32."""
 
 
 def normalized(x: Array, centred: bool, axis: int, epsilon: float) -> Array:

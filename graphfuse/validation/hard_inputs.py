@@ -10,8 +10,8 @@ import numpy as np
 from onnx import helper
 
 from graphfuse.records import Dim
-from graphfuse.validation.fused_nodes import FusedNode
 from graphfuse.validation.tolerance import FLOAT
+from graphfuse.views.fused_nodes import FusedNode
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

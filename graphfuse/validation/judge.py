@@ -11,6 +11,7 @@ from graphfuse.files.model_file import Model
 from graphfuse.records import Activation, Check, NotShown, Unpaired, ValidationReport
 from graphfuse.records.progress import Progress
 from graphfuse.running.feeding import Feeding
+from graphfuse.running.fitting import TooLargeError
 from graphfuse.running.sessions import require_provider
 from graphfuse.system import machine
 from graphfuse.validation.alone import notes
@@ -22,13 +23,13 @@ from graphfuse.validation.differences import (
 )
 from graphfuse.validation.each_site import SiteResults, check_sites, new_sites
 from graphfuse.validation.evaluator import UnsupportedModelError
-from graphfuse.validation.exposed import activation, captured, first_beyond
-from graphfuse.validation.extract import Graphs, NodePlace
-from graphfuse.validation.fitting import TooLargeError
-from graphfuse.validation.fused_nodes import FusedNode, ScopeKey, unlike_functions
+from graphfuse.validation.inside import activation, captured, first_beyond
 from graphfuse.validation.reference import evaluated_by
 from graphfuse.validation.well_formed import flaw, narrower
 from graphfuse.validation.whole_model import WholeModel
+from graphfuse.views.cutting import NodePlace, parts_by_scope
+from graphfuse.views.fused_nodes import FusedNode, unlike_functions
+from graphfuse.views.keys import ScopeKey
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,22 +82,21 @@ def judge(
     for provider in providers.values():
         require_provider(provider)
     found = _Findings()
-    before, after = Graphs.of(original), Graphs.of(fused)
-    sites, unknown = new_sites(before, after, feeding.seed, only)
+    sites, unknown = new_sites(original, fused, feeding.seed, only)
     found.unpaired.update((each.place[1], Unpaired(each.place[1], why)) for each, why in unknown)
     # Nodes that only the original has fused: the arguments swapped, or unfused again.
-    others, _ = new_sites(after, before, feeding.seed, only)
+    others, _ = new_sites(fused, original, feeding.seed, only)
     missing = set(only) - {site.output for site in (*sites, *others)} - found.unpaired.keys()
     if missing:
         raise UsageError(
             f"no fused node computes {min(missing)!r}", "name an output that `--json` shows"
         )
-    done = _runs(before, after, providers, feeding, level, (sites, others), progress, found)
+    done = _runs(original, fused, providers, feeding, level, (sites, others), progress, found)
     differing = Differing()
     if not only:
         progress.stage("looking at what else differs")
         fused_ones = [each for each, _ in unknown]
-        differing = _differing(before, after, fused_ones, level, feeding.seed, found)
+        differing = _differing(original, fused, fused_ones, level, feeding.seed, found)
         found.checks += _not_taken(original, fused)
     not_shown = _not_shown(original, fused, sites, differing, found)
     if not found.checks:
@@ -119,8 +119,8 @@ def judge(
 
 
 def _runs(
-    original: Graphs,
-    fused: Graphs,
+    original: Model,
+    fused: Model,
     providers: Mapping[str, str],
     feeding: Feeding,
     level: str,
@@ -131,7 +131,6 @@ def _runs(
     """Run both models and each of the fused nodes of either, on each distinct provider."""
     sites, others = nodes
     done: dict[str, None] = {}
-    models = original.model, fused.model
     for ep, provider in providers.items():
         if provider in done:
             continue
@@ -140,7 +139,7 @@ def _runs(
         whole = None
         activations: dict[str, tuple[Array, Array]] = {}
         if level != "sites":
-            whole = _whole(*models, provider, feeding, level, progress, nodes, found)
+            whole = _whole(original, fused, provider, feeding, level, progress, nodes, found)
             found.strays |= {} if whole is None else whole.strays
         if whole is not None and level == "full":
             progress.stage("looking at activations")
@@ -154,7 +153,7 @@ def _runs(
         found.shown |= mine.shown | theirs.replaced
         if whole is not None:
             _blame(whole, sites, found, progress)
-            found.reached |= {scope for scope in fused.parts if whole.reached(scope)}
+            found.reached |= {scope for scope in parts_by_scope(fused) if whole.reached(scope)}
         found.checks[before:] = [
             replace(check, repeat=f"--ep {ep} {check.repeat}") for check in found.checks[before:]
         ]
@@ -194,8 +193,8 @@ def _whole(
 
 
 def _differing(
-    original: Graphs,
-    fused: Graphs,
+    original: Model,
+    fused: Model,
     unknown: Sequence[Difference],
     level: str,
     seed: int,
@@ -205,7 +204,7 @@ def _differing(
 
     `unknown` are fused nodes that are no sites, for want of what is known of them.
     """
-    before, after = original.parts, fused.parts
+    before, after = parts_by_scope(original), parts_by_scope(fused)
     # Where nothing else was judged, the models have to be equal in all that they hold.
     every = level != "sites" or not found.checks
     listed = (*unknown, *differences(before, after, every))

@@ -6,7 +6,7 @@ Weights are left where they are: reference.py reads and upcasts each when a node
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Any
 
@@ -20,29 +20,33 @@ from graphfuse.graph.bodies import KINDS, strange
 from graphfuse.graph.tensors import (
     DEFAULT_DOMAINS,
     FLOAT_TYPES,
+    all_nodes,
     default_opset,
     is_external,
+    model_names,
     read_names,
     subgraphs,
+    upcast,
 )
 from graphfuse.running.sessions import is_operator
+from graphfuse.views.fused_nodes import FUSED_DOMAINS, OWN_DOMAIN
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
 
-OWN_DOMAIN = "graphfuse"
-FUSED_DOMAINS = (OWN_DOMAIN, "com.microsoft")
-
 CONTRIB_OPERATORS = (
     ("com.microsoft", "SkipLayerNormalization"),
     ("com.microsoft", "SkipSimplifiedLayerNormalization"),
 )
 
-ADDED = "/graphfuse_"
-"""What graphfuse computes a scale from is in the name of its nodes' outputs; it is exact, if it is
-read as a scale or bias and as nothing else: names prove nothing."""
+NAMED = "/graphfuse_"
+"""What graphfuse computes a scale from is in the name of its nodes' outputs."""
+
+ADDED = "added by graphfuse"
+"""The mark of such a node of one of two models, in its twin: a name may be a user's, and proves
+nothing. It is exact, if it is read as a scale or bias and as nothing else."""
 
 OPERANDS = 2
 """The inputs of a fused node that are added; those behind them are scale and biases."""
@@ -63,12 +67,6 @@ def dense(sparse: onnx.SparseTensorProto) -> Array:
     return result
 
 
-def upcast(array: Array) -> Array:
-    """Floating point, bfloat16 included, to float64; anything else as it is."""
-    is_float = array.dtype.kind == "f" or array.dtype.name == "bfloat16"
-    return array.astype(np.float64) if is_float else array
-
-
 def is_fused_operator(function: onnx.FunctionProto) -> bool:
     """Whether a function has the name of an operator that is evaluated by a formula.
 
@@ -87,8 +85,21 @@ def _is_of_runtime(function: onnx.FunctionProto, versions: Mapping[str, int]) ->
     return is_operator(domain, function.name, version)
 
 
-def lifted(source: Model) -> onnx.ModelProto:
-    """The graph in float64, without its initializers; functions inlined, fused ones aside."""
+def added_to(model: Model, other: Model) -> frozenset[str]:
+    """The tensors that graphfuse has added to one of two models: the other knows none of them."""
+    return model.once(_named) - other.once(_named)
+
+
+def _named(model: Model) -> frozenset[str]:
+    """The tensors of a model, in any of its graphs, that have names as graphfuse gives them."""
+    return frozenset(name for name in model_names(model.proto) if NAMED in name)
+
+
+def lifted(source: Model, added: Container[str] = ()) -> onnx.ModelProto:
+    """The graph in float64, without its initializers; functions inlined, fused ones aside.
+
+    `added` are the tensors that graphfuse's own nodes compute.
+    """
     model = source.proto
     proto = onnx.ModelProto(ir_version=max(model.ir_version, 10))
     proto.opset_import.extend(model.opset_import)
@@ -98,6 +109,8 @@ def lifted(source: Model) -> onnx.ModelProto:
     versions = {entry.domain: entry.version for entry in model.opset_import}
     proto.functions.extend(f for f in own if not _is_of_runtime(f, versions))
     proto.graph.node.extend(_sorted(model.graph))
+    for holder in (proto.graph, *proto.functions):
+        _mark(holder.node, added)
     for field in ("input", "output"):
         getattr(proto.graph, field).extend(getattr(model.graph, field))
     proto.graph.name = "twin"
@@ -119,6 +132,15 @@ def lifted(source: Model) -> onnx.ModelProto:
     _round_constants(proto.graph, _single_numbers(model.graph, source))
     _lift_nodes(proto.graph.node, source)
     return proto
+
+
+def _mark(nodes: Iterable[onnx.NodeProto], added: Container[str]) -> None:
+    """Mark the nodes that graphfuse has added, and no others: the inliner renames what they give.
+
+    A node's text is nothing that its meaning depends on.
+    """
+    for node in all_nodes(nodes):
+        node.doc_string = ADDED if any(name in added for name in node.output) else ""
 
 
 def _sorted(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
@@ -230,7 +252,7 @@ class _Parameters:
 
     def hold(self, cast: onnx.NodeProto) -> bool:
         """Whether a cast is one that graphfuse has put there to compute a scale or bias."""
-        pending, added = [cast.output[0]], ADDED in cast.output[0]
+        pending, added = [cast.output[0]], cast.doc_string == ADDED
         while pending and added:
             name = pending.pop()
             readers = self._readers.get(name, [])

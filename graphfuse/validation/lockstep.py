@@ -21,10 +21,10 @@ from graphfuse.files.model_file import Model
 from graphfuse.graph.tensors import FLOAT_TYPES, is_external, read_names
 from graphfuse.records import Check
 from graphfuse.validation.evaluator import NARROW_AGREE, UnsupportedModelError
-from graphfuse.validation.lifting import FUSED_DOMAINS
 from graphfuse.validation.reference import MAIN, LiveValues, Twin
 from graphfuse.validation.rounding import has_fused, nudge
 from graphfuse.validation.tolerance import MEANING_BOUND, compare
+from graphfuse.views.fused_nodes import FUSED_DOMAINS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

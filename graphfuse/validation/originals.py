@@ -13,9 +13,9 @@ from graphfuse.errors import OriginalModelError, in_one_line
 from graphfuse.files.model_file import Model
 from graphfuse.records.progress import Progress
 from graphfuse.running.feeding import Feed, Feeding
+from graphfuse.running.fitting import Fitting
 from graphfuse.running.sessions import OPTIMIZATION_LEVELS, run, runs_kernels, session
 from graphfuse.system import libraries, machine
-from graphfuse.validation.fitting import Fitting
 from graphfuse.validation.ran import Ran, Way
 
 if TYPE_CHECKING:

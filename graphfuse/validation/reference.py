@@ -9,7 +9,7 @@ the memory is that of the largest weight and of the values in flight.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -21,10 +21,9 @@ from onnx.reference import ReferenceEvaluator
 
 from graphfuse.errors import in_one_line
 from graphfuse.files.model_file import Model
-from graphfuse.graph.tensors import FLOAT_TYPES, default_opset, read_names, subgraphs
+from graphfuse.graph.tensors import FLOAT_TYPES, default_opset, read_names, subgraphs, upcast
 from graphfuse.running.sessions import run
 from graphfuse.system import machine
-from graphfuse.types.inference import infer_types
 from graphfuse.validation.evaluator import (
     EXACT,
     FORMULAS,
@@ -45,8 +44,9 @@ from graphfuse.validation.iteration import (
     run_loop,
     run_scan,
 )
-from graphfuse.validation.lifting import dense, lifted, upcast
+from graphfuse.validation.lifting import dense, lifted
 from graphfuse.validation.rounding import nudge, rounded_by_chance, with_casts
+from graphfuse.views.analyses import main_types
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,15 +69,18 @@ OPSET_OF_BATCHED_SCAN = 8
 class Twin:
     """A model's float64 twin: the graph lifted; weights stay where they are."""
 
-    def __init__(self, model: Model, limit: float | None = None) -> None:
+    def __init__(
+        self, model: Model, limit: float | None = None, added: Container[str] = ()
+    ) -> None:
         """Lift a model. A Loop or Scan of it may take `limit` seconds.
 
+        `added` are the tensors that graphfuse's own nodes compute (`lifting.added_to`).
         Raises UnsupportedModelError where that cannot be done.
         """
         self.model = model
         self._limit = limit
         try:
-            self.proto = lifted(model)
+            self.proto = lifted(model, added)
         except onnx.checker.ValidationError as error:
             # onnx's inliner refuses functions that call themselves.
             raise UnsupportedModelError(
@@ -97,7 +100,7 @@ class Twin:
     @cached_property
     def types(self) -> Mapping[str, int]:
         """The declared or inferred float types of the tensors of the main graph."""
-        types = infer_types(self.model.proto).items()
+        types = main_types(self.model).items()
         return {name: kind.elem_type for name, kind in types if kind.elem_type in FLOAT_TYPES}
 
     @property

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from graphfuse.graph.tensors import replace_nodes, subgraphs
 from graphfuse.validation.evaluator import EXACT, UNSEEDED
 from graphfuse.validation.formulas import round_to
-from graphfuse.validation.lifting import FUSED_DOMAINS, OWN_DOMAIN
+from graphfuse.views.fused_nodes import FUSED_DOMAINS, OWN_DOMAIN
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,10 +17,10 @@ import onnx
 from onnx import TensorProto, helper
 
 from graphfuse.files.model_file import Model
-from graphfuse.graph.tensors import FLOAT_TYPES, type_name, widens
-from graphfuse.validation.extract import Part, Parts
-from graphfuse.validation.lifting import dense, upcast
+from graphfuse.graph.tensors import FLOAT_TYPES, type_name, upcast, widens
+from graphfuse.validation.lifting import dense
 from graphfuse.validation.lockstep import same_tensor
+from graphfuse.views.cutting import Part, Parts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

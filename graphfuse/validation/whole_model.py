@@ -30,13 +30,14 @@ from graphfuse.running.sessions import (
 )
 from graphfuse.system import machine
 from graphfuse.validation.evaluator import UnsupportedModelError
-from graphfuse.validation.fused_nodes import ScopeKey
+from graphfuse.validation.lifting import added_to
 from graphfuse.validation.lockstep import Lockstep
 from graphfuse.validation.originals import Originals
 from graphfuse.validation.outputs import OutputJudge
 from graphfuse.validation.ran import Ran, Way, elem_type_of, is_numeric, type_of_array
 from graphfuse.validation.reference import MAIN, Twin
 from graphfuse.validation.rounding import RoundedSamples, draws
+from graphfuse.views.keys import ScopeKey
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,7 +60,10 @@ class WholeModel(Originals):
     def twins(self) -> Lockstep:
         """The float64 twins of both models."""
         limit = self.feeding.run_limit
-        return Lockstep(Twin(self.original, limit), Twin(self.fused, limit))
+        one, other = self.original, self.fused
+        return Lockstep(
+            Twin(one, limit, added_to(one, other)), Twin(other, limit, added_to(other, one))
+        )
 
     def run(self) -> list[Check]:
         """Run everything. Raises OriginalModelError when the original runs on no feed.

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from graphfuse.algebra import evaluated, root_of
 from graphfuse.files.model_file import Model
-from graphfuse.graph.view import views
 from graphfuse.recognition.context import Candidate
 from graphfuse.recognition.residual import is_sum
 from graphfuse.recognition.translate import evaluate as forms_from
 from graphfuse.types.shapes import extent_of
+from graphfuse.views.view import views
 from tests.algebra.test_algebra import value_of
 from tests.campaigns.fuzz.case import Ticket
 from tests.campaigns.fuzz.cases import build

@@ -12,9 +12,9 @@ from onnx import helper
 
 import graphfuse
 from graphfuse.files.model_file import Model
-from graphfuse.graph.view import views
 from graphfuse.rewriting import proof
 from graphfuse.types.inference import infer_types
+from graphfuse.views.view import views
 from tests.campaigns.peers import by_onnxruntime
 from tests.conftest import MODELS, Export
 from tests.support.graphs import VERSION, assert_passes, check, model

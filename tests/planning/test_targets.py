@@ -251,7 +251,7 @@ def test_auto_is_the_first_provider_that_is_here(monkeypatch: pytest.MonkeyPatch
         (["OtherExecutionProvider"], "portable"),
     ):
         monkeypatch.setattr(
-            "graphfuse.running.sessions.available_providers", lambda there=there: there
+            "graphfuse.system.libraries.available_providers", lambda there=there: there
         )
         assert targets.target("auto").name == wanted
     monkeypatch.undo()

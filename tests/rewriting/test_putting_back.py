@@ -18,7 +18,7 @@ from graphfuse.records.reasons import Reason
 from graphfuse.rewriting.putting_back import Attempt, PuttingBack, most_validations
 from graphfuse.running.sessions import run, session
 from graphfuse.steps import fusing
-from graphfuse.validation import exposed, whole_model
+from graphfuse.validation import inside, whole_model
 from tests.support.graphs import model
 from tests.support.stages import Stages
 
@@ -174,7 +174,7 @@ def test_a_node_that_goes_wrong_only_in_the_run_is_found(
         return session(copy, *rest, **options)
 
     monkeypatch.setattr(whole_model, "session", session_of_damaged)
-    monkeypatch.setattr(exposed, "session", session_of_damaged)
+    monkeypatch.setattr(inside, "session", session_of_damaged)
     result = graphfuse.optimize(stored, stored.with_name("fused.onnx"), level=level)
     assert [miss.site for miss in result.left if miss.reason is Reason.PUT_BACK] == ["s8"]
     assert [miss.got[:2] for miss in result.left if miss.reason is Reason.PUT_BACK] == ["G2"]
@@ -282,7 +282,7 @@ def test_sites_that_are_wrong_only_together_with_others_are_found_in_a_run(
         return session(copy, *rest, **options)
 
     monkeypatch.setattr(whole_model, "session", session_of_damaged)
-    monkeypatch.setattr(exposed, "session", session_of_damaged)
+    monkeypatch.setattr(inside, "session", session_of_damaged)
     result = graphfuse.optimize(stored, stored.with_name("fused.onnx"), level=level)
     assert {miss.site for miss in result.put_back} == {f"s{int(y[1:]) + 1}" for y in bad}
     assert len(result.fused) == LAYERS - len(bad)

@@ -25,7 +25,7 @@ from graphfuse.speed import contests
 from graphfuse.speed.measurements import BenchOptions
 from graphfuse.stream import in_runs
 from graphfuse.system import machine
-from graphfuse.validation import alone, evaluator, exposed, whole_model
+from graphfuse.validation import alone, evaluator, inside, whole_model
 from tests.conftest import MODELS
 from tests.files.test_files import external
 from tests.rewriting.test_putting_back import LAYERS, damaging, scale, stored
@@ -144,7 +144,7 @@ PLACES = [
     (alone, 0, "fast"),
     (alone, 1, "sites"),
     (whole_model, 0, "fast"),
-    (exposed, 0, "full"),
+    (inside, 0, "full"),
 ]
 
 

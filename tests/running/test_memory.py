@@ -14,11 +14,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graphfuse
+from graphfuse.running import fitting
 from graphfuse.running.estimate import BASE, Need, estimate
 from graphfuse.speed.measurements import BenchOptions
 from graphfuse.steps.opening import as_model
 from graphfuse.system import memory
-from graphfuse.validation import fitting
 from tests.conftest import MODELS
 from tests.support.graphs import model, residual
 

@@ -18,6 +18,7 @@ from graphfuse import kernels, ops
 from graphfuse.planning import runtimes, targets
 from graphfuse.planning.runtimes import Choice
 from graphfuse.running import sessions
+from graphfuse.system import libraries
 from tests.conftest import MODELS
 from tests.support.graphs import DECOMPOSED_LAYER_NORM, DECOMPOSED_RMS_NORM, feeds, kinds, residual
 
@@ -134,7 +135,7 @@ def test_an_onnxruntime_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch
 
 
 def test_available_providers_end_with_the_cpu() -> None:
-    assert sessions.available_providers()[-1] == sessions.CPU
+    assert libraries.available_providers()[-1] == sessions.CPU
 
 
 @pytest.mark.skipif(bool(kernels.why_not()), reason=kernels.why_not() or "there are kernels")

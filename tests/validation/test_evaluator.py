@@ -12,8 +12,9 @@ from graphfuse.files.model_file import Model
 from graphfuse.running.sessions import is_operator
 from graphfuse.validation import formulas
 from graphfuse.validation.evaluator import REFERENCE, RUNTIME, SINGLE, UnsupportedModelError
+from graphfuse.validation.lifting import ADDED, added_to, lifted
 from graphfuse.validation.reference import Twin
-from tests.validation.test_attacked import BOTH, CONTRIB, A, graph
+from tests.validation.test_attacked import BOTH, CONTRIB, MY, A, graph
 
 RNG = np.random.default_rng(11)
 SQUARE = "float[2,4,4] a, float[2,4,4] b"
@@ -239,6 +240,60 @@ def test_a_parameter_of_a_fused_node_is_exact_and_nothing_else_of_that_name() ->
     for node in proto.graph.node:
         for listed in (node.input, node.output):
             listed[:] = [f"/graphfuse_{n}" if n in ("s", "t", "q", "u") else n for n in listed]
-    twin = Twin(Model(proto))
+    twin = Twin(Model(proto), added={f"/graphfuse_{name}" for name in ("s", "t", "q", "u")})
     constants = [node for node in twin.proto.graph.node if node.op_type == "Constant"]
     assert {node.output[0] for node in constants} == {"/graphfuse_s", "/graphfuse_t"}
+    constants = [node for node in Twin(Model(proto)).proto.graph.node if node.op_type == "Constant"]
+    assert len(constants) == 4
+
+
+@pytest.mark.parametrize("level", ["full", "sites"])
+def test_a_tensor_of_the_user_with_a_name_of_graphfuse_is_the_same_in_both_models(
+    level: str,
+) -> None:
+    """Its cast rounds in the original, so it does where a fused node reads it as a scale."""
+    cast = "s = Cast<to = 10>(k) t = Cast<to = 1>(s) v = Expand(t, e) "
+    norm = "x = Add(a, b) n = LayerNormalization<epsilon = 1e-5>(x, o) y = Mul(n, v)"
+    node = "y = com.microsoft.SkipLayerNormalization<epsilon = 1e-5>(a, b, v)"
+    weights = {
+        "k": np.array(1 / 3, np.float32), "e": np.array([8]), "o": np.ones(8, np.float32)
+    }  # fmt: skip
+    original = graph(cast + norm, BOTH, **weights)
+    fused = graph(cast + node, BOTH, more=CONTRIB, **weights)
+    for proto in (original, fused):
+        for each in proto.graph.node:
+            for names in (each.input, each.output):
+                names[:] = [f"y/graphfuse_scale/{n}" if n in ("s", "t") else n for n in names]
+    report = graphfuse.validate(original, fused, level=level)
+    assert report.verdict == "pass", report.checks
+    # One that is rounded otherwise is another scale.
+    next(n for n in fused.graph.node if n.op_type == "Cast").attribute[0].i = 16
+    assert graphfuse.validate(original, fused, level=level).verdict == "fail"
+
+
+def test_what_one_of_two_models_has_under_a_name_of_graphfuse_was_added_to_it() -> None:
+    """Inside of a function as well, whose tensors have other names once it is inlined."""
+    function = """<domain: "my", opset_import: ["" : 17]> F (z, k) => (w)
+        {{ {name} = Cast<to = 10>(k) t = Cast<to = 1>({name}) w = Add(z, t) }}"""
+    one, other = (
+        Model(
+            graph(
+                "q = my.F(a, scale) y = my.F(q, scale)",
+                A,
+                more=MY,
+                functions=function.format(name=name),
+            )
+        )
+        for name in ("s", "s_0")
+    )
+    for node in other.proto.functions[0].node:
+        for names in (node.input, node.output):
+            names[:] = [name.replace("s_0", "w/graphfuse_scale/cast") for name in names]
+    assert added_to(other, one) == {"w/graphfuse_scale/cast"}
+    assert added_to(one, other) == added_to(other, other) == set()
+    for each in one.proto.functions[0].node:
+        each.doc_string = ADDED
+    found = ((other, one, 2), (other, other, 0), (one, other, 0))
+    for model, beside, count in found:
+        nodes = lifted(model, added_to(model, beside)).graph.node
+        assert sum(node.doc_string == ADDED for node in nodes) == count

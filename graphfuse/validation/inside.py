@@ -1,4 +1,4 @@
-"""Looking inside a run: tensors of the main graph exposed as outputs, a chunk at a time.
+"""Looking inside a run, at tensors of the main graph that are exposed as outputs.
 
 Two questions need it: what the operands of each site are in the original's own run, and at which
 fused node a run first leaves its bound.
@@ -6,11 +6,10 @@ fused node a run first leaves its bound.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 from onnx import helper
 
 from graphfuse.files.model_file import Model
@@ -18,39 +17,16 @@ from graphfuse.records import Activation
 from graphfuse.running.feeding import Feed
 from graphfuse.running.sessions import run, runs_kernels, session
 from graphfuse.system import machine
-from graphfuse.types.inference import infer_types
-from graphfuse.types.shapes import UNKNOWN
-from graphfuse.validation.fused_nodes import FusedNode
 from graphfuse.validation.ran import Ran
 from graphfuse.validation.tolerance import FLOAT, distance, end_to_end
 from graphfuse.validation.whole_model import WholeModel
+from graphfuse.views.exposing import chunks, exposed
+from graphfuse.views.fused_nodes import FusedNode
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
-
-CHUNK = 16
-"""Sites whose tensors are exposed in one session."""
-
-
-def exposed(model: Model, names: Iterable[str]) -> Model:
-    """A model that yields some tensors of its main graph as well."""
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    there = {value.name for value in proto.graph.output}
-    types = infer_types(model.proto)
-    for name in names:
-        if name not in there:
-            elem_type = types.get(name, UNKNOWN).elem_type
-            proto.graph.output.append(helper.make_tensor_value_info(name, elem_type, None))
-            there.add(name)
-    return model.edited(proto)
-
-
-def _chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(items), CHUNK):
-        yield items[start : start + CHUNK]
 
 
 def captured(
@@ -71,7 +47,7 @@ def captured(
         and {site.roles["A"], site.roles["B"]} <= known
         and not {site.roles["A"], site.roles["B"]}.isdisjoint(computed)
     ]
-    for chunk in _chunks(mine):
+    for chunk in chunks(mine):
         names = {site.roles[role] for site in chunk for role in ("A", "B")}
         wider = exposed(original, sorted(names & computed))
         try:
@@ -116,7 +92,7 @@ def first_beyond(whole: WholeModel, outputs: Sequence[str]) -> str:
     """
     optimize, kernels = whole.ways()[0]
     ran = whole.ran[-1]
-    for chunk in _chunks(outputs):
+    for chunk in chunks(outputs):
         name = _first_of(whole, ran, chunk, optimize, kernels)
         if name:
             return name

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 
 import onnx
 from onnx import helper
 
 from graphfuse.files.model_file import Model
-from graphfuse.graph.scopes import Scope, scopes
+from graphfuse.graph.scopes import Scope
 from graphfuse.graph.tensors import read_names, subgraphs, value_names
 from graphfuse.records import ScopeRef, TensorType
-from graphfuse.types.scope_types import infer_scopes
 from graphfuse.types.shapes import UNKNOWN
-from graphfuse.validation.fused_nodes import ScopeKey, scope_keys
-from graphfuse.validation.lifting import FUSED_DOMAINS
+from graphfuse.views.analyses import scopes_of, types_of
+from graphfuse.views.fused_nodes import FUSED_DOMAINS
+from graphfuse.views.keys import ScopeKey, scope_keys
 
 NodePlace = tuple[ScopeKey, str]
 """A node: its graph, and the first tensor that it computes."""
@@ -27,32 +27,17 @@ MAX_NODES = 200
 
 def parts_by_scope(model: Model) -> dict[ScopeKey, Parts]:
     """Every graph of a model, by what names it before and after an edit."""
-    found = scopes(model.proto)
+    return model.once(_parts_by_scope)
+
+
+def _parts_by_scope(model: Model) -> dict[ScopeKey, Parts]:
+    found = scopes_of(model)
     keys = scope_keys(found)
     parts: dict[ScopeRef, Parts] = {}
-
-    @cache
-    def types() -> Mapping[ScopeRef, Mapping[str, TensorType]]:
-        return infer_scopes(model.proto, found)
-
     for scope in found:
         outer = parts[scope.parent.ref] if scope.parent is not None else None
-        parts[scope.ref] = Parts(model, scope, outer, lambda ref=scope.ref: types()[ref])
-        parts[scope.ref].key = keys[scope.ref]
+        parts[scope.ref] = Parts(model, scope, outer, keys[scope.ref])
     return {keys[ref]: part for ref, part in parts.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class Graphs:
-    """A model, and every graph of it, indexed once for all that ask."""
-
-    model: Model
-    parts: Mapping[ScopeKey, Parts]
-
-    @classmethod
-    def of(cls, model: Model) -> Graphs:
-        """Index a model."""
-        return cls(model, parts_by_scope(model))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +51,11 @@ class Part:
 class Parts:
     """A graph, indexed so that the part behind each fused node can be cut out."""
 
-    def __init__(
-        self,
-        model: Model,
-        scope: Scope,
-        outer: Parts | None,
-        types: Callable[[], Mapping[str, TensorType]],
-    ) -> None:
-        self.model = model
-        self._types = types
+    def __init__(self, model: Model, scope: Scope, outer: Parts | None, key: ScopeKey) -> None:
+        self.model, self.key = model, key
+        self._ref = scope.ref
         self._graph, self._outer = scope.graph, outer
         self._depth = 0 if outer is None else outer._depth + 1
-        self.key: ScopeKey = ()
         self._producers = {
             name: index
             for index, node in enumerate(scope.graph.node)
@@ -129,8 +107,12 @@ class Parts:
 
     def type(self, name: str) -> TensorType:
         """What is known of a tensor, here or in a graph around."""
-        found = self._types().get(name, UNKNOWN)
+        found = self._types.get(name, UNKNOWN)
         return found if found is not UNKNOWN or self._outer is None else self._outer.type(name)
+
+    @property
+    def _types(self) -> Mapping[str, TensorType]:
+        return types_of(self.model)[self._ref]
 
     @property
     def nodes(self) -> Sequence[onnx.NodeProto]:
@@ -264,7 +246,7 @@ class Parts:
         if node is None or node.op_type != "Reshape":
             return None
         name = node.input[0]
-        before, after = (self._types().get(each, UNKNOWN).shape for each in (name, outputs[0]))
+        before, after = (self._types.get(each, UNKNOWN).shape for each in (name, outputs[0]))
         if before is None or None in before or before != after:
             return None
         found = self._slice([name, *outputs[1:]], cuts)

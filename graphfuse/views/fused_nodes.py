@@ -5,24 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 
 from graphfuse.files.model_file import Model
 from graphfuse.graph.bodies import strange
-from graphfuse.graph.scopes import Scope, scopes
+from graphfuse.graph.scopes import Scope
+from graphfuse.graph.tensors import upcast
 from graphfuse.records import Dim, ScopeRef, TensorType
-from graphfuse.types.scope_types import infer_scopes
 from graphfuse.types.shapes import UNKNOWN
-from graphfuse.validation.formulas import CONTRIB_EPSILON, EPSILON
-from graphfuse.validation.lifting import FUSED_DOMAINS, upcast
+from graphfuse.views.analyses import scopes_of, types_of
+from graphfuse.views.keys import ScopeKey, scope_keys
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
+
+OWN_DOMAIN = "graphfuse"
+FUSED_DOMAINS = (OWN_DOMAIN, "com.microsoft")
+
+EPSILON, CONTRIB_EPSILON = float(np.float32(1e-5)), float(np.float32(1e-12))
+"""The operators' defaults; ONNX attributes are float32."""
 
 ROLES: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("graphfuse", "AddLayerNormalization"): ("A", "B", "Scale", "Bias"),
@@ -36,8 +42,6 @@ ROLES: Mapping[tuple[str, str], tuple[str, ...]] = {
 
 DEFAULT_EPSILON = {"graphfuse": EPSILON, "com.microsoft": CONTRIB_EPSILON}
 ABSENT = {"Scale": 1.0, "Bias": 0.0, "AddBias": 0.0}
-
-ScopeKey = tuple[object, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,37 +86,6 @@ class FusedNode:
         return {role: name for role, name in zip(known, self.node.input, strict=False) if name}
 
 
-def scope_keys(found: list[Scope]) -> dict[ScopeRef, ScopeKey]:
-    """A name for each graph that an edit does not change: by what the node around it computes."""
-    keys: dict[ScopeRef, ScopeKey] = {}
-    for scope in found:
-        function = scope.ref.function
-        if scope.parent is None and function is not None:
-            definition = scope.functions[function]
-            keys[scope.ref] = ("function", definition.domain, definition.name, definition.overload)
-        elif scope.parent is None:
-            keys[scope.ref] = ("main",)
-        else:
-            index, name, number = scope.ref.steps[-1]
-            outputs = tuple(scope.parent.graph.node[index].output)
-            keys[scope.ref] = (*keys[scope.parent.ref], outputs, name, number)
-    return keys
-
-
-def scope_text(key: ScopeKey) -> str:
-    """A graph in words; '' for the main graph."""
-    if key[0] == "function":
-        domain, name, _ = key[1:4]
-        words = [f"function {domain}::{name}"]
-        rest = key[4:]
-    else:
-        words, rest = [], key[1:]
-    for outputs, attribute, number in zip(rest[::3], rest[1::3], rest[2::3], strict=True):
-        names = ", ".join(map(str, cast("tuple[str, ...]", outputs)))
-        words.append(f"{attribute} {number} of {names}" if number else f"{attribute} of {names}")
-    return ", ".join(words)
-
-
 def unlike_functions(one: onnx.ModelProto, other: onnx.ModelProto) -> list[onnx.FunctionProto]:
     """Functions of fused operators that mean something of their own, and only in one model."""
     there = {function.SerializeToString(deterministic=True) for function in strange(other)}
@@ -123,11 +96,11 @@ def fused_nodes(
     model: Model, rng: np.random.Generator
 ) -> Iterator[tuple[onnx.NodeProto, ScopeKey, FusedNode | str]]:
     """The fused nodes of a model, the graph of each, and what is known of it, or why nothing is."""
-    found = scopes(model.proto)
+    found = scopes_of(model)
     holders = [scope for scope in found if any(map(is_fused, scope.graph.node))]
     if not holders:
         return
-    types = infer_scopes(model.proto, found)
+    types = types_of(model)
     keys = scope_keys(found)
     takes_kernels = not strange(model.proto)
     for scope in holders:

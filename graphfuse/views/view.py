@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from graphfuse.graph.constants import (
     Computed,
 )
 from graphfuse.graph.nodes import Node, constant_value, nodes_of, redefined
-from graphfuse.graph.scopes import Scope, fully_seen, function_key, scopes
+from graphfuse.graph.scopes import FunctionKey, Scope, fully_seen, function_key
 from graphfuse.graph.tensors import (
     FLOAT_TYPES,
     default_opset,
@@ -38,9 +38,9 @@ from graphfuse.graph.tensors import (
     subgraphs,
 )
 from graphfuse.records import Dim, TensorType
-from graphfuse.types.scope_types import TypesByScope, infer_scopes
 from graphfuse.types.shape_values import ShapeValues
 from graphfuse.types.shapes import SMALL, UNKNOWN, GraphTypes, merged
+from graphfuse.views.analyses import scopes_of, types_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
 def views(model: Model) -> list[GraphView]:
     """A view of every graph of a model, outer ones before inner ones."""
-    found = scopes(model.proto)
-    types = LazyTypes(model.proto, found)
+    found = scopes_of(model)
+    functions = frozenset(map(function_key, model.proto.functions))
     seen = fully_seen(found)
     by_scope: dict[int, GraphView] = {}
     callers: dict[int, list[tuple[GraphView, onnx.NodeProto]]] = {}
@@ -58,24 +58,11 @@ def views(model: Model) -> list[GraphView]:
         function = scope.ref.function
         known = outer is None and function is not None and function in seen
         mine = callers.get(function, ()) if known and function is not None else ()
-        view = GraphView(model, scope, types, outer, mine)
+        view = GraphView(model, scope, functions, outer, mine)
         by_scope[id(scope)] = view
         for index, node in view.calls():
             callers.setdefault(index, []).append((view, node))
     return list(by_scope.values())
-
-
-class LazyTypes:
-    """The inferred types of every graph, once something asks for the first of them."""
-
-    def __init__(self, model: onnx.ModelProto, found: list[Scope]) -> None:
-        self._model, self._scopes = model, found
-        self.functions = frozenset(map(function_key, model.functions))
-
-    @cached_property
-    def by_scope(self) -> TypesByScope:
-        """The types of each scope's tensors."""
-        return infer_scopes(self._model, self._scopes)
 
 
 class GraphView:
@@ -85,15 +72,18 @@ class GraphView:
         self,
         model: Model,
         scope: Scope,
-        types: LazyTypes,
+        functions: frozenset[FunctionKey],
         outer: GraphView | None = None,
         callers: Sequence[tuple[GraphView, onnx.NodeProto]] = (),
     ) -> None:
-        """`callers` are the calls of a function, each with the graph that it stands in."""
+        """`functions` are those of the model; `callers` the calls of a function that is this graph.
+
+        Each call comes with the graph that it stands in.
+        """
         self.model, self.scope, self.outer = model, scope, outer
-        self._types, self._callers = types, callers
+        self._callers = callers
         graph = scope.graph
-        self.nodes = tuple(nodes_of(types.functions, scope))
+        self.nodes = tuple(nodes_of(functions, scope))
         self.inputs = tuple(scope.inputs)
         self.outputs = frozenset(scope.outputs)
         weights = scope.initializers
@@ -194,9 +184,13 @@ class GraphView:
         if found is None:
             found = self._declared.get(name, UNKNOWN)
             if not found.elem_type or not self._says_all(found.shape):
-                found = merged(found, self._types.by_scope[self.scope.ref].get(name, UNKNOWN))
+                found = merged(found, self._inferred.get(name, UNKNOWN))
             self._merged[name] = found
         return found
+
+    @property
+    def _inferred(self) -> Mapping[str, TensorType]:
+        return types_of(self.model)[self.scope.ref]
 
     def _says_all(self, shape: tuple[Dim, ...] | None) -> bool:
         """Whether inference can add nothing to a declared shape.
@@ -346,7 +340,7 @@ class GraphView:
             self.scope.nodes,
             [*self.scope.initializers, *self._shapes_given()],
             () if self._callers else self.inputs,
-            self._types.by_scope[self.scope.ref],
+            self._inferred,
             self.outer._extents if self.outer is not None else None,
         )
 

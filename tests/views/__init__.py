@@ -1,0 +1,1 @@
+"""Tests of how a loaded model is looked at."""
