@@ -19,6 +19,7 @@ import warnings
 from pathlib import Path
 
 SECONDS = 300
+EARLY = ("PYTHON", "LD_", "MALLOC_", "OMP_", "OPENBLAS_")
 MOST = 1 << 20
 """How long a command with its environment may be, in bytes."""
 
@@ -44,13 +45,13 @@ class Commands:
         """
         command = [sys.executable, "-m", "graphfuse", *map(str, arguments)]
         environment = {**_environment(), **(env or {})}
-        if sys.platform != "linux" or environment != self._start:
+        if sys.platform != "linux" or env or _at_start(environment) != _at_start(self._start):
             return subprocess.run(
                 command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE if stdout is None else stdout, stderr=subprocess.PIPE,
                 text=True, encoding="utf-8", check=False, timeout=SECONDS,
             )  # fmt: skip
-        request = json.dumps([command[3:], str(cwd)]).encode()
+        request = json.dumps([command[3:], str(cwd), environment]).encode()
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             code = self._fork(request, [stdout or out.fileno(), err.fileno()])
             said = []
@@ -92,6 +93,11 @@ def _environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key not in mine}
 
 
+def _at_start(environment: dict[str, str]) -> dict[str, str]:
+    """What of an environment acts before a process runs anything of ours."""
+    return {key: value for key, value in environment.items() if key.startswith(EARLY)}
+
+
 def _serve(channel: socket.socket) -> None:
     """Fork for each command; returns in the forks, and ends where nobody asks any more."""
     import graphfuse.cli
@@ -106,7 +112,7 @@ def _serve(channel: socket.socket) -> None:
             raise SystemExit
         pid = os.fork()
         if not pid:
-            arguments, folder = json.loads(request)
+            arguments, folder, environment = json.loads(request)
             for place, stream in enumerate(streams, 1):
                 os.dup2(stream, place)
                 os.close(stream)
@@ -115,6 +121,8 @@ def _serve(channel: socket.socket) -> None:
                 2, "w", 1, None, "backslashreplace", None, False
             )
             channel.close()
+            os.environ.clear()
+            os.environ.update(environment)
             os.chdir(folder)
             sys.path.insert(0, folder)
             sys.argv = ["graphfuse", *arguments]
