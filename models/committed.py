@@ -25,11 +25,11 @@ class Committed:
     layer_norms: int
     rms_norms: int
 
-    @property
-    def arguments(self) -> list[str]:
-        """The arguments of `python -m models.export` that make it, but for the output."""
-        words = [self.architecture, "--exporter", self.exporter, "--opset", str(self.opset)]
-        return [*words, *(() if self.dtype == "float32" else ("--dtype", self.dtype))]
+
+def arguments(architecture: str, exporter: str, opset: int, dtype: str) -> list[str]:
+    """The arguments of `python -m models.export` for an export, but for the output."""
+    words = [architecture, "--exporter", exporter, "--opset", str(opset)]
+    return [*words, *(() if dtype == "float32" else ("--dtype", dtype))]
 
 
 COMMITTED = (
@@ -50,7 +50,8 @@ def make(folder: Path = FOLDER) -> None:
     from models.export import main
 
     for each in COMMITTED:
-        main([*each.arguments, "-o", str(folder / each.file)])
+        words = arguments(each.architecture, each.exporter, each.opset, each.dtype)
+        main([*words, "-o", str(folder / each.file)])
 
 
 if __name__ == "__main__":

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
+
+from tests.support.commands import Commands
 
 ROOT = Path(__file__).parent.parent
 MODELS = ROOT / "models"
@@ -35,44 +36,41 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
     """Export an architecture of models/ and give the file; the same export is made once."""
-    folder = tmp_path_factory.mktemp("exports")
+    # Processes of one run of tests share what any of them has made.
+    here = tmp_path_factory.getbasetemp()
+    folder = (here.parent if "PYTEST_XDIST_WORKER" in os.environ else here) / "exports"
+    folder.mkdir(exist_ok=True)
 
     @cache
     def make(name: str, exporter: str = "dynamo", opset: int = 18, dtype: str = "float32") -> Path:
         # `python -m tests.campaigns.versions` has environments without it.
-        torch = pytest.importorskip("torch", reason="exports from PyTorch, which is not installed")
+        pytest.importorskip("torch", reason="exports from PyTorch, which is not installed")
 
-        from models.export import build
-        from models.export import export as write
+        from models.committed import arguments
+        from models.export import main
 
         path = folder / f"{name}-{exporter}-{opset}-{dtype}.onnx"
-        write(build(name), path, exporter, opset, getattr(torch, dtype))
+        if not path.exists():
+            draft = tmp_path_factory.mktemp("export") / path.name
+            assert main([*arguments(name, exporter, opset, dtype), "-o", str(draft)]) == 0
+            draft.replace(path)
         return path
 
     return make
 
 
+@pytest.fixture(scope="session")
+def commands() -> Iterator[Commands]:
+    """What runs command lines in processes of their own."""
+    made = Commands()
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def shell(tmp_path: Path) -> Shell:
-    """Run the command line in a fresh process, in an empty folder."""
-
-    def run(
-        *arguments: str | Path, env: dict[str, str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "graphfuse", *map(str, arguments)]
-        return subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=tmp_path,
-            # What runs the tests may say how wide its own terminal is.
-            env={**{k: v for k, v in os.environ.items() if k != "COLUMNS"}, **(env or {})},
-            stdin=subprocess.DEVNULL,
-            timeout=300,
-        )
-
-    return run
+def shell(tmp_path: Path, commands: Commands) -> Shell:
+    """Run the command line in a process of its own, in an empty folder."""
+    return partial(commands.run, cwd=tmp_path)
 
 
 def files_of(folder: Path) -> Sequence[str]:

@@ -8,9 +8,9 @@ rewrites sites, nor with what evaluates models in float64.
     cut          a site in both models, by the names that they share
     calls        what the calls of a function say of its inputs and attributes
     rows         the operands: rows on which an epsilon, a clamp or a mean shows
-    evaluator    the nodes of a cut, one after the other
-    elementwise, reductions, shaping, products, norms    the operators, by what they do
+    exact        the nodes of a cut, one after the other
+    elementwise, reductions, shaping, products, definitions    the operators, by what they do
     numbers      numbers of 200 digits, and how a type rounds them
     implied      the scale, bias and epsilon that the original's numbers imply
-    compare      how far two results are apart, and in which digit
+    digits       how far two results are apart, and in which digit
 """

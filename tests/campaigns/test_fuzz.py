@@ -18,7 +18,7 @@ from tests.campaigns.fuzz.judge import BROKEN, FUSED, SILENT, WRONG, judge
 from tests.campaigns.fuzz.oracle import evaluate
 from tests.campaigns.fuzz.shrink import as_text, shrink
 
-COUNT = 1000
+COUNT = 600
 SEED = 20
 MISSED_ONCE = sorted((Path(__file__).parent / "fuzz" / "spellings").glob("*.txt"))
 SILENCE = 0.005
@@ -43,7 +43,7 @@ def test_every_illegal_move_is_drawn() -> None:
 
 def test_totals_do_not_depend_on_jobs() -> None:
     plan = Ticket(SEED, 0)
-    assert run(tickets(plan, 300)).kinds == run(tickets(plan, 300), jobs=2).kinds
+    assert run(tickets(plan, 100)).kinds == run(tickets(plan, 100), jobs=2).kinds
 
 
 def test_a_case_follows_from_seed_and_index() -> None:

@@ -20,19 +20,14 @@ FAST = [
     ("falcon-new", "torchscript", 17),
     ("gemma2", "torchscript", 17),
     ("gpt-neox", "torchscript", 17),
-    ("hunyuan", "torchscript", 17),
     ("m2m100", "torchscript", 17),
     ("mobilebert", "torchscript", 17),
-    ("nemotron", "torchscript", 17),
-    ("olmo", "torchscript", 17),
     ("swin", "torchscript", 17),
     ("wav2vec2", "torchscript", 17),
     ("whisper", "torchscript", 17),
     ("cohere", "dynamo", 18),
-    ("modernbert", "dynamo", 18),
     ("mpt", "dynamo", 18),
     ("qwen3", "dynamo", 23),
-    ("segformer", "dynamo", 18),
 ]
 
 

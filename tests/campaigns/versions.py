@@ -47,6 +47,7 @@ LIMIT = 1800
 
 ELSEWHERE = {
     "test_activations.py": "exports from PyTorch",
+    "test_committed.py": "exports from PyTorch",
     "test_cuda.py": "needs a GPU",
     "test_exports.py": "exports from PyTorch",
     "test_faults.py": "asks the system, not a dependency",

