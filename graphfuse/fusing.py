@@ -12,7 +12,7 @@ import onnx
 from graphfuse.errors import UsageError, ValidationError
 from graphfuse.files.model_file import Model, materialized
 from graphfuse.graph.bodies import has_contrib, strange_names
-from graphfuse.graph.tensors import count_nodes, type_name
+from graphfuse.graph.tensors import count_nodes
 from graphfuse.planning import advice, runtimes, targets
 from graphfuse.planning.plan import plan as make_plan
 from graphfuse.planning.runtimes import Runtime
@@ -279,8 +279,8 @@ def check_signature(original: onnx.GraphProto, fused: onnx.GraphProto) -> None:
             types = [type_of(value.type).elem_type for value in (one, other)]
             if all(types) and types[0] != types[1]:
                 raise UsageError(
-                    f"{kind} {one.name!r} is {type_name(types[0])} in one model and "
-                    f"{type_name(types[1])} in the other",
+                    f"{kind} {one.name!r} is {types[0].text} in one model and "
+                    f"{types[1].text} in the other",
                     "validate a model against the one that it was made from",
                 )
 

@@ -22,9 +22,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import onnx
-from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, helper
+from onnx import AttributeProto, FunctionProto, NodeProto, helper
 
 from graphfuse.records import LAYER_NORM, RMS_NORM
+from graphfuse.records.element_types import ElementType
 
 DOMAIN = "graphfuse"
 VERSION = 1
@@ -75,7 +76,7 @@ def is_operator(function: FunctionProto) -> bool:
 
 def stash_type(elem_type: int) -> int:
     """The type in which statistics are computed: float64 for float64, else float32."""
-    return TensorProto.DOUBLE if elem_type == TensorProto.DOUBLE else TensorProto.FLOAT
+    return ElementType.DOUBLE if elem_type == ElementType.DOUBLE else ElementType.FLOAT
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +89,8 @@ class Variant:
     `form` is one of FORMS.
     """
 
-    elem_type: int = TensorProto.FLOAT
-    parameter_type: int = TensorProto.FLOAT
+    elem_type: int = ElementType.FLOAT
+    parameter_type: int = ElementType.FLOAT
     axis: int = -1
     rank: int = 3
     contrib: bool = False
@@ -187,7 +188,7 @@ def _primitives(kind: str, opset: int, variant: Variant) -> list[NodeProto]:
     squares = variant.form != APART
     nodes += [_number("Two32", 2.0), _to_stash_type("Two32", "Two")] if squares else []
     if opset >= 18:
-        tensor = helper.make_tensor("", TensorProto.INT64, [len(axes)], axes)
+        tensor = helper.make_tensor("", ElementType.INT64, [len(axes)], axes)
         nodes.append(helper.make_node("Constant", [], ["Axes"], value=tensor))
     deviation = "X"
     if kind == LAYER_NORM:
@@ -200,7 +201,7 @@ def _primitives(kind: str, opset: int, variant: Variant) -> list[NodeProto]:
     nodes.append(_mean("Square", "Variance", opset, axes))
     nodes.append(helper.make_node("Add", ["Variance", "Epsilon"], ["UnderRoot"]))
     nodes.append(helper.make_node("Sqrt", ["UnderRoot"], ["Root"]))
-    if variant.elem_type == TensorProto.DOUBLE:
+    if variant.elem_type == ElementType.DOUBLE:
         # onnxruntime folds the form with Div, and in float64 loses its epsilon: that of a LayerNorm
         # before 1.30, that of an RMSNorm in 1.31.1 as well.
         nodes.append(helper.make_node("Reciprocal", ["Root"], ["Inverse"]))
@@ -252,7 +253,7 @@ def _epsilon(opset: int) -> list[NodeProto]:
 
 
 def _number(name: str, value: float) -> NodeProto:
-    tensor = helper.make_tensor("", TensorProto.FLOAT, [], [value])
+    tensor = helper.make_tensor("", ElementType.FLOAT, [], [value])
     return helper.make_node("Constant", [], [name], value=tensor)
 
 

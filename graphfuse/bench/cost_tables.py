@@ -29,7 +29,6 @@ from graphfuse.bench.kernel_timing import (
     NORMS,
     OWN,
     PAIR,
-    TYPES,
     Case,
     caller,
 )
@@ -38,6 +37,7 @@ from graphfuse.kernels import why_not
 from graphfuse.planning.costs import SCHEMA, case
 from graphfuse.planning.runtimes import parse_version
 from graphfuse.records import LAYER_NORM
+from graphfuse.records.element_types import FLOATS_BY_NAME
 from graphfuse.system import libraries
 
 ROWS = (1, 32, 512, 4096)
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--type", choices=TYPES, action="append")
+    parser.add_argument("--type", choices=FLOATS_BY_NAME, action="append")
     parser.add_argument("--threads", type=int, action="append")
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
     parser.add_argument("--hidden", type=int, nargs="+", default=HIDDEN)
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     curves: list[dict[str, Any]] = []
     for count in counts:
         with pinned(count) as threads:
-            for type_ in given.type or TYPES:
+            for type_ in given.type or FLOATS_BY_NAME:
                 for norm in NORMS:
                     for read in (True, False):
                         curve = _curve(norm, type_, read, threads, rows, hidden)
@@ -112,7 +112,7 @@ def _curve(
             grid.append([round(point[name], 3) for point in points])
     return {
         "target": "cpu",
-        "case": case(NORMS[norm], TYPES[type_], read),
+        "case": case(NORMS[norm], FLOATS_BY_NAME[type_], read),
         "threads": threads.count,
         **grids,
     }

@@ -30,12 +30,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
 from graphfuse.bench.timing import Threads, Timing, paired, pinned
 from graphfuse.kernels import library_path, register
 from graphfuse.ops import BIAS_OPERATOR, CONTRIB_OPERATOR, DOMAIN, OPERATOR
 from graphfuse.records import LAYER_NORM, RMS_NORM
+from graphfuse.records.element_types import FLOATS_BY_NAME, ElementType
 from graphfuse.system import libraries, machine
 
 if TYPE_CHECKING:
@@ -52,12 +53,6 @@ SHAPES = (
     (1, 512, 4096),
     (8, 512, 4096),
 )
-TYPES = {
-    "float32": TensorProto.FLOAT,
-    "float16": TensorProto.FLOAT16,
-    "bfloat16": TensorProto.BFLOAT16,
-    "float64": TensorProto.DOUBLE,
-}
 NORMS = {"LN": LAYER_NORM, "RMS": RMS_NORM}
 
 OWN, PAIR, CONTRIB, COPY = "graphfuse", "Add + norm", "contrib", "copy"
@@ -91,7 +86,7 @@ class Case:
     @property
     def bytes(self) -> int:
         """Bytes that one node reads and writes, scale and bias aside."""
-        size = helper.tensor_dtype_to_np_dtype(TYPES[self.type]).itemsize
+        size = FLOATS_BY_NAME[self.type].bits // 8
         return self.elements * size * (4 if self.sum_is_read else 3)
 
 
@@ -128,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--shape", action="append", help="such as 1,128,768; repeat for several")
-    parser.add_argument("--type", choices=TYPES, default="float32")
+    parser.add_argument("--type", choices=FLOATS_BY_NAME, default="float32")
     parser.add_argument("--norm", choices=NORMS, help="both when not given")
     parser.add_argument("--isa", help=f"instruction set ({ISA})")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
@@ -181,7 +176,7 @@ def caller(case: Case, contender: str, threads: Threads) -> Callable[[], object]
     )
     binding = made.io_binding()
     rng = np.random.default_rng(0)
-    elem_type = TYPES[case.type]
+    elem_type = FLOATS_BY_NAME[case.type]
     dtype = helper.tensor_dtype_to_np_dtype(elem_type)
     kept: list[Array] = []
     for argument in model.graph.input:
@@ -212,7 +207,7 @@ def aligned(shape: Sequence[int], dtype: Any, offset: int = 0) -> Array:
 
 def chain(case: Case, contender: str) -> onnx.ModelProto:
     """A model of `case.length` nodes, each reading what the one before wrote."""
-    kind, elem_type = NORMS[case.norm], TYPES[case.type]
+    kind, elem_type = NORMS[case.norm], FLOATS_BY_NAME[case.type]
     parameters = ["scale", "bias"] if kind == LAYER_NORM else ["scale"]
     parameters += ["vector"] if contender in (BIAS, FOLDED) else []
     nodes: list[onnx.NodeProto] = []
@@ -259,7 +254,7 @@ def _nodes(
             helper.make_node(operator, inputs, outputs, domain="com.microsoft", epsilon=EPSILON)
         ]
     operator = "LayerNormalization" if kind == LAYER_NORM else "SimplifiedLayerNormalization"
-    if TYPES[case.type] != TensorProto.BFLOAT16:
+    if FLOATS_BY_NAME[case.type] != ElementType.BFLOAT16:
         return [
             helper.make_node("Add", inputs[:2], [total]),
             helper.make_node(operator, [total, *inputs[2:]], [y], epsilon=EPSILON, axis=-1),
@@ -267,7 +262,7 @@ def _nodes(
     # onnxruntime's CPU provider has neither in bfloat16: a model has to go through float32.
     wide = [f"{y}/{name}" for name in inputs]
     nodes = [
-        helper.make_node("Cast", [name], [to], to=TensorProto.FLOAT)
+        helper.make_node("Cast", [name], [to], to=ElementType.FLOAT)
         for name, to in zip(inputs, wide, strict=True)
     ]
     nodes.append(helper.make_node("Add", wide[:2], [f"{total}/wide"]))
@@ -275,22 +270,22 @@ def _nodes(
     nodes.append(helper.make_node(operator, parts, [f"{y}/wide"], epsilon=EPSILON, axis=-1))
     outputs = [y, total] if case.sum_is_read else [y]
     nodes += [
-        helper.make_node("Cast", [f"{name}/wide"], [name], to=TensorProto.BFLOAT16)
+        helper.make_node("Cast", [f"{name}/wide"], [name], to=ElementType.BFLOAT16)
         for name in outputs
     ]
     return nodes
 
 
 def _vector_added(case: Case, inputs: list[str], y: str) -> list[onnx.NodeProto]:
-    if TYPES[case.type] != TensorProto.BFLOAT16:
+    if FLOATS_BY_NAME[case.type] != ElementType.BFLOAT16:
         return [helper.make_node("Add", inputs, [y])]
     return [
         *(
-            helper.make_node("Cast", [name], [f"{y}/{name}"], to=TensorProto.FLOAT)
+            helper.make_node("Cast", [name], [f"{y}/{name}"], to=ElementType.FLOAT)
             for name in inputs
         ),
         helper.make_node("Add", [f"{y}/{name}" for name in inputs], [f"{y}/wide"]),
-        helper.make_node("Cast", [f"{y}/wide"], [y], to=TensorProto.BFLOAT16),
+        helper.make_node("Cast", [f"{y}/wide"], [y], to=ElementType.BFLOAT16),
     ]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from graphfuse.bench.timing import Interval
+from graphfuse.records.element_types import ElementType
 
 ORIGINAL, BEST = "original", "original, slow fusions off"
 FUSED, PLAIN = "fused", "fused, plain session"
@@ -103,7 +104,7 @@ class SiteTiming:
 
     sites: tuple[str, ...]
     kind: str
-    elem_type: int
+    elem_type: ElementType
     shape: tuple[int, ...]
     sum_is_read: bool
     forms: Mapping[str, float]

@@ -20,16 +20,16 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
 from graphfuse import ops
 from graphfuse.bench import kernel_timing
 from graphfuse.bench.bound_runs import environment
 from graphfuse.bench.timing import Threads, paired, pinned
 from graphfuse.files.model_file import wrap
-from graphfuse.graph.tensors import type_name
 from graphfuse.planning import runtimes
 from graphfuse.records import LAYER_NORM, RMS_NORM
+from graphfuse.records.element_types import ElementType
 from graphfuse.running.sessions import DISABLED_KEY, run, session
 from graphfuse.system import libraries, machine
 from graphfuse.validation.fused_nodes import FusedNode
@@ -45,7 +45,7 @@ FUSIONS = ("SkipLayerNormFusion",)
 
 ROUNDS = 15
 CLOCK = "processor"
-TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
+MEASURED_TYPES = (ElementType.FLOAT, ElementType.FLOAT16, ElementType.DOUBLE, ElementType.BFLOAT16)
 
 
 COMMAND = "python -m graphfuse.bench.runtime_tables -o graphfuse/planning/runtimes.json"
@@ -90,13 +90,13 @@ def measured(threads: Threads) -> dict[str, Any]:
         "errors": {},
     }
     for kind, norm in kinds.items():
-        for elem_type in TYPES:
+        for elem_type in MEASURED_TYPES:
             name = runtimes.case(kind, elem_type)
             entry["nodes"][name] = _nodes(norm, elem_type, threads)
-            if elem_type != TensorProto.BFLOAT16:
+            if elem_type != ElementType.BFLOAT16:
                 # The CPU provider has no Add in bfloat16: no body runs without the kernels.
                 entry["errors"][name] = _errors(kind, elem_type)
-            for opset in OPSETS[kind] if elem_type != TensorProto.BFLOAT16 else ():
+            for opset in OPSETS[kind] if elem_type != ElementType.BFLOAT16 else ():
                 times = _bodies(kind, elem_type, opset, threads)
                 if times:
                     entry["bodies"][runtimes.body_case(kind, elem_type, opset)] = times
@@ -128,10 +128,10 @@ def _markdown() -> str:
     for entry in runtimes.table():
         known = runtimes.runtime(entry["onnxruntime"])
         layer, rms = (
-            known.nodes[runtimes.case(kind, TensorProto.FLOAT)] for kind in (LAYER_NORM, RMS_NORM)
+            known.nodes[runtimes.case(kind, ElementType.FLOAT)] for kind in (LAYER_NORM, RMS_NORM)
         )
-        body = known.body(LAYER_NORM, TensorProto.FLOAT, 17)
-        errors = known.errors[runtimes.case(LAYER_NORM, TensorProto.FLOAT)]
+        body = known.body(LAYER_NORM, ElementType.FLOAT, 17)
+        errors = known.errors[runtimes.case(LAYER_NORM, ElementType.FLOAT)]
         figures = [
             *(layer[name] for name in (runtimes.PAIR, runtimes.CONTRIB, runtimes.OWN)),
             *(body[form] for form in ops.FORMS),
@@ -176,14 +176,14 @@ def _microseconds(calls: Mapping[str, Callable[[], object]], length: int) -> dic
     return {name: round(timing.median / length * 1e6, 2) for name, timing in timings.items()}
 
 
-def _nodes(norm: str, elem_type: int, threads: Threads) -> dict[str, float]:
+def _nodes(norm: str, elem_type: ElementType, threads: Threads) -> dict[str, float]:
     """Microseconds of one node in each form that this onnxruntime has in the type."""
     names = {
         kernel_timing.PAIR: runtimes.PAIR,
         kernel_timing.CONTRIB: runtimes.CONTRIB,
         kernel_timing.OWN: runtimes.OWN,
     }
-    one = kernel_timing.Case(norm, type_name(elem_type), SHAPE, False, threads.count)
+    one = kernel_timing.Case(norm, elem_type.text, SHAPE, False, threads.count)
     calls: dict[str, Callable[[], object]] = {}
     for contender, name in names.items():
         try:
@@ -195,7 +195,7 @@ def _nodes(norm: str, elem_type: int, threads: Threads) -> dict[str, float]:
     return _microseconds(calls, one.length)
 
 
-def _bodies(kind: str, elem_type: int, opset: int, threads: Threads) -> dict[str, float]:
+def _bodies(kind: str, elem_type: ElementType, opset: int, threads: Threads) -> dict[str, float]:
     """Microseconds of a fused node that runs its function, by the form of that.
 
     Nothing for an opset that is newer than the onnxruntime.
@@ -216,7 +216,7 @@ def _bodies(kind: str, elem_type: int, opset: int, threads: Threads) -> dict[str
 
 def _fusion(name: str, threads: Threads) -> dict[str, float]:
     """Add and LayerNormalization in a default session, with and without one of its fusions."""
-    model = _chain(LAYER_NORM, TensorProto.FLOAT, 17, None)
+    model = _chain(LAYER_NORM, ElementType.FLOAT, 17, None)
     calls = {"on": _plain(model, threads), "off": _plain(model, threads, name)}
     return _microseconds(calls, kernel_timing.LONGEST_CHAIN)
 
@@ -225,7 +225,7 @@ EPSILONS = tuple(float(np.float32(epsilon)) for epsilon in (1e-5, 1e-12))
 """PyTorch's and BERT's, as attributes hold them: what an old kernel loses depends on it."""
 
 
-def _errors(kind: str, elem_type: int) -> dict[str, float | None]:
+def _errors(kind: str, elem_type: ElementType) -> dict[str, float | None]:
     """The least K of rule G1 of the pair and of the fused operator; None where values are lost."""
     found: dict[str, float | None] = {}
     for name in (runtimes.PAIR, runtimes.CONTRIB):
@@ -240,7 +240,7 @@ def _errors(kind: str, elem_type: int) -> dict[str, float | None]:
     return found
 
 
-def _factor(kind: str, elem_type: int, form: str, epsilon: float) -> float:
+def _factor(kind: str, elem_type: ElementType, form: str, epsilon: float) -> float:
     extents, centred = (SHAPE[-1],), kind == LAYER_NORM
     ones, zeros = np.ones(extents), np.zeros(extents)
     operator, domain = ops.CONTRIB_OPERATOR[kind], ops.CONTRIB_DOMAIN
@@ -304,7 +304,7 @@ def _plain(model: onnx.ModelProto, threads: Threads, without: str = "") -> Calla
 
 
 def _chain(
-    kind: str, elem_type: int, opset: int, function: onnx.FunctionProto | None
+    kind: str, elem_type: ElementType, opset: int, function: onnx.FunctionProto | None
 ) -> onnx.ModelProto:
     """Nodes that each add a branch to what the one before normalised; without the kernels.
 

@@ -16,8 +16,8 @@ from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, numpy_he
 
 from graphfuse import ops
 from graphfuse.graph.tensors import DEFAULT_DOMAINS, all_nodes, default_opset, is_external
+from graphfuse.records.element_types import FLOATS_BY_NAME, ElementType
 
-TYPES = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 MOST_AXES = 64
 """More than any tensor has."""
 MOST_ELEMENTS = 64
@@ -135,12 +135,12 @@ def _own_like(function: FunctionProto) -> Iterator[FunctionProto]:
         return
     kind, biased = KINDS[function.name]
     yield ops.function(kind, opset, ops.Variant(contrib=True), biased)
-    for elem_type in TYPES:
-        for parameter_type in dict.fromkeys((elem_type, TensorProto.FLOAT)):
+    for elem_type in FLOATS_BY_NAME.values():
+        for parameter_type in dict.fromkeys((elem_type, ElementType.FLOAT)):
             for form in ops.FORMS:
                 variant = ops.Variant(elem_type, parameter_type, axis, rank, form=form)
                 yield ops.function(kind, opset, variant, biased)
-                if elem_type == parameter_type == TensorProto.FLOAT:
+                if elem_type == parameter_type == ElementType.FLOAT:
                     yield _older_float64(ops.function(kind, opset, variant, biased))
 
 
@@ -152,7 +152,7 @@ def _older_float64(function: FunctionProto) -> FunctionProto:
     for node in function.node:
         for attribute in node.attribute:
             if attribute.name == "to" and not attribute.ref_attr_name:
-                attribute.i = TensorProto.DOUBLE
+                attribute.i = ElementType.DOUBLE
     return function
 
 

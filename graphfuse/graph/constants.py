@@ -45,15 +45,6 @@ ARITHMETIC: Mapping[str, Callable[[list[float]], float]] = {
 EXTENTS = frozenset(("Gather", "Slice", "Shape", "Size", "Concat", "ReduceProd"))
 """Operators that make shapes, and take extents out of them."""
 
-NOT_NUMBERS = frozenset(
-    (
-        onnx.TensorProto.UNDEFINED,
-        onnx.TensorProto.STRING,
-        onnx.TensorProto.COMPLEX64,
-        onnx.TensorProto.COMPLEX128,
-    )
-)
-
 LARGEST = 64
 """Elements of a constant that is computed: axes and shapes have a handful."""
 MOST_NODES = 32

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto
 
 from graphfuse.errors import ModelError
 from graphfuse.files.model_file import Model
@@ -23,21 +22,13 @@ from graphfuse.graph.constants import (
     EXTENTS,
     KEEPS_SCALAR,
     LARGEST,
-    NOT_NUMBERS,
     Computed,
 )
 from graphfuse.graph.nodes import Node, constant_value, nodes_of, redefined
 from graphfuse.graph.scopes import Scope, fully_seen, function_key, scopes
-from graphfuse.graph.tensors import (
-    FLOAT_TYPES,
-    default_opset,
-    equal,
-    holds,
-    is_external,
-    read_names,
-    subgraphs,
-)
+from graphfuse.graph.tensors import default_opset, equal, holds, is_external, read_names, subgraphs
 from graphfuse.records import Dim, TensorType
+from graphfuse.records.element_types import FLOAT_TYPES, HALF_TYPES, NOT_NUMBERS, ElementType
 from graphfuse.types.scope_types import TypesByScope, infer_scopes
 from graphfuse.types.shape_values import ShapeValues
 from graphfuse.types.shapes import SMALL, UNKNOWN, GraphTypes, merged
@@ -212,11 +203,11 @@ class GraphView:
         own = {dim for shape in shapes for dim in shape if isinstance(dim, str)}
         return self.outer._free | own if self.outer is not None else frozenset(own)
 
-    def cast_type(self, node: Node) -> int:
+    def cast_type(self, node: Node) -> ElementType:
         """The type that a Cast or CastLike gives; 0 when it is not known."""
         if node.op_type == "CastLike":
             return self.type(node.input(1)).elem_type
-        return int(node.attributes.get("to", 0))
+        return ElementType(node.attributes.get("to", 0))
 
     def constant(self, name: str) -> onnx.TensorProto | None:
         """The value of a tensor that nothing can override: an initializer or a Constant node."""
@@ -230,9 +221,9 @@ class GraphView:
             return None
         return constant_value(node.source)
 
-    def behind(self, name: str) -> tuple[str, list[int]]:
+    def behind(self, name: str) -> tuple[str, list[ElementType]]:
         """The tensor behind casts and reshapes of one, and the types that it is cast to."""
-        casts: list[int] = []
+        casts: list[ElementType] = []
         view = self.home(name)
         node = view.producer(name)
         while node is not None and node.standard and node.op_type in KEEPS_SCALAR:
@@ -276,7 +267,8 @@ class GraphView:
             return np.zeros((), np.float32) if filled is None else self._element(filled)
         if node.op_type in ("Tile", "Transpose"):
             value = self.scalar(node.input(0), reach - 1)
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(self.type(name).elem_type or 1)
+            elem_type = self.type(name).elem_type or ElementType.FLOAT
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(elem_type)
             return None if value is None else np.asarray(value).astype(dtype)
         if node.op_type in ARITHMETIC:
             elem_type = self.type(name).elem_type
@@ -292,7 +284,7 @@ class GraphView:
                 # 1 / 0, the root of -1: a number that no norm has.
                 return None
             # In 16 bits it may be rounded, and so be another number.
-            narrow = elem_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+            narrow = elem_type in HALF_TYPES
             return value if not narrow or holds(elem_type, value) else None
         if node.op_type in EXTENTS:
             values = self._extents.of(name)

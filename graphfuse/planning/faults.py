@@ -17,9 +17,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from onnx import TensorProto
-
 from graphfuse.planning.runtimes import parse_version
+from graphfuse.records.element_types import FLOATS_BY_NAME, ElementType
 
 FILE = "faults.json"
 SCHEMA = 1
@@ -38,13 +37,6 @@ run as LayerNormalization does, with statistics in float32. Off by default; it e
 BROADCAST = "broadcast"
 """A fault of sites whose second operand has another shape than the sum; others are always there."""
 CASES = ("", BROADCAST)
-
-TYPES: Mapping[str, int] = {
-    "float32": TensorProto.FLOAT,
-    "float16": TensorProto.FLOAT16,
-    "bfloat16": TensorProto.BFLOAT16,
-    "float64": TensorProto.DOUBLE,
-}
 
 AnyVersion = str | tuple[int, int]
 """A version of onnxruntime as it names itself ('1.29.0', '1.33.0.dev2026') or as (1, 29)."""
@@ -90,7 +82,7 @@ class Fault(_Row):
 class Accumulation(_Row):
     """The type in which a kernel is shown to compute statistics; `strict`: in strict mode only."""
 
-    elem_type: int
+    elem_type: ElementType
     strict: bool
 
 
@@ -126,7 +118,7 @@ def accumulates(
     elem_type: int,
     version: AnyVersion | None = None,
     strict_mode: bool = False,
-) -> int:
+) -> ElementType:
     """The type in which a kernel is shown to compute statistics; 0 where no source shows it."""
     at = _moment(version)
     for row in table().accumulation:
@@ -134,7 +126,7 @@ def accumulates(
             continue
         if (*row.since, 1) <= at and (row.until is None or at < (*row.until, 0)):
             return row.elem_type
-    return 0
+    return ElementType.UNDEFINED
 
 
 def needs_strict_mode(provider: str, version: AnyVersion | None = None) -> bool:
@@ -183,7 +175,7 @@ def parse(document: Mapping[str, Any]) -> Table:
         if fault.effect not in EFFECTS or fault.when not in CASES or not fault.what:
             raise ValueError(f"a fault with the effect {fault.effect!r} when {fault.when!r}")
     shown = [
-        Accumulation(*_row(row), TYPES[row["in"]], row["strict"])
+        Accumulation(*_row(row), FLOATS_BY_NAME[row["in"]], row["strict"])
         for row in document["accumulation"]
     ]
     return Table(parse_version(document["oldest"]), tuple(faults), tuple(shown))
@@ -195,7 +187,7 @@ def _row(
     since = parse_version(row["from"])
     until = parse_version(row["until"]) if row["until"] else None
     operators = frozenset[str](row["operators"])
-    types = frozenset(TYPES[name] for name in row["types"])
+    types = frozenset(FLOATS_BY_NAME[name] for name in row["types"])
     if not operators or not types or not row["source"] or (until is not None and until <= since):
         raise ValueError(f"a row of {row['provider']} that is about nothing, or has no source")
     return row["provider"], operators, types, since, until, row["source"]

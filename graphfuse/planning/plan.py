@@ -8,20 +8,13 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType
 
 import onnx
-from onnx import TensorProto
 
 from graphfuse import ops
 from graphfuse.errors import UsageError
 from graphfuse.files.model_file import Model
 from graphfuse.graph import scopes
 from graphfuse.graph.bodies import alike, strange_names
-from graphfuse.graph.tensors import (
-    DEFAULT_DOMAINS,
-    AnyGraph,
-    default_opset,
-    model_names,
-    type_name,
-)
+from graphfuse.graph.tensors import DEFAULT_DOMAINS, AnyGraph, default_opset, model_names
 from graphfuse.planning import runtimes, targets
 from graphfuse.planning.costs import predict
 from graphfuse.planning.faults import STRICT_MODE
@@ -43,6 +36,7 @@ from graphfuse.records import (
     Site,
     TensorType,
 )
+from graphfuse.records.element_types import ElementType
 from graphfuse.records.reasons import Reason, Refusal
 from graphfuse.types.shapes import symbol_of
 
@@ -154,7 +148,7 @@ def _of_one_type(sites: tuple[Site, ...]) -> list[Site]:
     return [
         replace(
             site,
-            parameter_type=TensorProto.FLOAT,
+            parameter_type=ElementType.FLOAT,
             scale=_widened(site, site.scale),
             bias=_widened(site, site.bias),
         )
@@ -280,7 +274,7 @@ class _Bodies:
         elif not self._contrib:
             self.choices.add(choice)
         if self._chosen.setdefault(operator, wanted) != wanted:
-            kind = f"{type_name(site.elem_type)}, axis {site.axis}, rank {len(site.shape)}"
+            kind = f"{site.elem_type.text}, axis {site.axis}, rank {len(site.shape)}"
             return Refusal(Reason.MIXED_TYPES, kind)
         return None
 

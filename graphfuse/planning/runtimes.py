@@ -30,7 +30,7 @@ from typing import Any
 
 from graphfuse import ops
 from graphfuse.errors import GraphfuseError, ProviderError, UsageError, in_one_line
-from graphfuse.graph.tensors import type_name
+from graphfuse.records.element_types import ElementType
 
 FILE = "runtimes.json"
 SCHEMA = 1
@@ -65,7 +65,7 @@ class Choice:
     """
 
     kind: str
-    elem_type: int
+    elem_type: ElementType
     opset: int
     written_out: bool = False
     several_axes: bool = False
@@ -108,7 +108,7 @@ class Runtime:
         error = errors.get(PAIR, 0.0)
         return error is None or error > PASSES
 
-    def body(self, kind: str, elem_type: int, opset: int) -> Times:
+    def body(self, kind: str, elem_type: ElementType, opset: int) -> Times:
         """Microseconds of a function's body by its form; empty where it does not run."""
         opsets = sorted(
             int(found[1])
@@ -121,12 +121,12 @@ class Runtime:
         return self.bodies[body_case(kind, elem_type, nearest)]
 
 
-def case(kind: str, elem_type: int) -> str:
+def case(kind: str, elem_type: ElementType) -> str:
     """The name of a case in the table."""
-    return f"{kind} {type_name(elem_type)}"
+    return f"{kind} {elem_type.text}"
 
 
-def body_case(kind: str, elem_type: int, opset: int) -> str:
+def body_case(kind: str, elem_type: ElementType, opset: int) -> str:
     """The name of a function body's case in the table."""
     return f"{case(kind, elem_type)} opset {opset}"
 

@@ -12,13 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from onnx import TensorProto
-
 from graphfuse import ops
 from graphfuse.errors import UsageError
-from graphfuse.graph.tensors import FLOAT_TYPES, type_name, widens
 from graphfuse.planning import faults
 from graphfuse.records import LAYER_NORM, RMS_NORM, Site
+from graphfuse.records.element_types import FLOAT_TYPES, HALF_TYPES, ElementType
 from graphfuse.records.reasons import Reason, Refusal
 from graphfuse.types.shapes import same
 
@@ -100,8 +98,7 @@ def _contrib(
     }
 
 
-_HALF = (TensorProto.FLOAT, TensorProto.FLOAT16)
-_NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_HALF = (ElementType.FLOAT, ElementType.FLOAT16)
 _NO_SOURCE = "no source shows that it runs the contrib operators; functions are inlined"
 
 _TABLE: tuple[tuple[str, str, str, Mapping[str, Row]], ...] = (
@@ -117,7 +114,7 @@ _TABLE: tuple[tuple[str, str, str, Mapping[str, Row]], ...] = (
         ops.CONTRIB_DOMAIN,
         _contrib(
             "CUDAExecutionProvider",
-            (*_HALF, TensorProto.BFLOAT16),
+            (*_HALF, ElementType.BFLOAT16),
             TRAILING,
             (LAYER_NORM, RMS_NORM),
             "onnxruntime/contrib_ops/cuda/bert/skip_layer_norm.cc (an RMSNorm's bias is input 3), "
@@ -259,7 +256,7 @@ def refusal(
 
 def _row_refusal(row: Row, site: Site) -> Refusal | None:
     if site.elem_type not in row.elem_types:
-        return Refusal(Reason.ELEMENT_TYPE, type_name(site.elem_type))
+        return Refusal(Reason.ELEMENT_TYPE, site.elem_type.text)
     if row.ranks is not None and len(site.shape) not in row.ranks:
         return Refusal(Reason.TARGET_RANK, f"rank {len(site.shape)}")
     if row.broadcast != ANY and not _broadcasts(site, row.broadcast):
@@ -267,7 +264,7 @@ def _row_refusal(row: Row, site: Site) -> Refusal | None:
     if not row.axes and site.axis != -1:
         return Refusal(Reason.OTHER_AXES, f"{-site.axis} axes")
     if not row.mixed and site.parameter_type != site.elem_type:
-        return Refusal(Reason.PARAMETER_TYPE, type_name(site.parameter_type))
+        return Refusal(Reason.PARAMETER_TYPE, site.parameter_type.text)
     return None
 
 
@@ -281,13 +278,13 @@ def _runtime_refusal(
         if avoided or (fault.when == faults.BROADCAST and _is_whole(site)):
             continue
         return Refusal(Reason.RUNTIME_FAULT, f"{row.provider}: {fault}")
-    if not row.provider or site.elem_type not in _NARROW:
+    if not row.provider or site.elem_type not in HALF_TYPES:
         return None
-    wanted = site.computed_in or TensorProto.FLOAT
+    wanted = site.computed_in or ElementType.FLOAT
     shown = faults.accumulates(*kernel, strict_mode)
-    if wanted == site.elem_type or (shown and widens(wanted, shown)):
+    if wanted == site.elem_type or (shown and wanted.widens(shown)):
         return None
-    return Refusal(Reason.RUNTIME_PRECISION, f"{type_name(wanted)}, {type_name(site.elem_type)}")
+    return Refusal(Reason.RUNTIME_PRECISION, f"{wanted.text}, {site.elem_type.text}")
 
 
 def right_since(target: Target, sites: Iterable[Site]) -> tuple[int, int] | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from graphfuse.graph.nodes import Node
-from graphfuse.graph.tensors import FLOAT_TYPES, widens
 from graphfuse.graph.view import GraphView
 from graphfuse.records import BiasAdd, Dim
+from graphfuse.records.element_types import FLOAT_TYPES
 from graphfuse.records.reasons import Reason, Refusal
 from graphfuse.types.shapes import broadcasts_to
 
@@ -215,7 +215,7 @@ def _source(view: GraphView, node: Node, step: _Step) -> Source:
         reason = Reason.SUM_IN_OTHER_SCOPE
     elif elem_type and obstacle is None:
         # A cast is narrow or wide beside the type of the sum: there and back loses nothing.
-        narrow = [cast for cast in step.casts if not widens(elem_type, view.cast_type(cast))]
+        narrow = [cast for cast in step.casts if not elem_type.widens(view.cast_type(cast))]
         unknown = [cast for cast in narrow if not view.cast_type(cast)]
         if narrow:
             # A CastLike whose second operand has no known type may well lose nothing.

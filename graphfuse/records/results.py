@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from graphfuse.records.element_types import ElementType
 from graphfuse.records.reasons import Reason
 from graphfuse.records.runs import ValidationReport
 from graphfuse.records.sites import NearMiss, Scan, ScopeRef, Site, TensorType
@@ -50,7 +51,7 @@ class Vector:
     """
 
     name: str
-    elem_type: int
+    elem_type: ElementType
     extents: tuple[int, ...]
     value: float
     data: bytes = b""

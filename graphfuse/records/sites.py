@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from graphfuse.records.element_types import ElementType
 from graphfuse.records.reasons import Reason
 
 Dim = int | str | None
@@ -18,7 +19,7 @@ RMS_NORM = "RMSNorm"
 class TensorType:
     """Element type (onnx.TensorProto numbers, 0 when unknown) and shape (None when unknown)."""
 
-    elem_type: int
+    elem_type: ElementType
     shape: tuple[Dim, ...] | None
 
 
@@ -67,7 +68,7 @@ class Factor:
     exponent: float = 1.0
     extents: tuple[int, ...] = (-1,)
     """What to reshape it to: its other axes have extent 1."""
-    elem_type: int = field(default=0, compare=False)
+    elem_type: ElementType = field(default=ElementType.UNDEFINED, compare=False)
     """Its type; 0 when it is not known."""
     is_whole: bool = field(default=False, compare=False)
     """Whether it has every extent of the normalised axes, so that nothing need expand it."""
@@ -128,8 +129,8 @@ class Site:
     bias: Parameter
     epsilon: float
     axis: int
-    elem_type: int
-    parameter_type: int
+    elem_type: ElementType
+    parameter_type: ElementType
     """The type of scale and bias: `elem_type`, or float32 beside a narrower one."""
     shape: tuple[Dim, ...]
     b_shape: tuple[Dim, ...] | None
@@ -147,7 +148,7 @@ class Site:
     bias_add: BiasAdd | None = None
     form: object = ""
     """The normal form of what was seen; it prints."""
-    computed_in: int = 0
+    computed_in: ElementType = ElementType.UNDEFINED
     """The widest type in which the model computes the norm's statistics; 0 when it is not known."""
     layout: str = ""
     """Where the norm stands in its block: see recognition/layout.py."""

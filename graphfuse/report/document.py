@@ -9,7 +9,6 @@ from dataclasses import asdict
 from typing import Any
 
 from graphfuse import __version__
-from graphfuse.graph.tensors import type_name
 from graphfuse.records import (
     Activation,
     Certificate,
@@ -160,8 +159,8 @@ def _site(site: Site) -> Document:
         "bias": _parameter(site.bias),
         "epsilon": site.epsilon,
         "axis": site.axis,
-        "type": type_name(site.elem_type),
-        "parameter_type": type_name(site.parameter_type),
+        "type": site.elem_type.text,
+        "parameter_type": site.parameter_type.text,
         "shape": list(site.shape),
         "b_shape": None if site.b_shape is None else list(site.b_shape),
         "notation": site.notation,

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from graphfuse.graph.tensors import type_name
 from graphfuse.planning.operands import MARK
 from graphfuse.records import (
     LAYER_NORM,
@@ -47,7 +46,7 @@ def print_scan(console: Console, scan: Scan, notes: Sequence[str] = ()) -> None:
             "-" if site.layer is None else str(site.layer),
             site.kind,
             site.layout,
-            type_name(site.elem_type),
+            site.elem_type.text,
             shapes(site),
             sum_readers(site),
             site.output if not site.scope.text else f"{site.output} in {site.scope.text}",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import onnx
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, helper
 
 from graphfuse import ops
 from graphfuse.files.model_file import Model
@@ -18,7 +18,6 @@ from graphfuse.graph.bodies import form_of, has_contrib, strange
 from graphfuse.graph.scopes import Scope, bind, find, function_key, scopes
 from graphfuse.graph.tensors import (
     DEFAULT_DOMAINS,
-    FLOAT_TYPES,
     AnyGraph,
     all_nodes,
     default_opset,
@@ -30,6 +29,7 @@ from graphfuse.graph.tensors import (
 )
 from graphfuse.recognition.translate import DEFAULT_EPSILON
 from graphfuse.records import LAYER_NORM, RMS_NORM, NearMiss, NodeRef, ScopeRef, TensorType
+from graphfuse.records.element_types import FLOAT_TYPES, ElementType
 from graphfuse.records.reasons import Reason
 from graphfuse.types.scope_types import TypesByScope, infer_scopes
 from graphfuse.types.shapes import UNKNOWN
@@ -297,7 +297,7 @@ def _with_constants(parts: list[NodeProto], values: Mapping[str, float]) -> list
     """Below opset 12 a body takes its epsilon from a LeakyRelu; here it is a number."""
     if not any(part.op_type == "LeakyRelu" for part in parts):
         return parts
-    tensor = helper.make_tensor("", TensorProto.FLOAT, [], [values["epsilon"]])
+    tensor = helper.make_tensor("", ElementType.FLOAT, [], [values["epsilon"]])
     number = helper.make_node("Constant", [], ["Epsilon32"], value=tensor)
     dropped = ("MinusOne", "MinusEpsilon")
     kept = [part for part in parts if part.output[0] not in dropped]

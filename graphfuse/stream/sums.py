@@ -10,11 +10,11 @@ from __future__ import annotations
 import onnx
 
 from graphfuse.graph.nodes import Node
-from graphfuse.graph.tensors import FLOAT_TYPES
 from graphfuse.graph.view import GraphView
 from graphfuse.recognition.layout import LAYER
 from graphfuse.recognition.residual import is_sum
 from graphfuse.records import Dim, Scan, Site
+from graphfuse.records.element_types import FLOAT_TYPES
 from graphfuse.records.residual_stream import StreamSum
 
 CONTRACTIONS = frozenset(

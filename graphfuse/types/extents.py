@@ -20,6 +20,7 @@ from onnx import helper, numpy_helper
 from graphfuse.graph.constants import run_node
 from graphfuse.graph.tensors import default_opset, is_external, subgraphs
 from graphfuse.records import TensorType
+from graphfuse.records.element_types import ElementType
 from graphfuse.types.inference import inferred
 from graphfuse.types.shapes import UNKNOWN, GraphTypes, type_of, weightless
 
@@ -163,7 +164,7 @@ class _Walk:
         for name, array in results.items():
             if array.size <= SMALL and array.dtype.kind in "biuf":
                 self._values[name] = array
-                elem_type = helper.np_dtype_to_tensor_dtype(array.dtype)
+                elem_type = ElementType(helper.np_dtype_to_tensor_dtype(array.dtype))
                 self._types[name] = TensorType(elem_type, array.shape)
 
 

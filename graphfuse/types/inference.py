@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
 from graphfuse.graph.bodies import strange
 from graphfuse.graph.constants import show_axes
@@ -20,6 +20,7 @@ from graphfuse.graph.scopes import FunctionKey, all_bodies, function_key
 from graphfuse.graph.tensors import DEFAULT_DOMAINS, default_opset, replace_nodes, subgraphs
 from graphfuse.ops import DOMAIN, OPERATORS
 from graphfuse.records import TensorType
+from graphfuse.records.element_types import ElementType
 from graphfuse.types.operator_types import rules, sum_and_norm
 from graphfuse.types.propagation import is_small
 from graphfuse.types.shape_values import ShapeValues
@@ -52,12 +53,12 @@ ROUNDS = 64
 """Inference runs again while a Reshape's target becomes known: its extents may come from others."""
 
 FIXED_TYPE = {
-    "Shape": TensorProto.INT64,
-    "Size": TensorProto.INT64,
-    "NonZero": TensorProto.INT64,
+    "Shape": ElementType.INT64,
+    "Size": ElementType.INT64,
+    "NonZero": ElementType.INT64,
     **dict.fromkeys(
         ("Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "IsNaN", "IsInf"),
-        TensorProto.BOOL,
+        ElementType.BOOL,
     ),
 }
 

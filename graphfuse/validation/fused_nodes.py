@@ -14,6 +14,7 @@ from graphfuse.files.model_file import Model
 from graphfuse.graph.bodies import strange
 from graphfuse.graph.scopes import Scope, scopes
 from graphfuse.records import Dim, ScopeRef, TensorType
+from graphfuse.records.element_types import ElementType
 from graphfuse.types.scope_types import infer_scopes
 from graphfuse.types.shapes import UNKNOWN
 from graphfuse.validation.formulas import CONTRIB_EPSILON, EPSILON
@@ -51,8 +52,8 @@ class FusedNode:
 
     node: onnx.NodeProto
     scope: ScopeKey
-    elem_type: int
-    parameter_type: int
+    elem_type: ElementType
+    parameter_type: ElementType
     a_shape: tuple[Dim, ...]
     b_shape: tuple[Dim, ...]
     extents: tuple[int, ...]

@@ -19,12 +19,12 @@ from graphfuse.files.model_file import Model
 from graphfuse.graph.bodies import KINDS, strange
 from graphfuse.graph.tensors import (
     DEFAULT_DOMAINS,
-    FLOAT_TYPES,
     default_opset,
     is_external,
     read_names,
     subgraphs,
 )
+from graphfuse.records.element_types import FLOAT_TYPES
 from graphfuse.running.sessions import is_operator
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 import graphfuse
 from graphfuse.bench.bound_runs import DEVICES
-from graphfuse.bench.kernel_timing import CONTRIB, NORMS, PAIR, TYPES, Case, chain
+from graphfuse.bench.kernel_timing import CONTRIB, NORMS, PAIR, Case, chain
 from graphfuse.bench.timing import paired
+from graphfuse.records.element_types import FLOATS_BY_NAME
 from graphfuse.running.sessions import plain_options, session
 from graphfuse.system import libraries
 
@@ -140,7 +141,7 @@ def judge_site(norm: str, type_: str, hidden: int, ep: str, target: str) -> list
 
 def site_model(norm: str, type_: str, hidden: int) -> onnx.ModelProto:
     """A graph of one Add and its norm, whose sum is an output as well."""
-    elem_type, centred = TYPES[type_], NORMS[norm] == "LayerNorm"
+    elem_type, centred = FLOATS_BY_NAME[type_], NORMS[norm] == "LayerNorm"
     dtype = helper.tensor_dtype_to_np_dtype(elem_type)
     rng = np.random.default_rng(1)
     weights = [

@@ -18,6 +18,7 @@ from graphfuse.planning import faults, targets
 from graphfuse.planning.runtimes import parse_version
 from graphfuse.recognition.scan import scan
 from graphfuse.records import LAYER_NORM, RMS_NORM
+from graphfuse.records.element_types import FLOATS_BY_NAME
 from graphfuse.running import sessions
 from tests.conftest import ROOT
 from tests.support.graphs import DECOMPOSED_LAYER_NORM, DECOMPOSED_RMS_NORM, kinds, residual
@@ -193,7 +194,7 @@ def test_a_site_knows_what_its_statistics_are_computed_in(
     norm: str, type_: str, wanted: int
 ) -> None:
     (found,) = scan(Model(site(norm, type_))).sites
-    assert found.elem_type == faults.TYPES[type_]
+    assert found.elem_type == FLOATS_BY_NAME[type_]
     assert found.computed_in == wanted
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto
 
 import graphfuse
 from graphfuse import ops
@@ -19,13 +18,14 @@ from graphfuse.bench.timing import Threads
 from graphfuse.graph import bodies
 from graphfuse.planning import advice, runtimes
 from graphfuse.planning.runtimes import Choice
+from graphfuse.records.element_types import ElementType
 from graphfuse.running.sessions import DISABLED_KEY, plain_options
 from tests.conftest import MODELS, Shell
 from tests.support.graphs import DECOMPOSED_LAYER_NORM, assert_passes, feeds, residual
 
 NORM = "y = LayerNormalization(x, scale, bias)"
 LAYER_NORM, RMS_NORM = "LayerNorm", "RMSNorm"
-FLOAT = TensorProto.FLOAT
+FLOAT = ElementType.FLOAT
 
 
 def test_every_minor_version_is_measured() -> None:
@@ -95,8 +95,8 @@ def test_which_node_is_slow_flips_between_1_29_and_1_30(
         assert found.form(Choice(LAYER_NORM, FLOAT, opset)) == adds
         # onnxruntime fuses no RMSNorm with its sum, nor any in another type.
         assert found.form(Choice(RMS_NORM, FLOAT, opset)) == ops.ADD
-        assert found.form(Choice(LAYER_NORM, TensorProto.FLOAT16, opset)) == ops.ADD
-        assert found.form(Choice(LAYER_NORM, TensorProto.BFLOAT16, opset)) == ops.ADD
+        assert found.form(Choice(LAYER_NORM, ElementType.FLOAT16, opset)) == ops.ADD
+        assert found.form(Choice(LAYER_NORM, ElementType.BFLOAT16, opset)) == ops.ADD
 
 
 def test_a_file_says_for_which_versions_it_is_made() -> None:
@@ -261,7 +261,7 @@ def test_an_entry_is_measured_and_put_into_a_table(
 ) -> None:
     monkeypatch.setattr(measuring, "ROUNDS", 1)
     monkeypatch.setattr(measuring, "SHAPE", (1, 2, 8))
-    monkeypatch.setattr(measuring, "TYPES", (FLOAT,))
+    monkeypatch.setattr(measuring, "MEASURED_TYPES", (FLOAT,))
     monkeypatch.setattr(measuring, "OPSETS", {LAYER_NORM: (17,), RMS_NORM: (13,)})
     monkeypatch.setattr(timing, "SETTLE_SECONDS", 0.0)
     monkeypatch.setattr(timing, "SAMPLE_SECONDS", 0.0)
