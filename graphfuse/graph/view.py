@@ -19,12 +19,11 @@ from graphfuse.errors import ModelError
 from graphfuse.files.model_file import Model
 from graphfuse.graph.constants import (
     ARITHMETIC,
-    EXTENTS,
-    KEEPS_SCALAR,
     LARGEST,
     Computed,
 )
 from graphfuse.graph.nodes import Node, constant_value, nodes_of, redefined
+from graphfuse.graph.operators import Trait, having
 from graphfuse.graph.scopes import Scope, fully_seen, function_key, scopes
 from graphfuse.graph.tensors import default_opset, equal, holds, is_external, read_names, subgraphs
 from graphfuse.records import Dim, TensorType
@@ -35,6 +34,13 @@ from graphfuse.types.shapes import SMALL, UNKNOWN, GraphTypes, merged
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+EXTENTS = having(Trait.EXTENTS)
+MOVING = having(Trait.PERMUTES) | {"Tile"}
+CASTING = having(Trait.CASTS)
+# An Expand gives an operand the shape that it would be given beside another one anyway.
+BEHIND = having(Trait.KEEPS | Trait.RESHAPES | Trait.CASTS) | {"Expand"}
 
 
 def views(model: Model) -> list[GraphView]:
@@ -226,10 +232,10 @@ class GraphView:
         casts: list[ElementType] = []
         view = self.home(name)
         node = view.producer(name)
-        while node is not None and node.standard and node.op_type in KEEPS_SCALAR:
+        while node is not None and node.standard and node.op_type in BEHIND:
             if node.op_type == "Dropout" and node.input(2):
                 break
-            if node.op_type in ("Cast", "CastLike"):
+            if node.op_type in CASTING:
                 casts.insert(0, view.cast_type(node))
             name = node.input(0)
             view = view.home(name)
@@ -265,7 +271,7 @@ class GraphView:
         if node.op_type == "ConstantOfShape":
             filled = node.attributes.get("value")
             return np.zeros((), np.float32) if filled is None else self._element(filled)
-        if node.op_type in ("Tile", "Transpose"):
+        if node.op_type in MOVING:
             value = self.scalar(node.input(0), reach - 1)
             elem_type = self.type(name).elem_type or ElementType.FLOAT
             dtype = onnx.helper.tensor_dtype_to_np_dtype(elem_type)

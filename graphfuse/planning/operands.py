@@ -17,6 +17,7 @@ from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from graphfuse.files.model_file import Model
 from graphfuse.graph.nodes import constant_value
+from graphfuse.graph.operators import Trait, having
 from graphfuse.graph.scopes import find
 from graphfuse.graph.tensors import DEFAULT_DOMAINS, fresh_name, holds, value_names
 from graphfuse.records import LAYER_NORM, Expression, Factor, Parameter, ScopeRef, Site, Vector
@@ -35,7 +36,8 @@ MARK = "graphfuse_"
 """Part of the name of every tensor that graphfuse adds."""
 
 
-RESHAPING = frozenset(("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"))
+# Whether a Dropout drops is not looked at here.
+SAME_NUMBERS = having(Trait.KEEPS | Trait.RESHAPES) - {"Dropout"}
 
 
 class Constants:
@@ -68,7 +70,7 @@ class Constants:
                 if node.op_type == "Constant" and node.domain in DEFAULT_DOMAINS:
                     held = constant_value(node)
                     known.update((n, held) for n in node.output[:1] if held is not None)
-                elif node.op_type in RESHAPING and node.domain in DEFAULT_DOMAINS:
+                elif node.op_type in SAME_NUMBERS and node.domain in DEFAULT_DOMAINS:
                     # The same numbers in the same order: their shape is a factor's to say.
                     held = known.get(node.input[0])
                     known.update((n, held) for n in node.output if held is not None)

@@ -14,6 +14,7 @@ from graphfuse.errors import UsageError
 from graphfuse.files.model_file import Model
 from graphfuse.graph import scopes
 from graphfuse.graph.bodies import alike, strange_names
+from graphfuse.graph.operators import Trait, having
 from graphfuse.graph.tensors import DEFAULT_DOMAINS, AnyGraph, default_opset, model_names
 from graphfuse.planning import runtimes, targets
 from graphfuse.planning.costs import predict
@@ -40,6 +41,7 @@ from graphfuse.records.element_types import ElementType
 from graphfuse.records.reasons import Reason, Refusal
 from graphfuse.types.shapes import symbol_of
 
+RUNTIME_NORMS = having(Trait.RUNTIME_NORM)
 EXPRESSION_OPSET = 9
 """Below it there are no constants of integers, or no Expand, to compute a scale with."""
 
@@ -296,15 +298,13 @@ class _Bodies:
         return self._variants[key]
 
 
-FOLDED = frozenset(("LayerNormalization", "SimplifiedLayerNormalization", "Pow"))
-"""With one of these a norm is an operator already, or onnxruntime's fusions make it one."""
-
-
 def _is_folded(graph: AnyGraph, site: Site) -> bool:
     """Whether a default session computes a site's norm by an operator for it."""
     nodes = [graph.node[index] for index in site.interior]
     # What a function holds is not looked at: PyTorch's have LayerNormalization.
-    return any(node.op_type in FOLDED or node.domain not in DEFAULT_DOMAINS for node in nodes)
+    return any(
+        node.op_type in RUNTIME_NORMS or node.domain not in DEFAULT_DOMAINS for node in nodes
+    )
 
 
 class _Types:

@@ -8,6 +8,7 @@ from math import isfinite
 
 from graphfuse.algebra import Form, constant, leaf
 from graphfuse.graph.nodes import Node
+from graphfuse.graph.operators import Trait, having
 from graphfuse.graph.view import GraphView
 from graphfuse.records import Dim
 from graphfuse.records.reasons import Reason, RefusedError
@@ -39,7 +40,7 @@ FIRST_AXIS = {"InstanceNormalization": 2, "GroupNormalization": 1}
 DEFAULT_EPSILON = 9.999999747378752e-06
 """1e-5 in float32: what a norm operator without the attribute uses."""
 
-SPLIT_WEIGHTS = frozenset(("Add", "Sub", "Mul", "Div", "Neg", "Identity"))
+SPLIT_WEIGHTS = having(Trait.ADDS) | {"Identity"}
 MAX_WEIGHT_DEPTH = 4
 MAX_WEIGHT_TERMS = 4
 

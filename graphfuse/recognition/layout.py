@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 
 from graphfuse.graph.nodes import Node
+from graphfuse.graph.operators import Trait, having
 from graphfuse.graph.view import GraphView
 from graphfuse.recognition.residual import is_sum
 from graphfuse.recognition.translate import NORMALIZATIONS, OPERATORS, REDUCTIONS
@@ -19,6 +20,8 @@ from graphfuse.records import Expression, Parameter, Site
 POST_NORM, PRE_NORM, SANDWICH, PARALLEL = "post-norm", "pre-norm", "sandwich", "parallel"
 
 LAYER = re.compile(r"(?:^|[./_])(?:layers?|blocks?|h|stages?)[./_](\d+)(?:[./_]|$)", re.IGNORECASE)
+
+PROJECTIONS = having(Trait.PROJECTS)
 
 REACH = 14
 """How far behind an operand the reduction of a norm lies."""
@@ -64,7 +67,7 @@ def _is_projection(view: GraphView, name: str) -> bool:
     """Whether a tensor is what a matrix product gives, a bias or a scale applied."""
     node = view.producer(name)
     for _ in range(4):
-        if node is None or node.op_type in ("MatMul", "Gemm"):
+        if node is None or node.op_type in PROJECTIONS:
             return node is not None
         operands = [operand for operand in node.inputs if operand and not view.is_weight(operand)]
         passes = node.op_type in OPERATORS and len(operands) == 1

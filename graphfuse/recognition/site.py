@@ -18,7 +18,7 @@ from graphfuse.recognition.channels import extents_by_channel
 from graphfuse.recognition.clamps import CLAMPS
 from graphfuse.recognition.layout import layer_of, layout_of
 from graphfuse.recognition.notation import written
-from graphfuse.recognition.residual import PASSING, ResidualSum, Source, addends, bias_add
+from graphfuse.recognition.residual import CASTING, KEEPING, ResidualSum, Source, addends, bias_add
 from graphfuse.recognition.translate import NORMALIZATIONS, REDUCTIONS, Region
 from graphfuse.records import (
     RMS_NORM,
@@ -179,7 +179,7 @@ def _of_the_interior(
 ) -> Refusal | None:
     """What is wrong with the nodes between: a type that loses digits, results read elsewhere."""
     for node in interior:
-        if node.op_type in ("Cast", "CastLike") and not elem_type.widens(view.cast_type(node)):
+        if node.op_type in CASTING and not elem_type.widens(view.cast_type(node)):
             return Refusal(Reason.PRECISION_LOST, str(node.ref))
         if not node.in_call and any(view.is_read(name) for name in node.outputs[1:] if name):
             return Refusal(Reason.STATISTICS_READ, str(node.ref))
@@ -303,7 +303,7 @@ def _aliases(total: str, interior: list[Node]) -> list[str]:
     """The sum's names: its own, and those that an Identity of the norm gives it."""
     names = [total]
     for node in interior:
-        if node.op_type in PASSING and node.input(0) in names:
+        if node.op_type in KEEPING and node.input(0) in names:
             names.append(node.outputs[0])
     return names
 

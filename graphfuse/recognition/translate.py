@@ -16,8 +16,9 @@ from graphfuse.algebra import Form, mean, subject
 from graphfuse.algebra.norms import normalize
 from graphfuse.algebra.signs import HALF
 from graphfuse.graph.nodes import Node
+from graphfuse.graph.operators import Trait, having
 from graphfuse.graph.view import GraphView
-from graphfuse.recognition.channels import BY_CHANNEL, WITHOUT_EPSILON, by_channel, without_epsilon
+from graphfuse.recognition.channels import by_channel, without_epsilon
 from graphfuse.recognition.clamps import CLAMPS
 from graphfuse.recognition.context import (
     DEFAULT_EPSILON,
@@ -333,8 +334,5 @@ OPERATORS: Mapping[str, Rule] = {
     "SimplifiedLayerNormalization": _normalize(centred=False),
 }
 
-REDUCTIONS = frozenset(("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2"))
-NORMALIZATIONS = frozenset(
-    ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization",
-     *BY_CHANNEL, *WITHOUT_EPSILON)
-)  # fmt: skip
+REDUCTIONS = having(Trait.REDUCES) & OPERATORS.keys()
+NORMALIZATIONS = having(Trait.NORMALIZES)

@@ -18,6 +18,7 @@ import onnx.inliner
 from onnx import helper, numpy_helper
 
 from graphfuse.graph.constants import run_node
+from graphfuse.graph.operators import Trait, having
 from graphfuse.graph.tensors import default_opset, is_external, subgraphs
 from graphfuse.records import TensorType
 from graphfuse.records.element_types import ElementType
@@ -32,15 +33,7 @@ if TYPE_CHECKING:
 SMALL = 1024
 """Elements of a tensor whose values are kept: more are no shape."""
 
-# fmt: off
-FOLDED = frozenset((
-    "Abs", "Add", "And", "Cast", "Ceil", "Concat", "ConstantOfShape", "Div", "Equal", "Expand",
-    "Flatten", "Floor", "Gather", "Greater", "GreaterOrEqual", "Identity", "Less", "LessOrEqual",
-    "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Range", "ReduceMax", "ReduceMin", "ReduceProd",
-    "ReduceSum", "Reshape", "Round", "ScatterND", "Slice", "Split", "Sqrt", "Squeeze", "Sub",
-    "Transpose", "Unsqueeze", "Where",
-))
-# fmt: on
+COMPUTING = having(Trait.COMPUTES_SHAPES)
 """What extents are computed by; others may draw, or take long."""
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -140,7 +133,7 @@ class _Walk:
 
     def _is_small(self, node: onnx.NodeProto, output: str) -> bool:
         """Whether a node is computed fast: what it yields must be known to be small before."""
-        known = node.op_type in FOLDED and all(n in self._values for n in node.input if n)
+        known = node.op_type in COMPUTING and all(n in self._values for n in node.input if n)
         size = self._elements(output)
         return (known or node.op_type == "Constant") and size is not None and size <= SMALL
 

@@ -16,6 +16,7 @@ from graphfuse.certificate.certify import certify
 from graphfuse.files.model_file import wrap
 from graphfuse.pipeline import explain
 from graphfuse.records import IDENTICAL, LAYER_NORM, RMS_NORM
+from graphfuse.records.progress import SILENT
 from graphfuse.records.reasons import Reason
 from tests.support.graphs import DECOMPOSED_LAYER_NORM, DECOMPOSED_RMS_NORM, assert_passes, residual
 
@@ -91,7 +92,7 @@ def test_a_clamp_that_cannot_act_is_the_identity(case: str) -> None:
     assert [(f.site.output, f.site.kind) for f in result.fused] == [("y", kind)], result.left
     assert_passes(proto, result.model)
     pair = [wrap(each, Path()) for each in (proto, result.model)]
-    found = certify(*pair, 0, (), lambda _: None)
+    found = certify(*pair, 0, (), SILENT)
     assert [each.verdict for each in found] == [IDENTICAL]
     assert "cannot act" in result.fused[0].site.clamps[0]
 

@@ -163,6 +163,32 @@ def test_what_is_no_residual_stream() -> None:
     assert [each.of.tensor for each in graphfuse.activations(graph, inputs=values)] == ["y"]
 
 
+@pytest.mark.parametrize(
+    "product", ["MatMulIntegerToFloat(n, k, one, one)", "RNN<hidden_size=8>(a, w, r)"]
+)
+def test_products_of_every_kind_are_branches(product: str) -> None:
+    """What onnxruntime's quantizer makes of a MatMul, and a recurrence, contract as well."""
+    if product.startswith("RNN"):
+        branch = f"wide = {product} z = Squeeze(wide, at)"
+    else:
+        branch = f"n = Cast<to = 3>(a) z = com.microsoft.{product}"
+    graph = model(
+        f"{branch} y = Add(a, z)",
+        inputs="float[3,2,8] a",
+        outputs="float[3,2,8] y",
+        constants={
+            "w": np.ones((1, 8, 8), np.float32),
+            "r": np.ones((1, 8, 8), np.float32),
+            "k": np.ones((8, 8), np.int8),
+            "one": np.array(1, np.float32),
+            "at": np.array([1]),
+        },
+        extra_imports=', "com.microsoft" : 1',
+    )
+    values = {"a": np.ones((3, 2, 8), np.float32)}
+    assert [each.of.tensor for each in graphfuse.activations(graph, inputs=values)] == ["y"]
+
+
 def test_masked_scores_are_no_residual_stream() -> None:
     """One head, no axis for heads, extents known: mask and scores are alike, and in block 2 the
     scores are behind the mask."""
