@@ -17,7 +17,7 @@ from graphfuse.planning import advice, runtimes, targets
 from graphfuse.planning.plan import plan as make_plan
 from graphfuse.planning.runtimes import Runtime
 from graphfuse.records import (
-    DIFFERENT,
+    CertificateVerdict,
     Cost,
     FuseResult,
     Fusion,
@@ -321,7 +321,9 @@ def _remedy(report: ValidationReport, outputs: set[str]) -> str:
         or (check.gate == "G2" and math.isinf(check.value))
         for check in report.failures
     ]
-    if any(ours) or any(each.verdict == DIFFERENT for each in report.uncertified):
+    if any(ours) or any(
+        each.verdict == CertificateVerdict.DIFFERENT for each in report.uncertified
+    ):
         return "please report it with the model's graph"
     if any(check.gate == "G1" for check in report.failures):
         return (

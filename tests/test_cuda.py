@@ -14,7 +14,7 @@ import graphfuse
 from graphfuse import pipeline
 from graphfuse.bench.contests import BenchOptions
 from graphfuse.files.model_file import Model
-from graphfuse.records import LAYER_NORM, RMS_NORM, ValidationReport
+from graphfuse.records import NormKind, ValidationReport
 from graphfuse.running import profiler, sessions
 from graphfuse.running.feeding import Feeding
 from graphfuse.running.random_feeds import Sizes
@@ -83,7 +83,7 @@ def test_models_are_valid_on_cuda(name: str, ep: str) -> None:
 
 @cuda
 @needs_cuda
-@pytest.mark.parametrize("kind", [LAYER_NORM, RMS_NORM])
+@pytest.mark.parametrize("kind", [NormKind.LAYER_NORM, NormKind.RMS_NORM])
 @pytest.mark.parametrize("elem_type", strict.UNITS)
 @pytest.mark.parametrize("mode", [False, True])
 def test_kernels_that_are_called_right_are_right(kind: str, elem_type: int, mode: bool) -> None:
@@ -92,7 +92,7 @@ def test_kernels_that_are_called_right_are_right(kind: str, elem_type: int, mode
     assert found.verdict != "FAIL", found
 
 
-@pytest.mark.parametrize("kind", [LAYER_NORM, RMS_NORM])
+@pytest.mark.parametrize("kind", [NormKind.LAYER_NORM, NormKind.RMS_NORM])
 def test_the_measure_of_kernels_tells_right_from_wrong(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 
 from graphfuse.bench.measurements import SiteTiming
-from graphfuse.bench.site_timing import FOLDED, ORIGINAL, SITE_SIZES, Tuner, symbols_of
+from graphfuse.bench.site_timing import SITE_SIZES, SiteForm, Tuner, symbols_of
 from graphfuse.bench.timing import pinned
 from graphfuse.files.model_file import Model
 from graphfuse.records import Cost, Scan
@@ -36,11 +36,11 @@ def autotune(
 
 
 def _costs(timing: SiteTiming) -> list[Cost]:
-    wins = timing.best != ORIGINAL
+    wins = timing.best != SiteForm.ORIGINAL
     # What a site that is left would have been.
     form = timing.best if wins else max(timing.speedups, key=lambda f: timing.speedups[f].median)
     speedup = timing.speedups[form]
     shape = "x".join(map(str, timing.shape))
     where = f"{shape} on this machine, {speedup.low:.2f} to {speedup.high:.2f}"
-    folds = timing.best == FOLDED
+    folds = timing.best == SiteForm.FOLDED
     return [Cost(site, "autotune", speedup.median, where, wins, folds) for site in timing.sites]

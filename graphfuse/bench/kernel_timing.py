@@ -26,6 +26,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,7 +36,7 @@ from onnx import helper
 from graphfuse.bench.timing import Threads, Timing, paired, pinned
 from graphfuse.kernels import library_path, register
 from graphfuse.ops import BIAS_OPERATOR, CONTRIB_OPERATOR, DOMAIN, OPERATOR
-from graphfuse.records import LAYER_NORM, RMS_NORM
+from graphfuse.records import NormKind
 from graphfuse.records.element_types import FLOATS_BY_NAME, ElementType
 from graphfuse.system import libraries, machine
 
@@ -53,11 +54,23 @@ SHAPES = (
     (1, 512, 4096),
     (8, 512, 4096),
 )
-NORMS = {"LN": LAYER_NORM, "RMS": RMS_NORM}
+NORMS = {"LN": NormKind.LAYER_NORM, "RMS": NormKind.RMS_NORM}
 
-OWN, PAIR, CONTRIB, COPY = "graphfuse", "Add + norm", "contrib", "copy"
-BIAS, FOLDED = "bias", "folded"
-"""An Add of a vector by itself, and graphfuse's node that adds one as well."""
+
+class Contestant(StrEnum):
+    """What is timed beside what."""
+
+    OWN = "graphfuse"
+    PAIR = "Add + norm"
+    CONTRIB = "contrib"
+    COPY = "copy"
+    """What moving the bytes costs."""
+    BIAS = "bias"
+    """An Add of a vector by itself."""
+    FOLDED = "folded"
+    """graphfuse's node that adds a vector as well."""
+
+
 CHAIN_ELEMENTS = 2**21
 LONGEST_CHAIN = 20
 EPSILON = 1e-5
@@ -146,17 +159,17 @@ def _contenders(
     if isa:
         os.environ[ISA] = isa
     calls: dict[str, Callable[[], object]] = {}
-    for name in (OWN, PAIR, CONTRIB):
+    for name in (Contestant.OWN, Contestant.PAIR, Contestant.CONTRIB):
         try:
             calls[name] = caller(case, name, threads)
         except Exception as error:
             # onnxruntime raises its own classes: it has no such kernel for this type.
             machine.check(error, "measuring nodes")
-            if name == OWN:
+            if name == Contestant.OWN:
                 raise
             text = " ".join(str(error).split())
             print(f"{name} does not run in {case.type}: {text[:120]}", file=sys.stderr)
-    calls[COPY] = _copy(case.bytes * case.length, case.threads)
+    calls[Contestant.COPY] = _copy(case.bytes * case.length, case.threads)
     return calls
 
 
@@ -168,7 +181,7 @@ def caller(case: Case, contender: str, threads: Threads) -> Callable[[], object]
     threads.apply(options)
     # The optimiser would turn Add and norm into the contrib op.
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if contender in (OWN, FOLDED):
+    if contender in (Contestant.OWN, Contestant.FOLDED):
         register(options)
     model = chain(case, contender)
     made = runtime.InferenceSession(
@@ -208,15 +221,15 @@ def aligned(shape: Sequence[int], dtype: Any, offset: int = 0) -> Array:
 def chain(case: Case, contender: str) -> onnx.ModelProto:
     """A model of `case.length` nodes, each reading what the one before wrote."""
     kind, elem_type = NORMS[case.norm], FLOATS_BY_NAME[case.type]
-    parameters = ["scale", "bias"] if kind == LAYER_NORM else ["scale"]
-    parameters += ["vector"] if contender in (BIAS, FOLDED) else []
+    parameters = ["scale", "bias"] if kind == NormKind.LAYER_NORM else ["scale"]
+    parameters += ["vector"] if contender in (Contestant.BIAS, Contestant.FOLDED) else []
     nodes: list[onnx.NodeProto] = []
     a, b, y, total = "x", "branch", "", ""
     for index in range(case.length):
         y, total = f"y{index}", f"sum{index}"
         nodes += _nodes(case, contender, [a, b, *parameters], y, total)
-        a, b = (total, y) if case.sum_is_read and contender != BIAS else (y, "branch")
-    outputs = [y, total] if case.sum_is_read and contender != BIAS else [y]
+        a, b = (total, y) if case.sum_is_read and contender != Contestant.BIAS else (y, "branch")
+    outputs = [y, total] if case.sum_is_read and contender != Contestant.BIAS else [y]
     inputs = [
         helper.make_tensor_value_info(name, elem_type, case.shape) for name in ("x", "branch")
     ]
@@ -241,19 +254,21 @@ def _nodes(
     case: Case, contender: str, inputs: list[str], y: str, total: str
 ) -> list[onnx.NodeProto]:
     kind = NORMS[case.norm]
-    if contender == BIAS:
+    if contender == Contestant.BIAS:
         return _vector_added(case, [inputs[0], inputs[-1]], y)
-    if contender in (OWN, FOLDED):
+    if contender in (Contestant.OWN, Contestant.FOLDED):
         outputs = [y, total] if case.sum_is_read else [y]
-        operator = (OPERATOR if contender == OWN else BIAS_OPERATOR)[kind]
+        operator = (OPERATOR if contender == Contestant.OWN else BIAS_OPERATOR)[kind]
         return [helper.make_node(operator, inputs, outputs, domain=DOMAIN, epsilon=EPSILON)]
-    if contender == CONTRIB:
+    if contender == Contestant.CONTRIB:
         outputs = [y, "", "", total] if case.sum_is_read else [y]
         operator = CONTRIB_OPERATOR[kind]
         return [
             helper.make_node(operator, inputs, outputs, domain="com.microsoft", epsilon=EPSILON)
         ]
-    operator = "LayerNormalization" if kind == LAYER_NORM else "SimplifiedLayerNormalization"
+    operator = (
+        "LayerNormalization" if kind == NormKind.LAYER_NORM else "SimplifiedLayerNormalization"
+    )
     if FLOATS_BY_NAME[case.type] != ElementType.BFLOAT16:
         return [
             helper.make_node("Add", inputs[:2], [total]),
@@ -310,10 +325,10 @@ def _copy(size: int, threads: int) -> Callable[[], object]:
 
 
 def _figures(case: Case, timings: dict[str, Timing]) -> dict[str, Any]:
-    own = timings[OWN]
+    own = timings[Contestant.OWN]
     figures: dict[str, Any] = {"microseconds": own.median / case.length * 1e6}
     for name, timing in timings.items():
-        if name != OWN:
+        if name != Contestant.OWN:
             low, middle, high = own.ratio(timing)
             figures[name] = {"ratio": middle, "quartiles": [low, high]}
     return figures
@@ -324,7 +339,7 @@ def _line(case: Case, timings: dict[str, Timing]) -> str:
     shape = ",".join(map(str, case.shape))
     line = f"{case.norm:3} {case.type:8} {shape:11} {'sum' if case.sum_is_read else '':3} "
     line += f"{figures['microseconds']:9.2f} us"
-    for name in (PAIR, CONTRIB, COPY):
+    for name in (Contestant.PAIR, Contestant.CONTRIB, Contestant.COPY):
         if name in figures:
             low, high = figures[name]["quartiles"]
             line += f"   {name} {figures[name]['ratio']:6.2f} ({low:.2f} to {high:.2f})"

@@ -12,7 +12,7 @@ from graphfuse.graph.bodies import KINDS, form_of
 from graphfuse.graph.tensors import default_opset
 from graphfuse.planning import runtimes
 from graphfuse.planning.runtimes import Choice, Runtime
-from graphfuse.records import LAYER_NORM, NearMiss, Scan, Site
+from graphfuse.records import NearMiss, NormKind, Scan, Site
 from graphfuse.records.element_types import ElementType
 
 
@@ -52,7 +52,7 @@ def is_taken(site: Site) -> bool:
 
     Source: onnxruntime/core/optimizer/skip_layer_norm_fusion.cc, CheckFirstAdd.
     """
-    alone = site.kind == LAYER_NORM and not site.sum_is_read and not site.path
+    alone = site.kind == NormKind.LAYER_NORM and not site.sum_is_read and not site.path
     known = site.b_shape == site.shape and None not in site.shape and len(site.shape) == 3
     return (
         alone

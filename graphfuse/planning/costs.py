@@ -28,7 +28,7 @@ from graphfuse.errors import GraphfuseError, in_one_line
 from graphfuse.planning import runtimes
 from graphfuse.planning.runtimes import Runtime
 from graphfuse.planning.targets import Target
-from graphfuse.records import Cost, Site
+from graphfuse.records import Cost, NormKind, Site
 from graphfuse.records.element_types import ElementType
 
 FILE = "costs.json"
@@ -174,10 +174,10 @@ def _unlike(one: Runtime, other: Runtime) -> float:
 
 def _relative(times: Mapping[str, float]) -> float:
     """Add and norm in units of graphfuse's kernel, which is the same everywhere."""
-    return times[runtimes.PAIR] / times[runtimes.OWN]
+    return times[runtimes.NodeForm.PAIR] / times[runtimes.NodeForm.GRAPHFUSE]
 
 
-def case(kind: str, elem_type: ElementType, sum_is_read: bool) -> str:
+def case(kind: NormKind, elem_type: ElementType, sum_is_read: bool) -> str:
     """The name of a case in the table."""
     return f"{kind} {elem_type.text} {'sum' if sum_is_read else 'no sum'}"
 

@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -23,11 +24,19 @@ from graphfuse.records.element_types import FLOATS_BY_NAME, ElementType
 FILE = "faults.json"
 SCHEMA = 1
 
-REFUSE, STRICT, NOTE, OFF = "refuse", "strict", "note", "off"
-"""What a fault asks for: the site is left; it is left unless sessions have onnxruntime's strict
-mode for SkipLayerNormalization; nothing, as no fused node meets it or the original has it too; the
-optimiser of that name is turned off."""
-EFFECTS = (REFUSE, STRICT, NOTE, OFF)
+
+class Effect(StrEnum):
+    """What a fault asks for."""
+
+    REFUSE = "refuse"
+    """The site is left."""
+    STRICT = "strict"
+    """The same, but in sessions with onnxruntime's strict mode for SkipLayerNormalization."""
+    NOTE = "note"
+    """Nothing: no fused node meets it, or the original has it too."""
+    OFF = "off"
+    """The optimiser of that name is turned off."""
+
 
 STRICT_MODE = "enable_skip_layer_norm_strict_mode"
 """The CUDA provider's option that lets SkipLayerNormalization and SkipSimplifiedLayerNormalization
@@ -69,7 +78,7 @@ class Fault(_Row):
     """A kernel that is wrong: what happens, what a plan does about it, and in which case."""
 
     what: str
-    effect: str
+    effect: Effect
     when: str
 
     def __str__(self) -> str:
@@ -131,7 +140,7 @@ def accumulates(
 
 def needs_strict_mode(provider: str, version: AnyVersion | None = None) -> bool:
     """Whether some kernel of a provider is right only in strict mode."""
-    rows = [fault for fault in table().faults if fault.effect == STRICT]
+    rows = [fault for fault in table().faults if fault.effect == Effect.STRICT]
     return any(
         fault in known(provider, operator, elem_type, version)
         for fault in rows
@@ -142,7 +151,7 @@ def needs_strict_mode(provider: str, version: AnyVersion | None = None) -> bool:
 
 def off(version: AnyVersion | None = None) -> tuple[str, ...]:
     """onnxruntime's optimisers that are to be off in every session of a version."""
-    rows = [fault for fault in table().faults if fault.effect == OFF]
+    rows = [fault for fault in table().faults if fault.effect == Effect.OFF]
     names = {
         name
         for fault in rows
@@ -170,10 +179,13 @@ def parse(document: Mapping[str, Any]) -> Table:
     """The tables of a document; ValueError or KeyError when it is none."""
     if document["schema"] != SCHEMA:
         raise ValueError(f"a table of faults of schema {document['schema']}, not {SCHEMA}")
-    faults = [Fault(*_row(r), r["what"], r["effect"], r["when"]) for r in document["faults"]]
-    for fault in faults:
-        if fault.effect not in EFFECTS or fault.when not in CASES or not fault.what:
-            raise ValueError(f"a fault with the effect {fault.effect!r} when {fault.when!r}")
+    for row in document["faults"]:
+        if row["effect"] not in frozenset(Effect) or row["when"] not in CASES or not row["what"]:
+            raise ValueError(f"a fault with the effect {row['effect']!r} when {row['when']!r}")
+    faults = [
+        Fault(*_row(row), row["what"], Effect(row["effect"]), row["when"])
+        for row in document["faults"]
+    ]
     shown = [
         Accumulation(*_row(row), FLOATS_BY_NAME[row["in"]], row["strict"])
         for row in document["accumulation"]

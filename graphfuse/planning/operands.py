@@ -20,7 +20,7 @@ from graphfuse.graph.nodes import constant_value
 from graphfuse.graph.operators import Trait, having
 from graphfuse.graph.scopes import find
 from graphfuse.graph.tensors import DEFAULT_DOMAINS, fresh_name, holds, value_names
-from graphfuse.records import LAYER_NORM, Expression, Factor, Parameter, ScopeRef, Site, Vector
+from graphfuse.records import Expression, Factor, NormKind, Parameter, ScopeRef, Site, Vector
 from graphfuse.records.element_types import FLOAT_TYPES, ElementType
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Operands:
         if nodes is None:
             nodes = self._nodes(site, role, expression)
             # What the fusion takes away is shared by scale and bias: a fusion adds no nodes.
-            share = len(site.interior) // (2 if site.kind == LAYER_NORM else 1)
+            share = len(site.interior) // (2 if site.kind == NormKind.LAYER_NORM else 1)
             if value is not None and len(nodes) > share:
                 nodes = self._rounded(site, role, value)
         if isinstance(nodes, str):

@@ -24,12 +24,12 @@ from graphfuse.planning.operands import MARK, Constants, Operands
 from graphfuse.planning.runtimes import Choice, Runtime
 from graphfuse.planning.targets import Target
 from graphfuse.records import (
-    LAYER_NORM,
     Cost,
     Expression,
     Factor,
     Fusion,
     NearMiss,
+    NormKind,
     Parameter,
     Plan,
     Scan,
@@ -173,7 +173,7 @@ def _fusion(
 ) -> Fusion:
     prelude: list[onnx.NodeProto] = []
     inputs = [*_summands(site, biased), operands.name(site, "scale", site.scale, prelude)]
-    if site.kind == LAYER_NORM:
+    if site.kind == NormKind.LAYER_NORM:
         inputs.append(operands.name(site, "bias", site.bias, prelude))
     if biased and site.bias_add is not None:
         inputs.append(site.bias_add.vector)
@@ -261,7 +261,7 @@ class _Bodies:
 
     def refusal(self, site: Site, operator: str) -> Refusal | None:
         """Why the function that is there, or was chosen before, cannot serve a site."""
-        written_out = site.kind == LAYER_NORM and site.kind not in self._folded
+        written_out = site.kind == NormKind.LAYER_NORM and site.kind not in self._folded
         if self._strange:
             # Registered for our node, the kernels would run in place of that function as well.
             return Refusal(Reason.NAME_TAKEN, self._strange[0])
@@ -271,7 +271,7 @@ class _Bodies:
         if there is not None and there != wanted:
             # A body for another onnxruntime means the same: the nodes that are there have it.
             wanted = there
-            if not any(alike(there, self._body(site, operator, form)) for form in ops.FORMS):
+            if not any(alike(there, self._body(site, operator, form)) for form in ops.BodyForm):
                 return Refusal(Reason.MIXED_TYPES, f"the model's own {there.name}")
         elif not self._contrib:
             self.choices.add(choice)
@@ -284,7 +284,7 @@ class _Bodies:
         """The function of an operator that `refusal` let pass."""
         return self._chosen[operator]
 
-    def _body(self, site: Site, operator: str, form: str) -> onnx.FunctionProto:
+    def _body(self, site: Site, operator: str, form: ops.BodyForm) -> onnx.FunctionProto:
         variant = ops.Variant(
             site.elem_type, site.parameter_type, site.axis, len(site.shape), form=form
         )

@@ -20,15 +20,7 @@ from graphfuse.recognition.layout import layer_of, layout_of
 from graphfuse.recognition.notation import written
 from graphfuse.recognition.residual import CASTING, KEEPING, ResidualSum, Source, addends, bias_add
 from graphfuse.recognition.translate import NORMALIZATIONS, REDUCTIONS, Region
-from graphfuse.records import (
-    RMS_NORM,
-    Expression,
-    Factor,
-    NearMiss,
-    Parameter,
-    Site,
-    TensorType,
-)
+from graphfuse.records import Expression, Factor, NearMiss, NormKind, Parameter, Site, TensorType
 from graphfuse.records.element_types import HALF_TYPES, ElementType
 from graphfuse.records.reasons import Reason, Refusal
 
@@ -153,7 +145,7 @@ def _of_the_norm(
     count = len(axes) * source.merged
     if total.shape is None or not all(isinstance(dim, int) for dim in total.shape[-count:]):
         return Refusal(Reason.UNKNOWN_SHAPE, "the normalised extents of the sum")
-    if norm.kind == RMS_NORM and norm.bias.terms:
+    if norm.kind == NormKind.RMS_NORM and norm.bias.terms:
         return Refusal(Reason.NOT_THE_DEFINITION, f"an RMSNorm with the bias {norm.bias}")
     extent = region.candidate.extent
     if extent is None or not 0 < extent <= MAX_HIDDEN:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from graphfuse.records.element_types import ElementType
 from graphfuse.records.reasons import Reason
@@ -11,8 +12,12 @@ from graphfuse.records.reasons import Reason
 Dim = int | str | None
 """An extent: a number, a symbol, or unknown."""
 
-LAYER_NORM = "LayerNorm"
-RMS_NORM = "RMSNorm"
+
+class NormKind(StrEnum):
+    """The norms that are fused."""
+
+    LAYER_NORM = "LayerNorm"
+    RMS_NORM = "RMSNorm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +112,16 @@ class BiasAdd:
     from_matmul: bool = False
 
 
+class Layout(StrEnum):
+    """Where a norm stands in its block: see recognition/layout.py."""
+
+    UNKNOWN = ""
+    POST_NORM = "post-norm"
+    PRE_NORM = "pre-norm"
+    SANDWICH = "sandwich"
+    PARALLEL = "parallel"
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
     """A residual Add and the norm that reads it.
@@ -119,7 +134,7 @@ class Site:
     """
 
     id: str
-    kind: str
+    kind: NormKind
     add: NodeRef
     a: str
     b: str
@@ -150,8 +165,7 @@ class Site:
     """The normal form of what was seen; it prints."""
     computed_in: ElementType = ElementType.UNDEFINED
     """The widest type in which the model computes the norm's statistics; 0 when it is not known."""
-    layout: str = ""
-    """Where the norm stands in its block: see recognition/layout.py."""
+    layout: Layout = Layout.UNKNOWN
     layer: int | None = None
     clamps: tuple[str, ...] = ()
     """Clamps in the norm that cannot act, and why, in words."""
@@ -226,6 +240,6 @@ class Scan:
     unimported: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
-    def count(self, kind: str) -> int:
-        """The number of sites of one kind, `LayerNorm` or `RMSNorm`."""
+    def count(self, kind: NormKind) -> int:
+        """The number of sites of one kind."""
         return sum(site.kind == kind for site in self.sites)

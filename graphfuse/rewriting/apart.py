@@ -28,7 +28,7 @@ from graphfuse.graph.tensors import (
     value_names,
 )
 from graphfuse.recognition.translate import DEFAULT_EPSILON
-from graphfuse.records import LAYER_NORM, RMS_NORM, NearMiss, NodeRef, ScopeRef, TensorType
+from graphfuse.records import NearMiss, NodeRef, NormKind, ScopeRef, TensorType
 from graphfuse.records.element_types import FLOAT_TYPES, ElementType
 from graphfuse.records.reasons import Reason
 from graphfuse.types.scope_types import TypesByScope, infer_scopes
@@ -214,14 +214,17 @@ class _Worker:
             "axis": -1 if contrib else attributes.get("axis", -1),
             "stash_type": attributes.get("stash_type", ops.stash_type(a.elem_type)),
         }
-        kind = LAYER_NORM if "LayerNorm" in node.op_type and not _is_rms(node) else RMS_NORM
+        centred = "LayerNorm" in node.op_type and not _is_rms(node)
+        kind = NormKind.LAYER_NORM if centred else NormKind.RMS_NORM
         function = self._own.get(node.op_type) if not contrib else None
         variant = ops.Variant(
             a.elem_type,
             scale.elem_type or a.elem_type,
             values["axis"],
             max(len(a.shape or ()), len(self._type(scope, roles["B"]).shape or ())) or 3,
-            form=ops.APART if function is not None and form_of(function) == ops.APART else ops.ADD,
+            form=ops.BodyForm.APART
+            if function is not None and form_of(function) == ops.BodyForm.APART
+            else ops.BodyForm.ADD,
         )
         if variant.axis >= 0:
             return Reason.OTHER_AXES, f"axis {variant.axis}"

@@ -69,7 +69,7 @@ def test_in_a_plain_session_a_function_becomes_what_is_fast_here(
 ) -> None:
     fused = graphfuse.fuse(residual(NORM, outputs=outputs)).model
     adds = HERE.form(Choice("LayerNorm", ElementType.FLOAT, 17))
-    folded = adds == ops.ADD and outputs != SUM_READ
+    folded = adds == ops.BodyForm.ADD and outputs != SUM_READ
     wanted = ["SkipLayerNormalization"] if folded else [adds, "LayerNormalization"]
     assert optimised(fused, ort.SessionOptions(), tmp_path) == wanted
 
