@@ -20,11 +20,13 @@ slower one in others (runtimes.py): it looks for Add, so a body that is to be le
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 import onnx
-from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, helper
+from onnx import AttributeProto, FunctionProto, NodeProto, helper
 
-from graphfuse.records import LAYER_NORM, RMS_NORM
+from graphfuse.records import NormKind
+from graphfuse.records.element_types import ElementType
 
 DOMAIN = "graphfuse"
 VERSION = 1
@@ -39,23 +41,32 @@ SUM_OPSET = 8
 CASTLIKE_OPSET = 15
 """Below it a body of primitives cannot cast back to its operands' type, so it serves one type."""
 
-OPERATOR = {LAYER_NORM: "AddLayerNormalization", RMS_NORM: "AddRMSNormalization"}
-BIAS_OPERATOR = {LAYER_NORM: "AddBiasLayerNormalization", RMS_NORM: "AddBiasRMSNormalization"}
+OPERATOR = {NormKind.LAYER_NORM: "AddLayerNormalization", NormKind.RMS_NORM: "AddRMSNormalization"}
+BIAS_OPERATOR = {
+    NormKind.LAYER_NORM: "AddBiasLayerNormalization",
+    NormKind.RMS_NORM: "AddBiasRMSNormalization",
+}
 OPERATORS = (*OPERATOR.values(), *BIAS_OPERATOR.values())
 CONTRIB_DOMAIN = "com.microsoft"
 CONTRIB_OPERATOR = {
-    LAYER_NORM: "SkipLayerNormalization",
-    RMS_NORM: "SkipSimplifiedLayerNormalization",
+    NormKind.LAYER_NORM: "SkipLayerNormalization",
+    NormKind.RMS_NORM: "SkipSimplifiedLayerNormalization",
 }
-NORM_OPSET = {LAYER_NORM: 17, RMS_NORM: 23}
+NORM_OPSET = {NormKind.LAYER_NORM: 17, NormKind.RMS_NORM: 23}
 """The opset from which ONNX has the norm as an operator."""
 
 ATTRIBUTES = ("epsilon", "axis", "stash_type")
 
-ADD, SUM, APART = "Add", "Sum", "apart"
-"""The forms of a function's body: one that onnxruntime's SkipLayerNormFusion takes, one that it
-leaves alone, since it looks for Add, and one whose norm no fusion takes for a norm."""
-FORMS = (ADD, SUM, APART)
+
+class BodyForm(StrEnum):
+    """The forms of a function's body."""
+
+    ADD = "Add"
+    """One that onnxruntime's SkipLayerNormFusion takes."""
+    SUM = "Sum"
+    """One that it leaves alone, since it looks for Add."""
+    APART = "apart"
+    """One whose norm no fusion takes for a norm."""
 
 
 def is_fused_node(domain: str, op_type: str) -> bool:
@@ -75,7 +86,7 @@ def is_operator(function: FunctionProto) -> bool:
 
 def stash_type(elem_type: int) -> int:
     """The type in which statistics are computed: float64 for float64, else float32."""
-    return TensorProto.DOUBLE if elem_type == TensorProto.DOUBLE else TensorProto.FLOAT
+    return ElementType.DOUBLE if elem_type == ElementType.DOUBLE else ElementType.FLOAT
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +96,14 @@ class Variant:
     `parameter_type` is that of scale and bias. `axis` and `rank` matter where the axes of a
     reduction cannot come from an attribute. `contrib` asks for onnxruntime's fused operator inside,
     for a file that is to be fast on a GPU as well as on the CPU with graphfuse's kernels.
-    `form` is one of FORMS.
     """
 
-    elem_type: int = TensorProto.FLOAT
-    parameter_type: int = TensorProto.FLOAT
+    elem_type: int = ElementType.FLOAT
+    parameter_type: int = ElementType.FLOAT
     axis: int = -1
     rank: int = 3
     contrib: bool = False
-    form: str = ADD
+    form: BodyForm = BodyForm.ADD
 
     @property
     def mixed(self) -> bool:
@@ -101,7 +111,7 @@ class Variant:
         return self.elem_type != self.parameter_type
 
 
-def function(kind: str, opset: int, variant: Variant, biased: bool = False) -> FunctionProto:
+def function(kind: NormKind, opset: int, variant: Variant, biased: bool = False) -> FunctionProto:
     """The model-local function of an operator at an opset; `biased` for the AddBias forms."""
     nodes: list[NodeProto] = []
     addend = "B"
@@ -114,10 +124,10 @@ def function(kind: str, opset: int, variant: Variant, biased: bool = False) -> F
         imports.append(helper.make_opsetid(CONTRIB_DOMAIN, VERSION))
     else:
         nodes += _addition(addend, opset, variant.form)
-        own = opset >= NORM_OPSET[kind] and variant.form != APART
+        own = opset >= NORM_OPSET[kind] and variant.form != BodyForm.APART
         nodes += _norm_operator(kind, variant) if own else _primitives(kind, opset, variant)
     inputs = ["A", "B", "Scale"]
-    inputs += ["Bias"] if kind == LAYER_NORM else []
+    inputs += ["Bias"] if kind == NormKind.LAYER_NORM else []
     inputs += ["AddBias"] if biased else []
     return helper.make_function(
         DOMAIN,
@@ -130,9 +140,9 @@ def function(kind: str, opset: int, variant: Variant, biased: bool = False) -> F
     )
 
 
-def _addition(addend: str, opset: int, form: str) -> list[NodeProto]:
+def _addition(addend: str, opset: int, form: BodyForm) -> list[NodeProto]:
     """Sum = A + addend; by another operator than Add where no fusion is to find it."""
-    if form != SUM:
+    if form != BodyForm.SUM:
         return [helper.make_node("Add", ["A", addend], ["Sum"])]
     if opset >= SUM_OPSET:
         return [helper.make_node("Sum", ["A", addend], ["Sum"])]
@@ -143,18 +153,18 @@ def _addition(addend: str, opset: int, form: str) -> list[NodeProto]:
     ]
 
 
-def _contrib_operator(kind: str, addend: str) -> NodeProto:
+def _contrib_operator(kind: NormKind, addend: str) -> NodeProto:
     """onnxruntime's fused operator; its own bias slot is read wrongly by some providers."""
-    inputs = ["A", addend, "Scale"] + (["Bias"] if kind == LAYER_NORM else [])
+    inputs = ["A", addend, "Scale"] + (["Bias"] if kind == NormKind.LAYER_NORM else [])
     outputs = ["Y", "", "", "Sum"]
     node = helper.make_node(CONTRIB_OPERATOR[kind], inputs, outputs, domain=CONTRIB_DOMAIN)
     return _refer(node, "epsilon", "epsilon", AttributeProto.FLOAT)
 
 
-def _norm_operator(kind: str, variant: Variant) -> list[NodeProto]:
+def _norm_operator(kind: NormKind, variant: Variant) -> list[NodeProto]:
     # ONNX's norm has one type: beside a scale in float32 it runs in that.
     x, y = ("X", "Wide") if variant.mixed else ("Sum", "Y")
-    if kind == LAYER_NORM:
+    if kind == NormKind.LAYER_NORM:
         node = helper.make_node("LayerNormalization", [x, "Scale", "Bias"], [y])
     else:
         node = helper.make_node("RMSNormalization", [x, "Scale"], [y])
@@ -178,19 +188,19 @@ def _refer(node: NodeProto, name: str, to: str, kind: int) -> NodeProto:
     return node
 
 
-def _primitives(kind: str, opset: int, variant: Variant) -> list[NodeProto]:
+def _primitives(kind: NormKind, opset: int, variant: Variant) -> list[NodeProto]:
     """X = Sum in the stash type; Y = (X - mean) / sqrt(mean of squares + epsilon), cast back."""
     first = variant.axis if opset >= NEGATIVE_AXES_OPSET else variant.axis + variant.rank
     axes = list(range(first, first - variant.axis))
     nodes = [_to_stash_type("Sum", "X")]
     nodes += _epsilon(opset)
-    squares = variant.form != APART
+    squares = variant.form != BodyForm.APART
     nodes += [_number("Two32", 2.0), _to_stash_type("Two32", "Two")] if squares else []
     if opset >= 18:
-        tensor = helper.make_tensor("", TensorProto.INT64, [len(axes)], axes)
+        tensor = helper.make_tensor("", ElementType.INT64, [len(axes)], axes)
         nodes.append(helper.make_node("Constant", [], ["Axes"], value=tensor))
     deviation = "X"
-    if kind == LAYER_NORM:
+    if kind == NormKind.LAYER_NORM:
         deviation = "Deviation"
         nodes.append(_mean("X", "Mean", opset, axes))
         nodes.append(helper.make_node("Sub", ["X", "Mean"], [deviation]))
@@ -200,7 +210,7 @@ def _primitives(kind: str, opset: int, variant: Variant) -> list[NodeProto]:
     nodes.append(_mean("Square", "Variance", opset, axes))
     nodes.append(helper.make_node("Add", ["Variance", "Epsilon"], ["UnderRoot"]))
     nodes.append(helper.make_node("Sqrt", ["UnderRoot"], ["Root"]))
-    if variant.elem_type == TensorProto.DOUBLE:
+    if variant.elem_type == ElementType.DOUBLE:
         # onnxruntime folds the form with Div, and in float64 loses its epsilon: that of a LayerNorm
         # before 1.30, that of an RMSNorm in 1.31.1 as well.
         nodes.append(helper.make_node("Reciprocal", ["Root"], ["Inverse"]))
@@ -210,11 +220,11 @@ def _primitives(kind: str, opset: int, variant: Variant) -> list[NodeProto]:
     return nodes + _scaled(kind, opset, variant)
 
 
-def _scaled(kind: str, opset: int, variant: Variant) -> list[NodeProto]:
+def _scaled(kind: NormKind, opset: int, variant: Variant) -> list[NodeProto]:
     """Y = Normal * Scale + Bias, in the type of Scale; where that is another, cast to A's last."""
     last = "Wide" if variant.mixed else "Y"
     nodes = [_cast_back(opset, "Normal", "Typed", "Scale", variant.parameter_type)]
-    if kind == LAYER_NORM:
+    if kind == NormKind.LAYER_NORM:
         nodes.append(helper.make_node("Mul", ["Typed", "Scale"], ["Scaled"]))
         nodes.append(helper.make_node("Add", ["Scaled", "Bias"], [last]))
     else:
@@ -252,7 +262,7 @@ def _epsilon(opset: int) -> list[NodeProto]:
 
 
 def _number(name: str, value: float) -> NodeProto:
-    tensor = helper.make_tensor("", TensorProto.FLOAT, [], [value])
+    tensor = helper.make_tensor("", ElementType.FLOAT, [], [value])
     return helper.make_node("Constant", [], [name], value=tensor)
 
 

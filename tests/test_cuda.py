@@ -12,7 +12,7 @@ import pytest
 
 import graphfuse
 from graphfuse.files.model_file import Model
-from graphfuse.records import LAYER_NORM, RMS_NORM, ValidationReport
+from graphfuse.records import NormKind, ValidationReport
 from graphfuse.records.progress import SILENT
 from graphfuse.running import profiler, sessions
 from graphfuse.running.feeding import Feeding
@@ -83,7 +83,7 @@ def test_models_are_valid_on_cuda(name: str, ep: str) -> None:
 
 @cuda
 @needs_cuda
-@pytest.mark.parametrize("kind", [LAYER_NORM, RMS_NORM])
+@pytest.mark.parametrize("kind", [NormKind.LAYER_NORM, NormKind.RMS_NORM])
 @pytest.mark.parametrize("elem_type", strict.UNITS)
 @pytest.mark.parametrize("mode", [False, True])
 def test_kernels_that_are_called_right_are_right(kind: str, elem_type: int, mode: bool) -> None:
@@ -92,7 +92,7 @@ def test_kernels_that_are_called_right_are_right(kind: str, elem_type: int, mode
     assert found.verdict != "FAIL", found
 
 
-@pytest.mark.parametrize("kind", [LAYER_NORM, RMS_NORM])
+@pytest.mark.parametrize("kind", [NormKind.LAYER_NORM, NormKind.RMS_NORM])
 def test_the_measure_of_kernels_tells_right_from_wrong(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

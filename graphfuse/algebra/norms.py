@@ -17,7 +17,7 @@ from math import isfinite
 from graphfuse.algebra.atoms import EMPTY, ONE, SUBJECT, Leaf, Mean, Monomial, Root, surd
 from graphfuse.algebra.form import Form, evaluated, mean
 from graphfuse.algebra.signs import HALF
-from graphfuse.records import LAYER_NORM, RMS_NORM, Expression, Factor, Parameter
+from graphfuse.records import Expression, Factor, NormKind, Parameter
 from graphfuse.records.reasons import Reason, RefusedError
 
 TWO = Fraction(2)
@@ -33,7 +33,7 @@ SQUARE_OF_MEAN: Monomial = frozenset({(FIRST, TWO)})
 class Norm:
     """A value that is a norm of x. Scale and bias are forms of parameters and numbers."""
 
-    kind: str
+    kind: NormKind
     epsilon: float
     scale: Form
     bias: Form
@@ -68,7 +68,7 @@ def match(form: Form) -> Norm:
             raise _differs(form)
         into[rest] = number
     factor = evaluated(Form(of_x))
-    centre = -factor if kind == LAYER_NORM else Form({})
+    centre = -factor if kind == NormKind.LAYER_NORM else Form({})
     if not alike(evaluated(Form(of_mean)), centre):
         raise _differs(form)
     return Norm(kind, epsilon, factor, evaluated(Form(bias)))
@@ -105,7 +105,7 @@ def _exponent(root: Root, exponent: Fraction) -> RefusedError:
     return RefusedError(Reason.EXPONENT, "({})^({})", root.base, exponent)
 
 
-def _variance(base: Form) -> tuple[str, float]:
+def _variance(base: Form) -> tuple[NormKind, float]:
     """mean(x^2) - m^2 + eps or mean(x^2) + eps, in the form that stands under the root."""
     terms = dict(evaluated(base).terms)
     epsilon = terms.pop(EMPTY, Fraction(0))
@@ -121,7 +121,7 @@ def _variance(base: Form) -> tuple[str, float]:
         raise RefusedError(Reason.NOT_THE_DEFINITION, base)
     if epsilon <= 0:
         raise RefusedError(Reason.EPSILON_NOT_POSITIVE, base)
-    return (LAYER_NORM if middle else RMS_NORM), float(epsilon / square)
+    return (NormKind.LAYER_NORM if middle else NormKind.RMS_NORM), float(epsilon / square)
 
 
 def alike(form: Form, other: Form) -> bool:

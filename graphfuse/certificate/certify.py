@@ -15,13 +15,7 @@ from graphfuse.certificate.numbers import DIGITS
 from graphfuse.certificate.trial import Outcome, RowTrial
 from graphfuse.certificate.values import UnknownError
 from graphfuse.files.model_file import Model
-from graphfuse.records import (
-    DIFFERENT,
-    LAYER_NORM,
-    RMS_NORM,
-    UNCERTIFIED,
-    Certificate,
-)
+from graphfuse.records import Certificate, CertificateVerdict, NormKind
 from graphfuse.records.progress import Progress
 from graphfuse.system import libraries
 from graphfuse.views.cutting import parts_by_scope
@@ -47,7 +41,7 @@ def certify(
         there, output = before.get(scope), node.output[0]
         if (there is not None and there.node(output) == node) or (only and output not in only):
             continue
-        kind = LAYER_NORM if is_centred(node.op_type) else RMS_NORM
+        kind = NormKind.LAYER_NORM if is_centred(node.op_type) else NormKind.RMS_NORM
         if there is None or isinstance(site, str):
             why = site if isinstance(site, str) else "the original has no such graph"
             made.append(_uncertified(output, kind, seed, why))
@@ -67,7 +61,7 @@ def certify(
 def _doubted(found: Certificate) -> Certificate:
     """What agrees on rows of one number need not on others, where the function is not ours."""
     why = "the function that the file has for it is not the one that graphfuse writes"
-    return replace(found, verdict=UNCERTIFIED, detail=why)
+    return replace(found, verdict=CertificateVerdict.UNCERTIFIED, detail=why)
 
 
 def _judged(cuts: Sequence[Cut], seed: int, progress: Progress) -> list[Certificate]:
@@ -76,7 +70,7 @@ def _judged(cuts: Sequence[Cut], seed: int, progress: Progress) -> list[Certific
     for group in _alike(cuts, drawn=True):
         progress.stage(f"certifying {group[0].site.output}")
         outcome = RowTrial(group[0], seed, drawn=True).outcome()
-        if outcome.verdict != DIFFERENT:
+        if outcome.verdict != CertificateVerdict.DIFFERENT:
             made.append(_certificate(group, outcome, seed))
             continue
         for single in _alike(group, drawn=False):
@@ -100,7 +94,7 @@ def _certificate(group: Sequence[Cut], outcome: Outcome, seed: int) -> Certifica
     return Certificate(
         output,
         tuple(each.site.output for each in group),
-        LAYER_NORM if first.site.centred else RMS_NORM,
+        NormKind.LAYER_NORM if first.site.centred else NormKind.RMS_NORM,
         first.notation,
         outcome.extents,
         outcome.rows,
@@ -113,10 +107,21 @@ def _certificate(group: Sequence[Cut], outcome: Outcome, seed: int) -> Certifica
     )
 
 
-def _uncertified(output: str, kind: str, seed: int, why: str) -> Certificate:
+def _uncertified(output: str, kind: NormKind, seed: int, why: str) -> Certificate:
     repeat = _repeat(output, seed)
     return Certificate(
-        output, (output,), kind, "", "", 0, seed, DIGITS, UNCERTIFIED, why, None, repeat
+        output,
+        (output,),
+        kind,
+        "",
+        "",
+        0,
+        seed,
+        DIGITS,
+        CertificateVerdict.UNCERTIFIED,
+        why,
+        None,
+        repeat,
     )
 
 

@@ -17,8 +17,9 @@ from onnx import NodeProto, TensorProto
 from graphfuse.certificate.calls import Calls
 from graphfuse.certificate.values import LARGEST, Attributes, ExactValue, UnknownError, stored
 from graphfuse.files.model_file import Model
-from graphfuse.graph.tensors import FLOAT_TYPES, read_names, value_names
+from graphfuse.graph.tensors import read_names, value_names
 from graphfuse.records import Dim
+from graphfuse.records.element_types import FLOAT_TYPES
 from graphfuse.views.cutting import Parts
 from graphfuse.views.fused_nodes import FusedNode
 

@@ -28,7 +28,7 @@ from graphfuse.certificate.values import (
     ExactValue,
     UnknownError,
 )
-from graphfuse.graph.tensors import FLOAT_TYPES
+from graphfuse.records.element_types import FLOAT_TYPES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

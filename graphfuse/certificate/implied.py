@@ -35,7 +35,7 @@ from graphfuse.certificate.numbers import (
     unit,
 )
 from graphfuse.certificate.values import ExactValue
-from graphfuse.graph.tensors import type_name
+from graphfuse.records.element_types import ElementType
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -92,7 +92,7 @@ def roundings(seen: Seen, held: Parameters) -> tuple[str, ...] | None:
         verdict = _vector(value, implied)
         if verdict is None:
             return None
-        rounded_ones += [f"{role} to {type_name(value.elem_type)}"] if verdict else []
+        rounded_ones += [f"{role} to {ElementType(value.elem_type).text}"] if verdict else []
     return tuple(rounded_ones)
 
 

@@ -18,7 +18,7 @@ from graphfuse.certificate.implied import Parameters, Seen, roundings
 from graphfuse.certificate.numbers import finite, number, objects
 from graphfuse.certificate.rows import KINDS, Extents, KnownShape, kinds_of, operands, vector
 from graphfuse.certificate.values import ExactValue, ShapeError, UnknownError, integers, size
-from graphfuse.records import DIFFERENT, IDENTICAL, ROUNDED, UNCERTIFIED
+from graphfuse.records import CertificateVerdict
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +36,7 @@ BATCH, SEQUENCE = 2, 3
 class Outcome:
     """What a trial shows: a verdict of `records`, and what is said of it."""
 
-    verdict: str
+    verdict: CertificateVerdict
     detail: str = ""
     difference: float | None = None
     extents: str = ""
@@ -74,17 +74,21 @@ class RowTrial:
                 try:
                     found = self._at(extents)
                 except ShapeError as error:
-                    said = said or Outcome(UNCERTIFIED, f"the extents {_text(extents)}: {error}")
+                    said = said or Outcome(
+                        CertificateVerdict.UNCERTIFIED, f"the extents {_text(extents)}: {error}"
+                    )
                     continue
                 except UnknownError as error:
-                    return Outcome(UNCERTIFIED, str(error))
+                    return Outcome(CertificateVerdict.UNCERTIFIED, str(error))
                 except _OtherShapeError as error:
-                    found = Outcome(DIFFERENT, str(error), None, _text(extents))
-                if found.verdict != DIFFERENT:
+                    found = Outcome(CertificateVerdict.DIFFERENT, str(error), None, _text(extents))
+                if found.verdict != CertificateVerdict.DIFFERENT:
                     return found
                 said = found
                 break
-        return said or Outcome(UNCERTIFIED, "the extents of its operands are not known")
+        return said or Outcome(
+            CertificateVerdict.UNCERTIFIED, "the extents of its operands are not known"
+        )
 
     def _at(self, extents: Extents) -> Outcome:
         runs = list(self._runs(extents))
@@ -97,14 +101,14 @@ class RowTrial:
         if not body.is_none:
             said = f"the function that the file has for it differs in digit {body.digit} of {place}"
             both = body.text(("the definition", "the function"))
-            return outcome(DIFFERENT, f"{said}: {both}", float(body.value))
+            return outcome(CertificateVerdict.DIFFERENT, f"{said}: {both}", float(body.value))
         if worst.is_none:
-            return outcome(IDENTICAL, "", largest)
+            return outcome(CertificateVerdict.IDENTICAL, "", largest)
         found = self._rounded(runs)
         if found:
-            return outcome(ROUNDED, ", ".join(found), largest)
+            return outcome(CertificateVerdict.ROUNDED, ", ".join(found), largest)
         said = f"they differ in digit {worst.digit} of {where}: {worst.text()}"
-        return outcome(DIFFERENT, said, largest)
+        return outcome(CertificateVerdict.DIFFERENT, said, largest)
 
     def _worst(
         self, pairs: Sequence[tuple[Run, ExactValues, ExactValues | None]]

@@ -12,7 +12,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from graphfuse.certificate.numbers import exact, objects
-from graphfuse.graph.tensors import FLOAT_TYPES
+from graphfuse.records.element_types import FLOAT_TYPES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,16 +17,9 @@ from graphfuse.files.limits import Limits
 from graphfuse.files.wire import is_inline
 from graphfuse.graph.scopes import FunctionKey, callees_first, function_key
 from graphfuse.graph.tensors import is_external
+from graphfuse.records.element_types import ElementType
 
 KEYS = frozenset(("location", "offset", "length", "checksum"))
-
-# Bits of an element, by type; strings have none.
-# fmt: off
-BITS = {
-    1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64,
-    15: 128, 16: 16, 17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8, 25: 2, 26: 2,
-}
-# fmt: on
 
 DATA_FIELDS = (
     "raw_data",
@@ -64,8 +57,8 @@ class _Where:
 
 def tensor_bytes(tensor: TensorProto) -> int:
     """The bytes that a tensor's elements take in a file. Raises RefusedError for none or 2^63."""
-    bits = BITS.get(tensor.data_type)
-    if bits is None:
+    bits = ElementType(tensor.data_type).bits
+    if not bits:
         raise LocationError(f"element type {tensor.data_type} has no size")
     extents = list(tensor.dims)
     if any(extent < 0 for extent in extents):

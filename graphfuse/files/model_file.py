@@ -22,12 +22,13 @@ from google.protobuf.message import DecodeError, EncodeError
 
 from graphfuse.errors import ChangedError, ModelError, in_one_line
 from graphfuse.files import wire
-from graphfuse.files.admission import BITS, check, tensor_bytes
+from graphfuse.files.admission import check, tensor_bytes
 from graphfuse.files.folder import Folder, Identity, LocationError, identity, settled
 from graphfuse.files.limits import Limits
 from graphfuse.files.wire import FileSource, Shrinker, Span, is_inline
 from graphfuse.graph.order import in_order
 from graphfuse.graph.tensors import external_entries, is_external, model_tensors
+from graphfuse.records.element_types import ElementType
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -155,7 +156,7 @@ class Model:
             data = file.read(length)
         if len(data) != length:
             raise ValueError(f"{entries['location']} has {len(data)} of its {length} bytes")
-        if BITS[tensor.data_type] < 8:
+        if ElementType(tensor.data_type).bits < 8:
             return onnx.numpy_helper.to_array(
                 onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=data)
             )

@@ -16,8 +16,8 @@ from onnx import AttributeProto, FunctionProto, NodeProto, TensorProto, numpy_he
 
 from graphfuse import ops
 from graphfuse.graph.tensors import DEFAULT_DOMAINS, all_nodes, default_opset, is_external
+from graphfuse.records.element_types import FLOATS_BY_NAME, ElementType
 
-TYPES = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 MOST_AXES = 64
 """More than any tensor has."""
 MOST_ELEMENTS = 64
@@ -91,15 +91,15 @@ def strange_names(model: onnx.ModelProto) -> tuple[str, ...]:
     return tuple(f"{function.domain}::{function.name}" for function in strange(model))
 
 
-def form_of(function: FunctionProto) -> str | None:
+def form_of(function: FunctionProto) -> ops.BodyForm | None:
     """The form of one of graphfuse's functions; None for any other, or one for several targets."""
     if function.domain != ops.DOMAIN or function.name not in KINDS or has_contrib(function):
         return None
     operators = {node.op_type for node in function.node}
     if not operators & {"LayerNormalization", "RMSNormalization", "Pow"}:
-        return ops.APART
+        return ops.BodyForm.APART
     producers = {name: node.op_type for node in function.node for name in node.output}
-    return ops.ADD if producers.get("Sum") == "Add" else ops.SUM
+    return ops.BodyForm.ADD if producers.get("Sum") == "Add" else ops.BodyForm.SUM
 
 
 def has_contrib(function: FunctionProto) -> bool:
@@ -135,12 +135,12 @@ def _own_like(function: FunctionProto) -> Iterator[FunctionProto]:
         return
     kind, biased = KINDS[function.name]
     yield ops.function(kind, opset, ops.Variant(contrib=True), biased)
-    for elem_type in TYPES:
-        for parameter_type in dict.fromkeys((elem_type, TensorProto.FLOAT)):
-            for form in ops.FORMS:
+    for elem_type in FLOATS_BY_NAME.values():
+        for parameter_type in dict.fromkeys((elem_type, ElementType.FLOAT)):
+            for form in ops.BodyForm:
                 variant = ops.Variant(elem_type, parameter_type, axis, rank, form=form)
                 yield ops.function(kind, opset, variant, biased)
-                if elem_type == parameter_type == TensorProto.FLOAT:
+                if elem_type == parameter_type == ElementType.FLOAT:
                     yield _older_float64(ops.function(kind, opset, variant, biased))
 
 
@@ -152,7 +152,7 @@ def _older_float64(function: FunctionProto) -> FunctionProto:
     for node in function.node:
         for attribute in node.attribute:
             if attribute.name == "to" and not attribute.ref_attr_name:
-                attribute.i = TensorProto.DOUBLE
+                attribute.i = ElementType.DOUBLE
     return function
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 
 from graphfuse.graph.nodes import constant_value
+from graphfuse.graph.operators import Trait, having
 from graphfuse.graph.tensors import DEFAULT_DOMAINS, is_external, subgraphs
 from graphfuse.system import machine
 
@@ -21,15 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
-
-# fmt: off
-KEEPS_SCALAR = frozenset((
-    "Identity", "Dropout", "Cast", "CastLike",
-    "Reshape", "Unsqueeze", "Squeeze", "Expand", "Flatten",
-))
-# fmt: on
-"""Operators whose output has the single value of their first input, whatever its shape."""
-
 
 ARITHMETIC: Mapping[str, Callable[[list[float]], float]] = {
     "Add": lambda operands: operands[0] + operands[1],
@@ -42,32 +34,10 @@ ARITHMETIC: Mapping[str, Callable[[list[float]], float]] = {
     "Sqrt": lambda operands: math.sqrt(operands[0]),
 }
 
-EXTENTS = frozenset(("Gather", "Slice", "Shape", "Size", "Concat", "ReduceProd"))
-"""Operators that make shapes, and take extents out of them."""
-
-NOT_NUMBERS = frozenset(
-    (
-        onnx.TensorProto.UNDEFINED,
-        onnx.TensorProto.STRING,
-        onnx.TensorProto.COMPLEX64,
-        onnx.TensorProto.COMPLEX128,
-    )
-)
-
 LARGEST = 64
 """Elements of a constant that is computed: axes and shapes have a handful."""
 MOST_NODES = 32
 """How many nodes are evaluated for one constant."""
-
-# fmt: off
-BOUNDED = frozenset((
-    "Abs", "Add", "And", "Cast", "Ceil", "Concat", "Div", "Equal", "Flatten", "Floor", "Gather",
-    "Greater", "Identity", "Less", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "ReduceMax",
-    "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Round", "Shape", "Size", "Slice", "Squeeze",
-    "Sub", "Transpose", "Unsqueeze", "Where",
-))
-# fmt: on
-"""Operators whose result is no larger than all of their operands, broadcast, are together."""
 
 
 def _of_range(operands: Sequence[Array]) -> float:
@@ -81,10 +51,13 @@ GROWING: Mapping[str, Callable[[Sequence[Array]], float]] = {
     "Tile": lambda operands: operands[0].size * math.prod(map(int, operands[1].reshape(-1))),
     "Range": _of_range,
 }
-"""The others, and how many elements they are asked for at most."""
+"""How many elements those are asked for at most whose operands' values say it."""
 
-WITH_AXES = frozenset(("Squeeze", "Unsqueeze"))
-"""Operators beside reductions whose second input are axes."""
+COMPUTING = having(Trait.COMPUTES_SHAPES)
+assert GROWING.keys() == having(Trait.GROWS)
+
+WITH_AXES = having(Trait.REDUCES) | {"Squeeze", "Unsqueeze"}
+"""Operators whose second input, if they have one, are axes."""
 
 
 class Computed:
@@ -115,7 +88,7 @@ class Computed:
         node = self._producer(name)
         if node is None or node.domain not in DEFAULT_DOMAINS or not self._left:
             return None
-        if node.op_type not in BOUNDED and node.op_type not in GROWING:
+        if node.op_type not in COMPUTING:
             return None
         if len(node.input) > LARGEST or any(a.ref_attr_name for a in node.attribute):
             return None
@@ -182,7 +155,7 @@ def show_axes(
             for body in subgraphs(node):
                 asked += show_axes(body, opset, known)
         reads = len(node.input) > 1 and node.domain in DEFAULT_DOMAINS
-        if reads and (node.op_type in WITH_AXES or node.op_type.startswith("Reduce")):
+        if reads and node.op_type in WITH_AXES:
             asked += [node.input[1]] if node.input[1] not in known else []
     if not asked:
         return []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,16 +13,6 @@ from graphfuse.ops import is_operator
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FLOAT_TYPES: frozenset[int] = frozenset(
-    (
-        onnx.TensorProto.FLOAT,
-        onnx.TensorProto.FLOAT16,
-        onnx.TensorProto.BFLOAT16,
-        onnx.TensorProto.DOUBLE,
-    )
-)
-"""The element types that the fused operators take."""
-
 DEFAULT_DOMAINS = ("", "ai.onnx")
 
 
@@ -32,17 +22,6 @@ AnyGraph = onnx.GraphProto | onnx.FunctionProto
 def value_names(values: Iterable[onnx.ValueInfoProto] | Iterable[str]) -> list[str]:
     """The names of a graph's inputs or outputs; a function has just the names."""
     return [value if isinstance(value, str) else value.name for value in values]
-
-
-def type_name(elem_type: int) -> str:
-    """`float16` for 10, as numpy and torch spell it; `type 99` for what onnx does not know."""
-    names = {1: "float32", 11: "float64"}
-    if elem_type in names:
-        return names[elem_type]
-    try:
-        return onnx.TensorProto.DataType.Name(elem_type).lower()  # pyright: ignore[reportArgumentType]
-    except ValueError:
-        return f"type {elem_type}"
 
 
 def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
@@ -214,17 +193,6 @@ def default_opset(holder: onnx.ModelProto | onnx.FunctionProto) -> int:
     """The version of the default operator set, 0 when the model or function imports none."""
     versions = [o.version for o in holder.opset_import if o.domain in DEFAULT_DOMAINS]
     return max(versions, default=0)
-
-
-def widens(source: int, target: int) -> bool:
-    """Whether a cast from one float type to another loses nothing."""
-    order: Mapping[int, frozenset[int]] = {
-        onnx.TensorProto.FLOAT16: frozenset((10, 1, 11)),
-        onnx.TensorProto.BFLOAT16: frozenset((16, 1, 11)),
-        onnx.TensorProto.FLOAT: frozenset((1, 11)),
-        onnx.TensorProto.DOUBLE: frozenset((11,)),
-    }
-    return target in order.get(source, frozenset())
 
 
 def vanished(before: AnyGraph, after: AnyGraph) -> set[str]:

@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Iterable
 
 import onnx
-from onnx import TensorProto
 
 from graphfuse import ops
 from graphfuse.graph.bodies import KINDS, form_of
 from graphfuse.graph.tensors import default_opset
 from graphfuse.planning import runtimes
 from graphfuse.planning.runtimes import Choice, Runtime
-from graphfuse.records import LAYER_NORM, NearMiss, Scan, Site
+from graphfuse.records import NearMiss, NormKind, Scan, Site
+from graphfuse.records.element_types import ElementType
 
 
 def of_runtime(runtime: Runtime) -> list[str]:
@@ -52,14 +52,14 @@ def is_taken(site: Site) -> bool:
 
     Source: onnxruntime/core/optimizer/skip_layer_norm_fusion.cc, CheckFirstAdd.
     """
-    alone = site.kind == LAYER_NORM and not site.sum_is_read and not site.path
+    alone = site.kind == NormKind.LAYER_NORM and not site.sum_is_read and not site.path
     known = site.b_shape == site.shape and None not in site.shape and len(site.shape) == 3
     return (
         alone
         and known
         and not site.fused_by
         and site.axis == -1
-        and site.elem_type == TensorProto.FLOAT
+        and site.elem_type == ElementType.FLOAT
     )
 
 
@@ -79,9 +79,9 @@ def of_bodies(model: onnx.ModelProto, runtime: Runtime) -> list[str]:
             # In other types than float32 all forms have cost the same in every version.
             continue
         kind, _ = KINDS[function.name]
-        times = runtime.body(kind, TensorProto.FLOAT, opset)
+        times = runtime.body(kind, ElementType.FLOAT, opset)
         right = {
-            runtime.form(Choice(kind, TensorProto.FLOAT, opset, written_out))
+            runtime.form(Choice(kind, ElementType.FLOAT, opset, written_out))
             for written_out in (False, True)
         }
         best = min((times[one] for one in right if one in times), default=0.0)
@@ -103,8 +103,8 @@ def _narrow_calls(model: onnx.ModelProto) -> set[str]:
     called: dict[str, set[int]] = {}
     for node in graph.node:
         if node.domain == ops.DOMAIN:
-            called.setdefault(node.op_type, set()).add(types.get(node.output[0], TensorProto.FLOAT))
-    return {name for name, found in called.items() if TensorProto.FLOAT not in found}
+            called.setdefault(node.op_type, set()).add(types.get(node.output[0], ElementType.FLOAT))
+    return {name for name, found in called.items() if ElementType.FLOAT not in found}
 
 
 def of_left(left: Iterable[NearMiss], model: str) -> str:

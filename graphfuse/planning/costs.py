@@ -25,11 +25,11 @@ from itertools import pairwise
 from typing import Any
 
 from graphfuse.errors import GraphfuseError, in_one_line
-from graphfuse.graph.tensors import type_name
 from graphfuse.planning import runtimes
 from graphfuse.planning.runtimes import Runtime
 from graphfuse.planning.targets import Target
-from graphfuse.records import Cost, Site
+from graphfuse.records import Cost, NormKind, Site
+from graphfuse.records.element_types import ElementType
 
 FILE = "costs.json"
 SCHEMA = 2
@@ -174,12 +174,12 @@ def _unlike(one: Runtime, other: Runtime) -> float:
 
 def _relative(times: Mapping[str, float]) -> float:
     """Add and norm in units of graphfuse's kernel, which is the same everywhere."""
-    return times[runtimes.PAIR] / times[runtimes.OWN]
+    return times[runtimes.NodeForm.PAIR] / times[runtimes.NodeForm.GRAPHFUSE]
 
 
-def case(kind: str, elem_type: int, sum_is_read: bool) -> str:
+def case(kind: NormKind, elem_type: ElementType, sum_is_read: bool) -> str:
     """The name of a case in the table."""
-    return f"{kind} {type_name(elem_type)} {'sum' if sum_is_read else 'no sum'}"
+    return f"{kind} {elem_type.text} {'sum' if sum_is_read else 'no sum'}"
 
 
 def predict(target: Target, site: Site, runtime: Runtime | None = None) -> Cost | None:

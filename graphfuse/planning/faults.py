@@ -13,22 +13,30 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from onnx import TensorProto
-
 from graphfuse.planning.runtimes import parse_version
+from graphfuse.records.element_types import FLOATS_BY_NAME, ElementType
 
 FILE = "faults.json"
 SCHEMA = 1
 
-REFUSE, STRICT, NOTE, OFF = "refuse", "strict", "note", "off"
-"""What a fault asks for: the site is left; it is left unless sessions have onnxruntime's strict
-mode for SkipLayerNormalization; nothing, as no fused node meets it or the original has it too; the
-optimiser of that name is turned off."""
-EFFECTS = (REFUSE, STRICT, NOTE, OFF)
+
+class Effect(StrEnum):
+    """What a fault asks for."""
+
+    REFUSE = "refuse"
+    """The site is left."""
+    STRICT = "strict"
+    """The same, but in sessions with onnxruntime's strict mode for SkipLayerNormalization."""
+    NOTE = "note"
+    """Nothing: no fused node meets it, or the original has it too."""
+    OFF = "off"
+    """The optimiser of that name is turned off."""
+
 
 STRICT_MODE = "enable_skip_layer_norm_strict_mode"
 """The CUDA provider's option that lets SkipLayerNormalization and SkipSimplifiedLayerNormalization
@@ -38,13 +46,6 @@ run as LayerNormalization does, with statistics in float32. Off by default; it e
 BROADCAST = "broadcast"
 """A fault of sites whose second operand has another shape than the sum; others are always there."""
 CASES = ("", BROADCAST)
-
-TYPES: Mapping[str, int] = {
-    "float32": TensorProto.FLOAT,
-    "float16": TensorProto.FLOAT16,
-    "bfloat16": TensorProto.BFLOAT16,
-    "float64": TensorProto.DOUBLE,
-}
 
 AnyVersion = str | tuple[int, int]
 """A version of onnxruntime as it names itself ('1.29.0', '1.33.0.dev2026') or as (1, 29)."""
@@ -77,7 +78,7 @@ class Fault(_Row):
     """A kernel that is wrong: what happens, what a plan does about it, and in which case."""
 
     what: str
-    effect: str
+    effect: Effect
     when: str
 
     def __str__(self) -> str:
@@ -90,7 +91,7 @@ class Fault(_Row):
 class Accumulation(_Row):
     """The type in which a kernel is shown to compute statistics; `strict`: in strict mode only."""
 
-    elem_type: int
+    elem_type: ElementType
     strict: bool
 
 
@@ -126,7 +127,7 @@ def accumulates(
     elem_type: int,
     version: AnyVersion | None = None,
     strict_mode: bool = False,
-) -> int:
+) -> ElementType:
     """The type in which a kernel is shown to compute statistics; 0 where no source shows it."""
     at = _moment(version)
     for row in table().accumulation:
@@ -134,12 +135,12 @@ def accumulates(
             continue
         if (*row.since, 1) <= at and (row.until is None or at < (*row.until, 0)):
             return row.elem_type
-    return 0
+    return ElementType.UNDEFINED
 
 
 def needs_strict_mode(provider: str, version: AnyVersion | None = None) -> bool:
     """Whether some kernel of a provider is right only in strict mode."""
-    rows = [fault for fault in table().faults if fault.effect == STRICT]
+    rows = [fault for fault in table().faults if fault.effect == Effect.STRICT]
     return any(
         fault in known(provider, operator, elem_type, version)
         for fault in rows
@@ -150,7 +151,7 @@ def needs_strict_mode(provider: str, version: AnyVersion | None = None) -> bool:
 
 def off(version: AnyVersion | None = None) -> tuple[str, ...]:
     """onnxruntime's optimisers that are to be off in every session of a version."""
-    rows = [fault for fault in table().faults if fault.effect == OFF]
+    rows = [fault for fault in table().faults if fault.effect == Effect.OFF]
     names = {
         name
         for fault in rows
@@ -178,12 +179,15 @@ def parse(document: Mapping[str, Any]) -> Table:
     """The tables of a document; ValueError or KeyError when it is none."""
     if document["schema"] != SCHEMA:
         raise ValueError(f"a table of faults of schema {document['schema']}, not {SCHEMA}")
-    faults = [Fault(*_row(r), r["what"], r["effect"], r["when"]) for r in document["faults"]]
-    for fault in faults:
-        if fault.effect not in EFFECTS or fault.when not in CASES or not fault.what:
-            raise ValueError(f"a fault with the effect {fault.effect!r} when {fault.when!r}")
+    for row in document["faults"]:
+        if row["effect"] not in frozenset(Effect) or row["when"] not in CASES or not row["what"]:
+            raise ValueError(f"a fault with the effect {row['effect']!r} when {row['when']!r}")
+    faults = [
+        Fault(*_row(row), row["what"], Effect(row["effect"]), row["when"])
+        for row in document["faults"]
+    ]
     shown = [
-        Accumulation(*_row(row), TYPES[row["in"]], row["strict"])
+        Accumulation(*_row(row), FLOATS_BY_NAME[row["in"]], row["strict"])
         for row in document["accumulation"]
     ]
     return Table(parse_version(document["oldest"]), tuple(faults), tuple(shown))
@@ -195,7 +199,7 @@ def _row(
     since = parse_version(row["from"])
     until = parse_version(row["until"]) if row["until"] else None
     operators = frozenset[str](row["operators"])
-    types = frozenset(TYPES[name] for name in row["types"])
+    types = frozenset(FLOATS_BY_NAME[name] for name in row["types"])
     if not operators or not types or not row["source"] or (until is not None and until <= since):
         raise ValueError(f"a row of {row['provider']} that is about nothing, or has no source")
     return row["provider"], operators, types, since, until, row["source"]

@@ -17,15 +17,11 @@ from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from graphfuse.files.model_file import Model
 from graphfuse.graph.nodes import constant_value
+from graphfuse.graph.operators import Trait, having
 from graphfuse.graph.scopes import find
-from graphfuse.graph.tensors import (
-    DEFAULT_DOMAINS,
-    FLOAT_TYPES,
-    fresh_name,
-    holds,
-    value_names,
-)
-from graphfuse.records import LAYER_NORM, Expression, Factor, Parameter, ScopeRef, Site, Vector
+from graphfuse.graph.tensors import DEFAULT_DOMAINS, fresh_name, holds, value_names
+from graphfuse.records import Expression, Factor, NormKind, Parameter, ScopeRef, Site, Vector
+from graphfuse.records.element_types import FLOAT_TYPES, ElementType
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,7 +36,8 @@ MARK = "graphfuse_"
 """Part of the name of every tensor that graphfuse adds."""
 
 
-RESHAPING = frozenset(("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"))
+# Whether a Dropout drops is not looked at here.
+SAME_NUMBERS = having(Trait.KEEPS | Trait.RESHAPES) - {"Dropout"}
 
 
 class Constants:
@@ -73,7 +70,7 @@ class Constants:
                 if node.op_type == "Constant" and node.domain in DEFAULT_DOMAINS:
                     held = constant_value(node)
                     known.update((n, held) for n in node.output[:1] if held is not None)
-                elif node.op_type in RESHAPING and node.domain in DEFAULT_DOMAINS:
+                elif node.op_type in SAME_NUMBERS and node.domain in DEFAULT_DOMAINS:
                     # The same numbers in the same order: their shape is a factor's to say.
                     held = known.get(node.input[0])
                     known.update((n, held) for n in node.output if held is not None)
@@ -110,7 +107,7 @@ class Operands:
         if nodes is None:
             nodes = self._nodes(site, role, expression)
             # What the fusion takes away is shared by scale and bias: a fusion adds no nodes.
-            share = len(site.interior) // (2 if site.kind == LAYER_NORM else 1)
+            share = len(site.interior) // (2 if site.kind == NormKind.LAYER_NORM else 1)
             if value is not None and len(nodes) > share:
                 nodes = self._rounded(site, role, value)
         if isinstance(nodes, str):
@@ -132,14 +129,14 @@ class Operands:
 
     def _rounded(self, site: Site, role: str, value: NDArray[Any]) -> list[NodeProto]:
         """A scale or bias held in float64, and the Cast that rounds it."""
-        held = self._tensor(site, role, value, TensorProto.DOUBLE)
+        held = self._tensor(site, role, value, ElementType.DOUBLE)
         before = [] if isinstance(held, str) else held
         source = held if isinstance(held, str) else held[-1].output[0]
         name = self.fresh(f"{site.output}/{MARK}{role}/cast")
         return [*before, helper.make_node("Cast", [source], [name], name, to=site.parameter_type)]
 
     def _tensor(
-        self, site: Site, role: str, value: NDArray[Any], elem_type: int
+        self, site: Site, role: str, value: NDArray[Any], elem_type: ElementType
     ) -> str | list[NodeProto]:
         """A value as an initializer, by name; as a Constant in a function, which holds none."""
         base = f"{site.output}/{MARK}{role}"
@@ -150,7 +147,12 @@ class Operands:
         return [helper.make_node("Constant", [], [name], name, value=held)]
 
     def _vector(
-        self, site: Site, value: float, base: str = "", elem_type: int = 0, data: bytes = b""
+        self,
+        site: Site,
+        value: float,
+        base: str = "",
+        elem_type: ElementType | None = None,
+        data: bytes = b"",
     ) -> str:
         elem_type = elem_type or site.parameter_type
         key = (elem_type, site.extents, data or str(value).encode())
@@ -216,10 +218,10 @@ class _Builder:
         return name
 
     def integers(self, step: str, *values: int) -> str:
-        return self._constant(step, TensorProto.INT64, [len(values)], values)
+        return self._constant(step, ElementType.INT64, [len(values)], values)
 
     def number(self, value: float) -> str:
-        return self._constant("number", TensorProto.DOUBLE, [], [value])
+        return self._constant("number", ElementType.DOUBLE, [], [value])
 
     def _constant(self, step: str, elem_type: int, dims: list[int], values: Sequence[float]) -> str:
         name = self._fresh(step)
@@ -249,7 +251,7 @@ class _Builder:
     def _product(self, number: float, factors: tuple[Factor, ...]) -> str:
         parts = [self.number(number)] if number != 1 or not factors else []
         for factor in factors:
-            part = self.cast(self.shaped(factor), TensorProto.DOUBLE)
+            part = self.cast(self.shaped(factor), ElementType.DOUBLE)
             whole = factor.exponent == 1
             parts.append(part if whole else self.op("Pow", part, self.number(factor.exponent)))
         product = parts[0]

@@ -8,20 +8,14 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType
 
 import onnx
-from onnx import TensorProto
 
 from graphfuse import ops
 from graphfuse.errors import UsageError
 from graphfuse.files.model_file import Model
 from graphfuse.graph import scopes
 from graphfuse.graph.bodies import alike, strange_names
-from graphfuse.graph.tensors import (
-    DEFAULT_DOMAINS,
-    AnyGraph,
-    default_opset,
-    model_names,
-    type_name,
-)
+from graphfuse.graph.operators import Trait, having
+from graphfuse.graph.tensors import DEFAULT_DOMAINS, AnyGraph, default_opset, model_names
 from graphfuse.planning import runtimes, targets
 from graphfuse.planning.costs import predict
 from graphfuse.planning.faults import STRICT_MODE
@@ -30,12 +24,12 @@ from graphfuse.planning.operands import MARK, Constants, Operands
 from graphfuse.planning.runtimes import Choice, Runtime
 from graphfuse.planning.targets import Target
 from graphfuse.records import (
-    LAYER_NORM,
     Cost,
     Expression,
     Factor,
     Fusion,
     NearMiss,
+    NormKind,
     Parameter,
     Plan,
     Scan,
@@ -43,10 +37,12 @@ from graphfuse.records import (
     Site,
     TensorType,
 )
+from graphfuse.records.element_types import ElementType
 from graphfuse.records.reasons import Reason, Refusal
 from graphfuse.records.requests import EVERY_SITE, Costs, Selection
 from graphfuse.types.shapes import symbol_of
 
+RUNTIME_NORMS = having(Trait.RUNTIME_NORM)
 EXPRESSION_OPSET = 9
 """Below it there are no constants of integers, or no Expand, to compute a scale with."""
 
@@ -153,7 +149,7 @@ def _of_one_type(sites: tuple[Site, ...]) -> list[Site]:
     return [
         replace(
             site,
-            parameter_type=TensorProto.FLOAT,
+            parameter_type=ElementType.FLOAT,
             scale=_widened(site, site.scale),
             bias=_widened(site, site.bias),
         )
@@ -176,7 +172,7 @@ def _fusion(
 ) -> Fusion:
     prelude: list[onnx.NodeProto] = []
     inputs = [*_summands(site, biased), operands.name(site, "scale", site.scale, prelude)]
-    if site.kind == LAYER_NORM:
+    if site.kind == NormKind.LAYER_NORM:
         inputs.append(operands.name(site, "bias", site.bias, prelude))
     if biased and site.bias_add is not None:
         inputs.append(site.bias_add.vector)
@@ -263,7 +259,7 @@ class _Bodies:
 
     def refusal(self, site: Site, operator: str) -> Refusal | None:
         """Why the function that is there, or was chosen before, cannot serve a site."""
-        written_out = site.kind == LAYER_NORM and site.kind not in self._folded
+        written_out = site.kind == NormKind.LAYER_NORM and site.kind not in self._folded
         if self._strange:
             # Registered for our node, the kernels would run in place of that function as well.
             return Refusal(Reason.NAME_TAKEN, self._strange[0])
@@ -273,12 +269,12 @@ class _Bodies:
         if there is not None and there != wanted:
             # A body for another onnxruntime means the same: the nodes that are there have it.
             wanted = there
-            if not any(alike(there, self._body(site, operator, form)) for form in ops.FORMS):
+            if not any(alike(there, self._body(site, operator, form)) for form in ops.BodyForm):
                 return Refusal(Reason.MIXED_TYPES, f"the model's own {there.name}")
         elif not self._contrib:
             self.choices.add(choice)
         if self._chosen.setdefault(operator, wanted) != wanted:
-            kind = f"{type_name(site.elem_type)}, axis {site.axis}, rank {len(site.shape)}"
+            kind = f"{site.elem_type.text}, axis {site.axis}, rank {len(site.shape)}"
             return Refusal(Reason.MIXED_TYPES, kind)
         return None
 
@@ -286,7 +282,7 @@ class _Bodies:
         """The function of an operator that `refusal` let pass."""
         return self._chosen[operator]
 
-    def _body(self, site: Site, operator: str, form: str) -> onnx.FunctionProto:
+    def _body(self, site: Site, operator: str, form: ops.BodyForm) -> onnx.FunctionProto:
         variant = ops.Variant(
             site.elem_type, site.parameter_type, site.axis, len(site.shape), form=form
         )
@@ -300,15 +296,13 @@ class _Bodies:
         return self._variants[key]
 
 
-FOLDED = frozenset(("LayerNormalization", "SimplifiedLayerNormalization", "Pow"))
-"""With one of these a norm is an operator already, or onnxruntime's fusions make it one."""
-
-
 def _is_folded(graph: AnyGraph, site: Site) -> bool:
     """Whether a default session computes a site's norm by an operator for it."""
     nodes = [graph.node[index] for index in site.interior]
     # What a function holds is not looked at: PyTorch's have LayerNormalization.
-    return any(node.op_type in FOLDED or node.domain not in DEFAULT_DOMAINS for node in nodes)
+    return any(
+        node.op_type in RUNTIME_NORMS or node.domain not in DEFAULT_DOMAINS for node in nodes
+    )
 
 
 class _Types:

@@ -8,7 +8,7 @@ its own, there is `python -m tests.campaigns.benchmarks.runtimes`.
 An entry has microseconds of one node on the
 CPU, by case (`LayerNorm float32`): `nodes` are Add followed by the norm (`pair`), onnxruntime's
 fused operator (`contrib`) and graphfuse's kernel (`graphfuse`); `bodies` are graphfuse's functions
-without the kernels in a plain default session, by opset and form (ops.FORMS); `fusions` are Add
+without the kernels in a plain default session, by opset and form (ops.BodyForm); `fusions` are Add
 and norm in a default session with one of onnxruntime's fusions on and off. `errors` are the least K
 of rule G1 (validation/tolerance.py) on hard rows, null where something finite was lost.
 
@@ -24,13 +24,15 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from graphfuse import ops
 from graphfuse.errors import GraphfuseError, ProviderError, UsageError, in_one_line
-from graphfuse.graph.tensors import type_name
+from graphfuse.records import NormKind
+from graphfuse.records.element_types import ElementType
 
 FILE = "runtimes.json"
 SCHEMA = 1
@@ -43,7 +45,14 @@ CLEAR = 1.2
 PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
 """The wheels that bring the module onnxruntime."""
 
-PAIR, CONTRIB, OWN = "pair", "contrib", "graphfuse"
+
+class NodeForm(StrEnum):
+    """How a sum and its norm are computed: two nodes, onnxruntime's one, or graphfuse's."""
+
+    PAIR = "pair"
+    CONTRIB = "contrib"
+    GRAPHFUSE = "graphfuse"
+
 
 SEVERAL_AXES_SINCE = (1, 24)
 """The first onnxruntime whose SkipLayerNormFusion leaves norms over several axes alone: before, it
@@ -64,8 +73,8 @@ class Choice:
     alone, `several_axes` that more than the last one is normalised.
     """
 
-    kind: str
-    elem_type: int
+    kind: NormKind
+    elem_type: ElementType
     opset: int
     written_out: bool = False
     several_axes: bool = False
@@ -90,25 +99,29 @@ class Runtime:
             name for name, times in self.fusions.items() if times["on"] > CLEAR * times["off"]
         )
 
-    def form(self, choice: Choice) -> str:
-        """The form of body that is fastest in a plain default session, one of ops.FORMS.
+    def form(self, choice: Choice) -> ops.BodyForm:
+        """The form of body that is fastest in a plain default session, one of ops.BodyForm.
 
         Norms that the model has written out in a way that this version leaves alone stay so, where
         its own LayerNormalization loses rows: the body must be no worse than they are.
         """
         if choice.written_out and self._loses_rows(choice):
-            return ops.APART
+            return ops.BodyForm.APART
         if choice.several_axes and self.version < SEVERAL_AXES_SINCE:
-            return ops.SUM
+            return ops.BodyForm.SUM
         times = self.body(choice.kind, choice.elem_type, choice.opset)
-        return ops.SUM if times and times[ops.ADD] > CLEAR * times[ops.SUM] else ops.ADD
+        return (
+            ops.BodyForm.SUM
+            if times and times[ops.BodyForm.ADD] > CLEAR * times[ops.BodyForm.SUM]
+            else ops.BodyForm.ADD
+        )
 
     def _loses_rows(self, choice: Choice) -> bool:
         errors = self.errors.get(case(choice.kind, choice.elem_type), {})
-        error = errors.get(PAIR, 0.0)
+        error = errors.get(NodeForm.PAIR, 0.0)
         return error is None or error > PASSES
 
-    def body(self, kind: str, elem_type: int, opset: int) -> Times:
+    def body(self, kind: NormKind, elem_type: ElementType, opset: int) -> Times:
         """Microseconds of a function's body by its form; empty where it does not run."""
         opsets = sorted(
             int(found[1])
@@ -121,12 +134,12 @@ class Runtime:
         return self.bodies[body_case(kind, elem_type, nearest)]
 
 
-def case(kind: str, elem_type: int) -> str:
+def case(kind: NormKind, elem_type: ElementType) -> str:
     """The name of a case in the table."""
-    return f"{kind} {type_name(elem_type)}"
+    return f"{kind} {elem_type.text}"
 
 
-def body_case(kind: str, elem_type: int, opset: int) -> str:
+def body_case(kind: NormKind, elem_type: ElementType, opset: int) -> str:
     """The name of a function body's case in the table."""
     return f"{case(kind, elem_type)} opset {opset}"
 

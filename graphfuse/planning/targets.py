@@ -10,24 +10,30 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cache
-
-from onnx import TensorProto
 
 from graphfuse import ops
 from graphfuse.errors import UsageError
-from graphfuse.graph.tensors import FLOAT_TYPES, type_name, widens
 from graphfuse.planning import faults
-from graphfuse.records import LAYER_NORM, RMS_NORM, Site
+from graphfuse.records import NormKind, Site
+from graphfuse.records.element_types import FLOAT_TYPES, HALF_TYPES, ElementType
 from graphfuse.records.reasons import Reason, Refusal
 from graphfuse.system import libraries
 from graphfuse.types.shapes import same
 
 AUTO = "auto"
 
-ANY, TRAILING, EQUAL = "any", "trailing", "equal"
-"""How B may broadcast to A: by ONNX's rules both ways; B of A's shape, or without its leading axis
-or with 1 there, and this proven; B of A's shape, proven."""
+
+class Broadcast(StrEnum):
+    """How B may broadcast to A."""
+
+    ANY = "any"
+    """By ONNX's rules, both ways."""
+    TRAILING = "trailing"
+    """B has A's shape, or that without its leading axis or with 1 there, and this is proven."""
+    EQUAL = "equal"
+    """B has A's shape, and this is proven."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,7 @@ class Row:
     operator: str
     elem_types: frozenset[int]
     ranks: frozenset[int] | None
-    broadcast: str
+    broadcast: Broadcast
     mixed: bool
     axes: bool
     bias: bool
@@ -85,13 +91,13 @@ class Target:
 
 def _own(source: str) -> Mapping[str, Row]:
     return {
-        kind: Row(operator, FLOAT_TYPES, None, ANY, True, True, True, 1, (1, 17), source)
+        kind: Row(operator, FLOAT_TYPES, None, Broadcast.ANY, True, True, True, 1, (1, 17), source)
         for kind, operator in ops.OPERATOR.items()
     }
 
 
 def _contrib(
-    provider: str, types: Iterable[int], broadcast: str, biases: Sequence[str], source: str
+    provider: str, types: Iterable[int], broadcast: Broadcast, biases: Sequence[str], source: str
 ) -> Mapping[str, Row]:
     """Rows of the contrib operators: rank 2 or 3, the last axis, scale and bias of shape (H)."""
     ranks = frozenset((2, 3))
@@ -113,8 +119,7 @@ def _contrib(
     }
 
 
-_HALF = (TensorProto.FLOAT, TensorProto.FLOAT16)
-_NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_HALF = (ElementType.FLOAT, ElementType.FLOAT16)
 _NO_SOURCE = "no source shows that it runs the contrib operators; functions are inlined"
 
 _TABLE: tuple[tuple[str, str, str, Mapping[str, Row]], ...] = (
@@ -130,9 +135,9 @@ _TABLE: tuple[tuple[str, str, str, Mapping[str, Row]], ...] = (
         ops.CONTRIB_DOMAIN,
         _contrib(
             "CUDAExecutionProvider",
-            (*_HALF, TensorProto.BFLOAT16),
-            TRAILING,
-            (LAYER_NORM, RMS_NORM),
+            (*_HALF, ElementType.BFLOAT16),
+            Broadcast.TRAILING,
+            (NormKind.LAYER_NORM, NormKind.RMS_NORM),
             "onnxruntime/contrib_ops/cuda/bert/skip_layer_norm.cc (an RMSNorm's bias is input 3), "
             "contrib_ops/cpu/skip_layer_norm_helper.h (CheckInputs: ranks, broadcasts, scale)",
         ),
@@ -146,8 +151,8 @@ _TABLE: tuple[tuple[str, str, str, Mapping[str, Row]], ...] = (
         _contrib(
             "WebGpuExecutionProvider",
             _HALF,
-            TRAILING,
-            (LAYER_NORM,),
+            Broadcast.TRAILING,
+            (NormKind.LAYER_NORM,),
             "onnxruntime/contrib_ops/webgpu/bert/skip_layer_norm.cc at commit 007a78e",
         ),
     ),
@@ -159,7 +164,7 @@ _TABLE: tuple[tuple[str, str, str, Mapping[str, Row]], ...] = (
         _contrib(
             "DmlExecutionProvider",
             _HALF,
-            EQUAL,
+            Broadcast.EQUAL,
             (),
             "onnxruntime/core/providers/dml/DmlExecutionProvider/src/Operators/"
             "OperatorRegistration.cpp and DmlOperatorSkipLayerNormalization.cpp "
@@ -276,15 +281,15 @@ def refusal(
 
 def _row_refusal(row: Row, site: Site) -> Refusal | None:
     if site.elem_type not in row.elem_types:
-        return Refusal(Reason.ELEMENT_TYPE, type_name(site.elem_type))
+        return Refusal(Reason.ELEMENT_TYPE, site.elem_type.text)
     if row.ranks is not None and len(site.shape) not in row.ranks:
         return Refusal(Reason.TARGET_RANK, f"rank {len(site.shape)}")
-    if row.broadcast != ANY and not _broadcasts(site, row.broadcast):
+    if row.broadcast != Broadcast.ANY and not _broadcasts(site, row.broadcast):
         return Refusal(Reason.TARGET_BROADCAST, f"{list(site.b_shape or ())} to {list(site.shape)}")
     if not row.axes and site.axis != -1:
         return Refusal(Reason.OTHER_AXES, f"{-site.axis} axes")
     if not row.mixed and site.parameter_type != site.elem_type:
-        return Refusal(Reason.PARAMETER_TYPE, type_name(site.parameter_type))
+        return Refusal(Reason.PARAMETER_TYPE, site.parameter_type.text)
     return None
 
 
@@ -294,17 +299,19 @@ def _runtime_refusal(
     """What is wrong with a provider's kernel in a version, for a site that the row takes."""
     kernel = (row.provider, row.operator, site.elem_type, runtime)
     for fault in faults.known(*kernel):
-        avoided = fault.effect == faults.NOTE or (fault.effect == faults.STRICT and strict_mode)
+        avoided = fault.effect == faults.Effect.NOTE or (
+            fault.effect == faults.Effect.STRICT and strict_mode
+        )
         if avoided or (fault.when == faults.BROADCAST and _is_whole(site)):
             continue
         return Refusal(Reason.RUNTIME_FAULT, f"{row.provider}: {fault}")
-    if not row.provider or site.elem_type not in _NARROW:
+    if not row.provider or site.elem_type not in HALF_TYPES:
         return None
-    wanted = site.computed_in or TensorProto.FLOAT
+    wanted = site.computed_in or ElementType.FLOAT
     shown = faults.accumulates(*kernel, strict_mode)
-    if wanted == site.elem_type or (shown and widens(wanted, shown)):
+    if wanted == site.elem_type or (shown and wanted.widens(shown)):
         return None
-    return Refusal(Reason.RUNTIME_PRECISION, f"{type_name(wanted)}, {type_name(site.elem_type)}")
+    return Refusal(Reason.RUNTIME_PRECISION, f"{wanted.text}, {site.elem_type.text}")
 
 
 def right_since(target: Target, sites: Iterable[Site]) -> tuple[int, int] | None:
@@ -330,29 +337,29 @@ def _is_whole(site: Site) -> bool:
     return len(shape) == len(site.shape) and all(map(same, shape, site.shape))
 
 
-def operator(target: Target, kind: str, biased: bool) -> str:
+def operator(target: Target, kind: NormKind, biased: bool) -> str:
     """The operator that a target wants; onnxruntime's takes a bias as one more input."""
     if target.domain == ops.CONTRIB_DOMAIN:
         return target.rows[kind].operator
     return (ops.BIAS_OPERATOR if biased else ops.OPERATOR)[kind]
 
 
-def takes_bias(target: Target, kind: str) -> bool:
+def takes_bias(target: Target, kind: NormKind) -> bool:
     """Whether a bias vector before the norm may be left to the operator."""
     return all(rows[kind].bias for rows in target.all_of or (target.rows,))
 
 
-def _broadcasts(site: Site, how: str) -> bool:
+def _broadcasts(site: Site, how: Broadcast) -> bool:
     """Skip of the same shape, (1, S, H) or (S, H): what the contrib kernels index rightly."""
     if not site.order_proven or site.b_shape is None:
         return False
     missing = len(site.shape) - len(site.b_shape)
     if missing > 1 or (missing == 1 and len(site.shape) != 3):
         return False
-    if how == EQUAL and missing:
+    if how == Broadcast.EQUAL and missing:
         return False
     tail = zip(site.b_shape[::-1], site.shape[::-1], strict=False)
     pairs = list(tail)[::-1]
     leading_one = len(site.shape) == 3 and missing == 0 and site.b_shape[0] == 1
-    skipped = leading_one and how == TRAILING
+    skipped = leading_one and how == Broadcast.TRAILING
     return all(same(*pair) for pair in (pairs[1:] if skipped else pairs))

@@ -16,13 +16,12 @@ from math import isfinite, prod
 from graphfuse.algebra import constant, leaf
 from graphfuse.algebra.norms import normalize
 from graphfuse.graph.nodes import Node
+from graphfuse.graph.operators import Trait, having
 from graphfuse.recognition.context import DEFAULT_EPSILON, Context, Value, normalized_axes
 from graphfuse.records.reasons import Reason, RefusedError
 from graphfuse.views.view import GraphView
 
-BY_CHANNEL = frozenset(("InstanceNormalization", "GroupNormalization"))
-WITHOUT_EPSILON = frozenset(("MeanVarianceNormalization", "LpNormalization"))
-"""Operators that divide by a root to which nothing is added under it."""
+BY_CHANNEL = having(Trait.NORMALIZES_CHANNELS)
 
 MAX_READ = 2**16
 """Elements of a scale that are read to see whether all are one number."""

@@ -16,6 +16,7 @@ from math import inf, isnan
 
 from graphfuse.algebra.form import Form, has_second_moment, is_of_x
 from graphfuse.algebra.signs import at_least
+from graphfuse.graph.operators import Trait, having
 from graphfuse.recognition.context import Context, Value
 from graphfuse.records.reasons import Reason, RefusedError
 
@@ -68,7 +69,5 @@ def _limits(context: Context) -> Bounds:
     return -inf, min(numbers, default=inf)
 
 
-CLAMPS: Mapping[str, Callable[[Context], Value]] = dict.fromkeys(
-    ("Max", "Min", "Clip", "Relu", "Abs"), _clamp
-)
+CLAMPS: Mapping[str, Callable[[Context], Value]] = dict.fromkeys(having(Trait.CLAMPS), _clamp)
 """Rows of the algebra's table, beside those of `OPERATORS`."""

@@ -8,7 +8,7 @@ from math import isfinite
 
 from graphfuse.algebra import Form, constant, leaf
 from graphfuse.graph.nodes import Node
-from graphfuse.graph.tensors import widens
+from graphfuse.graph.operators import Trait, having
 from graphfuse.records import Dim
 from graphfuse.records.reasons import Reason, RefusedError
 from graphfuse.types.shapes import broadcasts_to
@@ -40,7 +40,7 @@ FIRST_AXIS = {"InstanceNormalization": 2, "GroupNormalization": 1}
 DEFAULT_EPSILON = 9.999999747378752e-06
 """1e-5 in float32: what a norm operator without the attribute uses."""
 
-SPLIT_WEIGHTS = frozenset(("Add", "Sub", "Mul", "Div", "Neg", "Identity"))
+SPLIT_WEIGHTS = having(Trait.ADDS) | {"Identity"}
 MAX_WEIGHT_DEPTH = 4
 MAX_WEIGHT_TERMS = 4
 
@@ -128,10 +128,10 @@ class Context:
             return None
         # Computed in a narrower type than x, it is rounded on the way: then it is what it is.
         x_type = self.view.type(self.candidate.tensor).elem_type
-        rounded = not widens(x_type, self.view.type(name).elem_type)
+        rounded = not x_type.widens(self.view.type(name).elem_type)
         exact = node.op_type in SPLIT_WEIGHTS and not rounded
         if node.op_type == "Cast":
-            exact = widens(self.view.type(node.input(0)).elem_type, self.view.cast_type(node))
+            exact = self.view.type(node.input(0)).elem_type.widens(self.view.cast_type(node))
         if not exact:
             return None
         inside = replace(self, node=node, values={}, depth=self.depth + 1)
@@ -176,7 +176,7 @@ class Context:
         if node is None or not node.standard or node.op_type != "CastLike":
             return ""
         before = self.view.type(node.input(0)).elem_type
-        lossless = widens(before, self.view.cast_type(node))
+        lossless = before.widens(self.view.cast_type(node))
         return node.input(0) if lossless else ""
 
     def _is_given_vector(self, name: str, shape: tuple[Dim, ...]) -> bool:

@@ -12,7 +12,7 @@ from graphfuse.algebra.rendering import render_product, render_term
 from graphfuse.errors import UsageError
 from graphfuse.graph.scopes import as_written
 from graphfuse.recognition.context import DEFAULT_EPSILON
-from graphfuse.records import LAYER_NORM, RMS_NORM, Explanation, NearMiss, Scan, Site
+from graphfuse.records import Explanation, NearMiss, NormKind, Scan, Site
 
 
 def explain(scan: Scan, name: str) -> Explanation:
@@ -63,7 +63,7 @@ def _terms(form: Form, other: Form) -> tuple[str, ...]:
 
 def nearest(seen: Form) -> tuple[str, Form]:
     """The definition with the scale, bias and epsilon that a form seems to have, and its kind."""
-    kind = LAYER_NORM if any(atom == FIRST for atom in seen.atoms()) else RMS_NORM
+    kind = NormKind.LAYER_NORM if any(atom == FIRST for atom in seen.atoms()) else NormKind.RMS_NORM
     if not is_of_x(seen):
         # A statistic on its way to the root: the number in it is an epsilon, and no bias.
         return kind, _under_root(seen, kind)
@@ -75,14 +75,14 @@ def nearest(seen: Form) -> tuple[str, Form]:
             scale = Form({leaves: ONE if leaves else number})
         elif leaves == factors:
             bias = Form({**bias.terms, leaves: number})
-    return kind, normalize(subject(), epsilon, centred=kind == LAYER_NORM) * scale + bias
+    return kind, normalize(subject(), epsilon, centred=kind == NormKind.LAYER_NORM) * scale + bias
 
 
-def _under_root(seen: Form, kind: str) -> Form:
+def _under_root(seen: Form, kind: NormKind) -> Form:
     """What the definition has under its root, with the epsilon of a form."""
     number = seen.terms.get(EMPTY, Fraction(0))
     epsilon = number if number > 0 else Fraction(DEFAULT_EPSILON)
-    middle = {SQUARE_OF_MEAN: -ONE} if kind == LAYER_NORM else {}
+    middle = {SQUARE_OF_MEAN: -ONE} if kind == NormKind.LAYER_NORM else {}
     return Form({MEAN_OF_SQUARE: ONE, **middle, EMPTY: epsilon})
 
 

@@ -11,33 +11,34 @@ from __future__ import annotations
 import re
 
 from graphfuse.graph.nodes import Node
+from graphfuse.graph.operators import Trait, having
 from graphfuse.recognition.residual import is_sum
 from graphfuse.recognition.translate import NORMALIZATIONS, OPERATORS, REDUCTIONS
-from graphfuse.records import Expression, Parameter, Site
+from graphfuse.records import Expression, Layout, Parameter, Site
 from graphfuse.views.view import GraphView
 
-POST_NORM, PRE_NORM, SANDWICH, PARALLEL = "post-norm", "pre-norm", "sandwich", "parallel"
-
 LAYER = re.compile(r"(?:^|[./_])(?:layers?|blocks?|h|stages?)[./_](\d+)(?:[./_]|$)", re.IGNORECASE)
+
+PROJECTIONS = having(Trait.PROJECTS)
 
 REACH = 14
 """How far behind an operand the reduction of a norm lies."""
 
 
-def layout_of(view: GraphView, site: Site) -> str:
+def layout_of(view: GraphView, site: Site) -> Layout:
     """The layout that a site shows."""
     if sum(_is_projection(view, name) for name in site.addends) > 1:
-        return PARALLEL
+        return Layout.PARALLEL
     normed = [name for name in (site.a, site.b) if _is_normed(view, name)]
     if any(len(view.readers(name)) == 1 for name in normed):
-        return SANDWICH
+        return Layout.SANDWICH
     if site.sum_is_read:
-        return PRE_NORM
+        return Layout.PRE_NORM
     # The last norm of a pre-norm model: the stream that it ends is a sum itself.
     read_twice = [name for name in (site.a, site.b) if len(view.readers(name)) > 1]
     stream = [view.producer(name) for name in read_twice]
     ends = any(node is not None and _is_residual(view, node) for node in stream)
-    return PRE_NORM if ends and not normed else POST_NORM
+    return Layout.PRE_NORM if ends and not normed else Layout.POST_NORM
 
 
 def _is_normed(view: GraphView, name: str) -> bool:
@@ -64,7 +65,7 @@ def _is_projection(view: GraphView, name: str) -> bool:
     """Whether a tensor is what a matrix product gives, a bias or a scale applied."""
     node = view.producer(name)
     for _ in range(4):
-        if node is None or node.op_type in ("MatMul", "Gemm"):
+        if node is None or node.op_type in PROJECTIONS:
             return node is not None
         operands = [operand for operand in node.inputs if operand and not view.is_weight(operand)]
         passes = node.op_type in OPERATORS and len(operands) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from graphfuse.algebra.form import Form, exponents, has_second_moment, has_square, is_of_x
 from graphfuse.algebra.norms import is_deviation, match
 from graphfuse.graph.nodes import Node
+from graphfuse.graph.operators import Trait, having
 from graphfuse.recognition.residual import is_sum, quantizes
 from graphfuse.recognition.site import interior_of
 from graphfuse.recognition.translate import NORMALIZATIONS, REDUCTIONS, Region, rule_for
@@ -12,8 +13,7 @@ from graphfuse.records import NearMiss
 from graphfuse.records.reasons import Reason, RefusedError
 from graphfuse.views.view import GraphView
 
-TURNING = ("Sqrt", "Pow", "Reciprocal", "Div")
-"""Operators that turn a statistic into a factor."""
+TURNING = having(Trait.TURNS)
 
 
 def closest(view: GraphView, region: Region, add: Node) -> NearMiss | None:

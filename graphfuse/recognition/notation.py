@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from graphfuse.graph.nodes import Node
+from graphfuse.graph.operators import Trait, having
 from graphfuse.recognition.translate import Region
 from graphfuse.views.view import GraphView
 
@@ -38,7 +39,7 @@ def _text(view: GraphView, node: Node, texts: Mapping[str, Text]) -> Text:
     write = WRITERS.get(node.op_type)
     if write is not None:
         text = write(operands)
-    elif len(operands) == 1 or node.op_type in PASSING:
+    elif len(operands) == 1 or node.op_type in UNWRITTEN:
         text = operands[0]
     else:
         text = (f"{node.op_type}({', '.join(t for t, _ in operands)})", ATOM)
@@ -73,7 +74,8 @@ def _call(function: str) -> Callable[[list[Text]], Text]:
     return lambda operands: (f"{function}({operands[0][0]})", ATOM)
 
 
-PASSING = frozenset(("Cast", "CastLike", "Dropout", "Unsqueeze", "Squeeze", "Reshape", "Expand"))
+UNWRITTEN = having(Trait.KEEPS | Trait.RESHAPES | Trait.REPEATS | Trait.CASTS)
+"""Of these the text has the operand alone: what they change is no arithmetic."""
 
 WRITERS: Mapping[str, Callable[[list[Text]], Text]] = {
     "Add": _infix(" + ", SUM, SUM),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from graphfuse.graph.nodes import Node
-from graphfuse.graph.tensors import FLOAT_TYPES, widens
+from graphfuse.graph.operators import Trait, having
 from graphfuse.records import BiasAdd, Dim
+from graphfuse.records.element_types import FLOAT_TYPES
 from graphfuse.records.reasons import Reason, Refusal
 from graphfuse.types.shapes import broadcasts_to
 from graphfuse.views.view import GraphView
@@ -51,33 +52,23 @@ class Source:
         return (self.add.scope, self.add.position)
 
 
-RESHAPING = frozenset(("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Expand"))
-SLICING = frozenset(("Slice", "Gather", "GatherND", "GatherElements", "Split"))
-SEQUENCES = frozenset(
-    (
-        "SequenceAt",
-        "SequenceInsert",
-        "SequenceConstruct",
-        "SplitToSequence",
-        "ConcatFromSequence",
-        "Optional",
-        "OptionalGetElement",
-    )
-)
-CLAMPING = frozenset(("Clip", "Min", "Max"))
-QUANTIZING = frozenset(("QuantizeLinear", "DequantizeLinear"))
-JOINING = frozenset(("Concat", "Pad", "Where", "ScatterND", "ScatterElements"))
+RESHAPING = having(Trait.RESHAPES | Trait.PERMUTES | Trait.REPEATS)
+QUANTIZING = having(Trait.QUANTIZES)
+# A sum behind an activation function is a block of its own: a ResNet's, not a clamped stream.
+CLAMPING = having(Trait.CLAMPS) - {"Relu", "Abs"}
 QUANTIZED_SUM = ("com.microsoft", "QLinearAdd")
 OBSTACLES = {
     **dict.fromkeys(QUANTIZING, Reason.SUM_QUANTIZED),
     **dict.fromkeys(CLAMPING, Reason.SUM_CLAMPED),
-    **dict.fromkeys(JOINING, Reason.SUM_JOINED),
+    **dict.fromkeys(having(Trait.JOINS), Reason.SUM_JOINED),
     **dict.fromkeys(RESHAPING, Reason.SUM_RESHAPED),
-    **dict.fromkeys(SLICING, Reason.SUM_SLICED),
-    **dict.fromkeys(SEQUENCES, Reason.SUM_IN_SEQUENCE),
+    **dict.fromkeys(having(Trait.PICKS), Reason.SUM_SLICED),
+    **dict.fromkeys(having(Trait.SEQUENCES), Reason.SUM_IN_SEQUENCE),
 }
-PRODUCTS = frozenset(("Mul", "Div", "Pow", "Neg", "Identity", "Dropout", "Cast"))
-PASSING = frozenset(("Identity", "Dropout"))
+KEEPING = having(Trait.KEEPS)
+CASTING = having(Trait.CASTS)
+# All inputs of these are factors; the second one of a CastLike is none.
+PRODUCTS = having(Trait.MULTIPLIES | Trait.KEEPS | Trait.CASTS) - {"CastLike"}
 LONGEST_PATH = 8
 
 
@@ -188,11 +179,11 @@ def _further(step: _Step, tensor: str) -> _Step:
 
 def _behind(node: Node, step: _Step) -> list[_Step]:
     """Where to look on behind a node that is no sum, and what it puts in the way."""
-    if node.op_type in (*PASSING, "Pow", "Neg"):
+    if node.op_type in (*KEEPING, "Pow", "Neg"):
         return [_further(step, node.input(0))]
     if node.op_type in ("Mul", "Div"):
         return [_further(step, name) for name in dict.fromkeys(node.inputs)]
-    if node.op_type in ("Cast", "CastLike"):
+    if node.op_type in CASTING:
         return [replace(_further(step, node.input(0)), casts=(*step.casts, node))]
     if node.op_type in OBSTACLES:
         # Of the way to where it is joined with others nothing more counts.
@@ -215,7 +206,7 @@ def _source(view: GraphView, node: Node, step: _Step) -> Source:
         reason = Reason.SUM_IN_OTHER_SCOPE
     elif elem_type and obstacle is None:
         # A cast is narrow or wide beside the type of the sum: there and back loses nothing.
-        narrow = [cast for cast in step.casts if not widens(elem_type, view.cast_type(cast))]
+        narrow = [cast for cast in step.casts if not elem_type.widens(view.cast_type(cast))]
         unknown = [cast for cast in narrow if not view.cast_type(cast)]
         if narrow:
             # A CastLike whose second operand has no known type may well lose nothing.
@@ -239,13 +230,13 @@ def _path(view: GraphView, last: Node) -> tuple[Node, ...] | None:
                 return None
         path.insert(0, node)
         node = view.producer(node.input(0))
-    moved = any(step.op_type not in PASSING for step in path)
+    moved = any(step.op_type not in KEEPING for step in path)
     return tuple(path) if moved and is_sum(node) else None
 
 
 def _keeps_rows(view: GraphView, node: Node) -> bool:
     """Whether every row of the output, along the last axis, is a row of the input."""
-    if node.op_type in PASSING:
+    if node.op_type in KEEPING:
         training = node.op_type == "Dropout" and node.input(2)
         return not training or view.scalar(node.input(2)) == 0
     before, after = view.type(node.input(0)), view.type(node.outputs[0])

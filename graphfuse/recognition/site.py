@@ -7,28 +7,20 @@ from fractions import Fraction
 from math import prod
 
 import numpy as np
-from onnx import TensorProto
 
 from graphfuse.algebra import Form, leaf, norms
 from graphfuse.algebra.atoms import EMPTY
 from graphfuse.algebra.norms import Norm
 from graphfuse.graph.nodes import Node
-from graphfuse.graph.tensors import holds, widens
+from graphfuse.graph.tensors import holds
 from graphfuse.recognition.channels import extents_by_channel
 from graphfuse.recognition.clamps import CLAMPS
 from graphfuse.recognition.layout import layer_of, layout_of
 from graphfuse.recognition.notation import written
-from graphfuse.recognition.residual import PASSING, ResidualSum, Source, addends, bias_add
+from graphfuse.recognition.residual import CASTING, KEEPING, ResidualSum, Source, addends, bias_add
 from graphfuse.recognition.translate import NORMALIZATIONS, REDUCTIONS, Region
-from graphfuse.records import (
-    RMS_NORM,
-    Expression,
-    Factor,
-    NearMiss,
-    Parameter,
-    Site,
-    TensorType,
-)
+from graphfuse.records import Expression, Factor, NearMiss, NormKind, Parameter, Site, TensorType
+from graphfuse.records.element_types import HALF_TYPES, ElementType
 from graphfuse.records.reasons import Reason, Refusal
 from graphfuse.views.view import GraphView
 
@@ -37,7 +29,6 @@ MAX_READ = 2**16
 """Elements of a weight that are read to see whether they fit a narrower type."""
 FLOAT64_NOISE = 2.0**-50
 """What a few operations in float64, the root of n say, may do to an epsilon."""
-HALF_TYPES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 def site(
@@ -154,12 +145,12 @@ def _of_the_norm(
     count = len(axes) * source.merged
     if total.shape is None or not all(isinstance(dim, int) for dim in total.shape[-count:]):
         return Refusal(Reason.UNKNOWN_SHAPE, "the normalised extents of the sum")
-    if norm.kind == RMS_NORM and norm.bias.terms:
+    if norm.kind == NormKind.RMS_NORM and norm.bias.terms:
         return Refusal(Reason.NOT_THE_DEFINITION, f"an RMSNorm with the bias {norm.bias}")
     extent = region.candidate.extent
     if extent is None or not 0 < extent <= MAX_HIDDEN:
         return Refusal(Reason.HIDDEN_SIZE, str(extent))
-    if not _is_attribute(norm.epsilon, exactly=total.elem_type == TensorProto.DOUBLE):
+    if not _is_attribute(norm.epsilon, exactly=total.elem_type == ElementType.DOUBLE):
         return Refusal(Reason.EPSILON_PRECISION, repr(norm.epsilon))
     if view.type(output).elem_type != total.elem_type:
         return Refusal(Reason.OUTPUT_TYPE, output)
@@ -176,11 +167,11 @@ def _is_attribute(epsilon: float, exactly: bool) -> bool:
 
 
 def _of_the_interior(
-    view: GraphView, interior: list[Node], elem_type: int, output: str
+    view: GraphView, interior: list[Node], elem_type: ElementType, output: str
 ) -> Refusal | None:
     """What is wrong with the nodes between: a type that loses digits, results read elsewhere."""
     for node in interior:
-        if node.op_type in ("Cast", "CastLike") and not widens(elem_type, view.cast_type(node)):
+        if node.op_type in CASTING and not elem_type.widens(view.cast_type(node)):
             return Refusal(Reason.PRECISION_LOST, str(node.ref))
         if not node.in_call and any(view.is_read(name) for name in node.outputs[1:] if name):
             return Refusal(Reason.STATISTICS_READ, str(node.ref))
@@ -193,7 +184,7 @@ def _of_the_interior(
     return None
 
 
-def _computed_in(view: GraphView, interior: list[Node], elem_type: int) -> int:
+def _computed_in(view: GraphView, interior: list[Node], elem_type: ElementType) -> ElementType:
     """The widest type that a statistic of the norm is computed in; 0 when one is not known."""
     widest = elem_type
     for node in interior:
@@ -202,25 +193,27 @@ def _computed_in(view: GraphView, interior: list[Node], elem_type: int) -> int:
         elif node.op_type in NORMALIZATIONS:
             # ONNX computes the statistics in the stash type, whatever the input's.
             stashes = node.op_type != "InstanceNormalization"
-            own = TensorProto.FLOAT if stashes else view.type(node.input(0)).elem_type
-            found = int(node.attributes.get("stash_type", own))
+            own = ElementType.FLOAT if stashes else view.type(node.input(0)).elem_type
+            found = ElementType(node.attributes.get("stash_type", own))
         else:
             continue
-        if found == TensorProto.UNDEFINED:
-            return TensorProto.UNDEFINED
-        if widens(widest, found):
+        if found == ElementType.UNDEFINED:
+            return ElementType.UNDEFINED
+        if widest.widens(found):
             widest = found
     return widest
 
 
-def _with_named_tensors(view: GraphView, region: Region, norm: Norm, elem_type: int) -> Norm:
+def _with_named_tensors(
+    view: GraphView, region: Region, norm: Norm, elem_type: ElementType
+) -> Norm:
     """The norm with the tensors that hold its scale and bias, where the model computes such."""
 
     def held(form: Form) -> Form:
         name = region.named.get(form, "")
         if not name or not view.is_real(name):
             return form
-        types = (elem_type, TensorProto.FLOAT) if elem_type in HALF_TYPES else (elem_type,)
+        types = (elem_type, ElementType.FLOAT) if elem_type in HALF_TYPES else (elem_type,)
         if norms.is_weight(form) and view.type(norms.weights(form)[0]).elem_type in types:
             return form
         return leaf(name, inner=True) if view.type(name).elem_type in types else form
@@ -228,18 +221,20 @@ def _with_named_tensors(view: GraphView, region: Region, norm: Norm, elem_type: 
     return replace(norm, scale=held(norm.scale), bias=held(norm.bias))
 
 
-def _parameter_type(view: GraphView, region: Region, norm: Norm, elem_type: int) -> int:
+def _parameter_type(
+    view: GraphView, region: Region, norm: Norm, elem_type: ElementType
+) -> ElementType:
     """The type of scale and bias: float32 beside a narrower sum, where the model has it so."""
     if elem_type not in HALF_TYPES:
         return elem_type
     forms = (norm.scale, norm.bias)
     names = [name for form in forms for name in norms.weights(form)]
-    wide = any(not widens(view.type(name).elem_type, elem_type) for name in names)
+    wide = any(not view.type(name).elem_type.widens(elem_type) for name in names)
     # 1 + w, say, is no number of the narrow type where w is one; nor is 1 / sqrt(12).
     computed = any(norms.weights(form) and not norms.is_exact(form) for form in forms)
-    in_float = any(view.type(name).elem_type == TensorProto.FLOAT for name in region.values)
+    in_float = any(view.type(name).elem_type == ElementType.FLOAT for name in region.values)
     rounded = any(not _is_of(form.number, elem_type) for form in forms if form.number is not None)
-    return TensorProto.FLOAT if wide or rounded or (computed and in_float) else elem_type
+    return ElementType.FLOAT if wide or rounded or (computed and in_float) else elem_type
 
 
 def _is_of(number: Fraction, elem_type: int) -> bool:
@@ -252,7 +247,7 @@ def _parameter(
     interior: list[Node],
     form: Form,
     absent: int,
-    to: int,
+    to: ElementType,
     total: TensorType,
     axes: int,
 ) -> Parameter | Refusal:
@@ -266,7 +261,7 @@ def _parameter(
         if not view.is_real(name):
             return Refusal(Reason.NORM_IN_FUNCTION, name)
         kind = view.type(name)
-        if not widens(kind.elem_type, to) and not _holds(view, name, to):
+        if not kind.elem_type.widens(to) and not _holds(view, name, to):
             return Refusal(Reason.PARAMETER_TYPE, name)
         shape = kind.shape or ()
         apart = [extents_by_channel(view, node, name, axes) for node in interior]
@@ -300,7 +295,7 @@ def _aliases(total: str, interior: list[Node]) -> list[str]:
     """The sum's names: its own, and those that an Identity of the norm gives it."""
     names = [total]
     for node in interior:
-        if node.op_type in PASSING and node.input(0) in names:
+        if node.op_type in KEEPING and node.input(0) in names:
             names.append(node.outputs[0])
     return names
 

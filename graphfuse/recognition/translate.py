@@ -16,8 +16,8 @@ from graphfuse.algebra import Form, mean, subject
 from graphfuse.algebra.norms import normalize
 from graphfuse.algebra.signs import HALF
 from graphfuse.graph.nodes import Node
-from graphfuse.graph.tensors import FLOAT_TYPES, type_name
-from graphfuse.recognition.channels import BY_CHANNEL, WITHOUT_EPSILON, by_channel, without_epsilon
+from graphfuse.graph.operators import Trait, having
+from graphfuse.recognition.channels import by_channel, without_epsilon
 from graphfuse.recognition.clamps import CLAMPS
 from graphfuse.recognition.context import (
     DEFAULT_EPSILON,
@@ -28,6 +28,7 @@ from graphfuse.recognition.context import (
     normalized_axes,
 )
 from graphfuse.records import Dim
+from graphfuse.records.element_types import FLOAT_TYPES
 from graphfuse.records.reasons import Reason, Refusal, RefusedError
 from graphfuse.types.shapes import broadcasts_to, extent_of
 from graphfuse.views.view import GraphView
@@ -210,7 +211,7 @@ def _cast(context: Context) -> Value:
     if not to:
         raise RefusedError(Reason.UNKNOWN_SHAPE, "the type that {} casts to", context.node.ref)
     if to not in FLOAT_TYPES:
-        raise RefusedError(Reason.NOT_THE_DEFINITION, "a cast to {}", type_name(to))
+        raise RefusedError(Reason.NOT_THE_DEFINITION, "a cast to {}", to.text)
     if context.node.input(0) not in context.values:
         # CastLike(c, x) rounds c: what comes out counts.
         return context.opaque(context.node.outputs[0])
@@ -333,8 +334,5 @@ OPERATORS: Mapping[str, Rule] = {
     "SimplifiedLayerNormalization": _normalize(centred=False),
 }
 
-REDUCTIONS = frozenset(("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2"))
-NORMALIZATIONS = frozenset(
-    ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization",
-     *BY_CHANNEL, *WITHOUT_EPSILON)
-)  # fmt: skip
+REDUCTIONS = having(Trait.REDUCES) & OPERATORS.keys()
+NORMALIZATIONS = having(Trait.NORMALIZES)

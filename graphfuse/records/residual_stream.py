@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 FLOAT16_LARGEST = 65504.0
 FLOAT16_LARGEST_SQUARED = 255.0
@@ -10,10 +11,14 @@ FLOAT16_LARGEST_SQUARED = 255.0
 DRIFT = 100.0
 """Beyond it the steps of float16 are 1/16 and more: what a block adds begins to be lost."""
 
-HEALTHY = "healthy"
-DRIFTING = "drifting"
-SQUARES_OVERFLOW = "squares overflow in float16"
-OVERFLOWS = "overflows float16"
+
+class StreamVerdict(StrEnum):
+    """Whether a sum of the residual stream could be float16."""
+
+    HEALTHY = "healthy"
+    DRIFTING = "drifting"
+    SQUARES_OVERFLOW = "squares overflow in float16"
+    OVERFLOWS = "overflows float16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +55,11 @@ class Reading:
         return self.largest / FLOAT16_LARGEST
 
     @property
-    def verdict(self) -> str:
-        """Whether the sum could be float16: one of the four readings of this module."""
+    def verdict(self) -> StreamVerdict:
+        """Whether the sum could be float16."""
         if self.largest > FLOAT16_LARGEST:
-            return OVERFLOWS
+            return StreamVerdict.OVERFLOWS
         if self.of.squares_in_type and self.largest > FLOAT16_LARGEST_SQUARED:
-            return SQUARES_OVERFLOW
-        return DRIFTING if self.largest > DRIFT else HEALTHY
+            return StreamVerdict.SQUARES_OVERFLOW
+        is_drifting = self.largest > DRIFT
+        return StreamVerdict.DRIFTING if is_drifting else StreamVerdict.HEALTHY

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from graphfuse.errors import UsageError
+from graphfuse.records.element_types import ElementType
 from graphfuse.records.reasons import Reason
 from graphfuse.records.requests import AnyOutput, Output, output_of
 from graphfuse.records.runs import ValidationReport
@@ -58,7 +59,7 @@ class Vector:
     """
 
     name: str
-    elem_type: int
+    elem_type: ElementType
     extents: tuple[int, ...]
     value: float
     data: bytes = b""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
+
+from graphfuse.records.sites import NormKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +61,13 @@ class Unpaired:
     why: str
 
 
-IDENTICAL = "identical"
-ROUNDED = "identical but for one rounding"
-DIFFERENT = "different"
-UNCERTIFIED = "not certified"
+class CertificateVerdict(StrEnum):
+    """What a certificate says of a fused node: see `Certificate`."""
+
+    IDENTICAL = "identical"
+    ROUNDED = "identical but for one rounding"
+    DIFFERENT = "different"
+    UNCERTIFIED = "not certified"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +85,13 @@ class Certificate:
 
     site: str
     sites: tuple[str, ...]
-    kind: str
+    kind: NormKind
     notation: str
     extents: str
     rows: int
     seed: int
     digits: int
-    verdict: str
+    verdict: CertificateVerdict
     detail: str
     difference: float | None
     repeat: str = ""
@@ -93,7 +99,7 @@ class Certificate:
     @property
     def passed(self) -> bool:
         """Whether the fused node is what it replaced."""
-        return self.verdict in (IDENTICAL, ROUNDED)
+        return self.verdict in (CertificateVerdict.IDENTICAL, CertificateVerdict.ROUNDED)
 
 
 @dataclass(frozen=True, slots=True)

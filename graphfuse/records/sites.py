@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from enum import StrEnum
 
+from graphfuse.records.element_types import ElementType
 from graphfuse.records.reasons import Reason
 
 Dim = int | str | None
 """An extent: a number, a symbol, or unknown."""
 
-LAYER_NORM = "LayerNorm"
-RMS_NORM = "RMSNorm"
+
+class NormKind(StrEnum):
+    """The norms that are fused."""
+
+    LAYER_NORM = "LayerNorm"
+    RMS_NORM = "RMSNorm"
 
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
     """Element type (onnx.TensorProto numbers, 0 when unknown) and shape (None when unknown)."""
 
-    elem_type: int
+    elem_type: ElementType
     shape: tuple[Dim, ...] | None
 
 
@@ -67,7 +73,7 @@ class Factor:
     exponent: float = 1.0
     extents: tuple[int, ...] = (-1,)
     """What to reshape it to: its other axes have extent 1."""
-    elem_type: int = field(default=0, compare=False)
+    elem_type: ElementType = field(default=ElementType.UNDEFINED, compare=False)
     """Its type; 0 when it is not known."""
     is_whole: bool = field(default=False, compare=False)
     """Whether it has every extent of the normalised axes, so that nothing need expand it."""
@@ -106,6 +112,16 @@ class BiasAdd:
     from_matmul: bool = False
 
 
+class Layout(StrEnum):
+    """Where a norm stands in its block: see recognition/layout.py."""
+
+    UNKNOWN = ""
+    POST_NORM = "post-norm"
+    PRE_NORM = "pre-norm"
+    SANDWICH = "sandwich"
+    PARALLEL = "parallel"
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
     """A residual Add and the norm that reads it.
@@ -118,7 +134,7 @@ class Site:
     """
 
     id: str
-    kind: str
+    kind: NormKind
     add: NodeRef
     a: str
     b: str
@@ -128,8 +144,8 @@ class Site:
     bias: Parameter
     epsilon: float
     axis: int
-    elem_type: int
-    parameter_type: int
+    elem_type: ElementType
+    parameter_type: ElementType
     """The type of scale and bias: `elem_type`, or float32 beside a narrower one."""
     shape: tuple[Dim, ...]
     b_shape: tuple[Dim, ...] | None
@@ -147,10 +163,9 @@ class Site:
     bias_add: BiasAdd | None = None
     form: object = ""
     """The normal form of what was seen; it prints."""
-    computed_in: int = 0
+    computed_in: ElementType = ElementType.UNDEFINED
     """The widest type in which the model computes the norm's statistics; 0 when it is not known."""
-    layout: str = ""
-    """Where the norm stands in its block: see recognition/layout.py."""
+    layout: Layout = Layout.UNKNOWN
     layer: int | None = None
     clamps: tuple[str, ...] = ()
     """Clamps in the norm that cannot act, and why, in words."""
@@ -229,6 +244,6 @@ class Scan:
         found = f"{len(self.sites)} sites, {len(self.near_misses)} near misses"
         return f"<Scan: {found}, {self.already_fused} fused already, {self.nodes} nodes>"
 
-    def count(self, kind: str) -> int:
-        """The number of sites of one kind, `LayerNorm` or `RMSNorm`."""
+    def count(self, kind: NormKind) -> int:
+        """The number of sites of one kind."""
         return sum(site.kind == kind for site in self.sites)

@@ -6,16 +6,10 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from graphfuse.records.residual_stream import (
-    DRIFTING,
-    HEALTHY,
-    OVERFLOWS,
-    SQUARES_OVERFLOW,
-    Reading,
-)
+from graphfuse.records.residual_stream import Reading, StreamVerdict
 from graphfuse.report.terminal import table_of
 
-WORSE = (DRIFTING, SQUARES_OVERFLOW, OVERFLOWS)
+WORSE = (StreamVerdict.DRIFTING, StreamVerdict.SQUARES_OVERFLOW, StreamVerdict.OVERFLOWS)
 
 
 def print_readings(
@@ -52,7 +46,7 @@ def summary(readings: Sequence[Reading]) -> str:
     """How many sums have each reading, and which is the first of each."""
     if not readings:
         return "no sums of a residual stream"
-    words = [f"{sum(found.verdict == HEALTHY for found in readings)} healthy"]
+    words = [f"{sum(found.verdict == StreamVerdict.HEALTHY for found in readings)} healthy"]
     for verdict in WORSE:
         those = [n for n, found in enumerate(readings) if found.verdict == verdict]
         if those:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from graphfuse.graph.tensors import type_name
 from graphfuse.records import (
     Activation,
     BiasAdd,
@@ -156,8 +155,8 @@ def _site(site: Site) -> Document:
         "bias": _parameter(site.bias),
         "epsilon": site.epsilon,
         "axis": site.axis,
-        "elem_type": type_name(site.elem_type),
-        "parameter_type": type_name(site.parameter_type),
+        "elem_type": site.elem_type.text,
+        "parameter_type": site.parameter_type.text,
         "shape": list(site.shape),
         "b_shape": None if site.b_shape is None else list(site.b_shape),
         "notation": site.notation,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from graphfuse.graph.tensors import type_name
 from graphfuse.records import Explanation, NearMiss, Site
 from graphfuse.report.terminal import shapes, sum_readers
 
@@ -40,7 +39,7 @@ def _of_a_site(item: Site) -> list[tuple[str, str]]:
     return [
         (item.id, f"{item.kind}, {item.layout}{layer}: can be fused"),
         ("add", f"{item.add}: x = {' + '.join(item.addends)}"),
-        ("type", f"{type_name(item.elem_type)}, {shapes(item)}, axis {item.axis}"),
+        ("type", f"{item.elem_type.text}, {shapes(item)}, axis {item.axis}"),
         ("sum read by", sum_readers(item)),
         ("epsilon", f"{item.epsilon:.9g}"),
         ("written as", item.notation),

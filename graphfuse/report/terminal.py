@@ -8,16 +8,14 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from graphfuse.graph.tensors import type_name
 from graphfuse.planning.operands import MARK
 from graphfuse.records import (
-    LAYER_NORM,
-    RMS_NORM,
     Check,
     Cost,
     Dim,
     FuseResult,
     NearMiss,
+    NormKind,
     Scan,
     Site,
     UnfuseResult,
@@ -47,7 +45,7 @@ def print_scan(console: Console, scan: Scan, notes: Sequence[str] = ()) -> None:
             "-" if site.layer is None else str(site.layer),
             site.kind,
             site.layout,
-            type_name(site.elem_type),
+            site.elem_type.text,
             shapes(site),
             sum_readers(site),
             site.output if not site.scope.text else f"{site.output} in {site.scope.text}",
@@ -59,7 +57,7 @@ def print_scan(console: Console, scan: Scan, notes: Sequence[str] = ()) -> None:
     sites = f"{len(scan.sites)} site{'' if len(scan.sites) == 1 else 's'}"
     misses = f"{len(scan.near_misses)} near miss{'' if len(scan.near_misses) == 1 else 'es'}"
     console.print(
-        f"{sites} ({scan.count(LAYER_NORM)} LayerNorm, {scan.count(RMS_NORM)} RMSNorm), "
+        f"{sites} ({', '.join(f'{scan.count(kind)} {kind}' for kind in NormKind)}), "
         f"{misses}, {scan.already_fused} of the nodes fused already, {scan.nodes} nodes"
     )
     for note in notes:
@@ -121,7 +119,7 @@ def print_summary(console: Console, model: str, result: FuseResult) -> None:
     """The table that ends `graphfuse fuse`."""
     table = table_of(model, "found", "fused")
     fused = Counter(fusion.site.kind for fusion in result.fused)
-    for kind in (LAYER_NORM, RMS_NORM):
+    for kind in NormKind:
         table.add_row(f"Add + {kind}", str(result.scan.count(kind)), str(fused[kind]))
     if result.scan.already_fused:
         table.add_row("fused before", str(result.scan.already_fused), "")

@@ -9,7 +9,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from graphfuse.graph.tensors import type_name
 from graphfuse.report.head import head
 from graphfuse.speed.measurements import (
     BEST,
@@ -36,9 +35,7 @@ def bench_document(original: str, fused: str | None, report: BenchReport) -> dic
         "fused": fused,
         "environment": dict(report.environment),
         "comparisons": [asdict(found) for found in report.comparisons],
-        "sites": [
-            {**asdict(site), "elem_type": type_name(site.elem_type)} for site in report.sites
-        ],
+        "sites": [{**asdict(site), "elem_type": site.elem_type.text} for site in report.sites],
         "notes": list(report.notes),
     }
 
@@ -126,7 +123,7 @@ def _print_sites(console: Console, sites: tuple[SiteTiming, ...]) -> None:
         table.add_row(
             f"{first} and {more} more" if more else first,
             site.kind,
-            type_name(site.elem_type),
+            site.elem_type.text,
             "x".join(map(str, site.shape)),
             "yes" if site.sum_is_read else "no",
             f"{site.forms['original'] * 1e6:.2f} us",

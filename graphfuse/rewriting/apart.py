@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import onnx
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, helper
 
 from graphfuse import ops
 from graphfuse.files.model_file import Model
@@ -18,7 +18,6 @@ from graphfuse.graph.bodies import form_of, has_contrib, strange
 from graphfuse.graph.scopes import Scope, bind, find, function_key
 from graphfuse.graph.tensors import (
     DEFAULT_DOMAINS,
-    FLOAT_TYPES,
     AnyGraph,
     all_nodes,
     default_opset,
@@ -29,7 +28,8 @@ from graphfuse.graph.tensors import (
     value_names,
 )
 from graphfuse.recognition.translate import DEFAULT_EPSILON
-from graphfuse.records import LAYER_NORM, RMS_NORM, NearMiss, NodeRef, ScopeRef, TensorType
+from graphfuse.records import NearMiss, NodeRef, NormKind, ScopeRef, TensorType
+from graphfuse.records.element_types import FLOAT_TYPES, ElementType
 from graphfuse.records.reasons import Reason
 from graphfuse.types.shapes import UNKNOWN
 from graphfuse.views.analyses import scopes_of, types_of
@@ -214,14 +214,17 @@ class _Worker:
             "axis": -1 if contrib else attributes.get("axis", -1),
             "stash_type": attributes.get("stash_type", ops.stash_type(a.elem_type)),
         }
-        kind = LAYER_NORM if "LayerNorm" in node.op_type and not _is_rms(node) else RMS_NORM
+        centred = "LayerNorm" in node.op_type and not _is_rms(node)
+        kind = NormKind.LAYER_NORM if centred else NormKind.RMS_NORM
         function = self._own.get(node.op_type) if not contrib else None
         variant = ops.Variant(
             a.elem_type,
             scale.elem_type or a.elem_type,
             values["axis"],
             max(len(a.shape or ()), len(self._type(scope, roles["B"]).shape or ())) or 3,
-            form=ops.APART if function is not None and form_of(function) == ops.APART else ops.ADD,
+            form=ops.BodyForm.APART
+            if function is not None and form_of(function) == ops.BodyForm.APART
+            else ops.BodyForm.ADD,
         )
         if variant.axis >= 0:
             return Reason.OTHER_AXES, f"axis {variant.axis}"
@@ -297,7 +300,7 @@ def _with_constants(parts: list[NodeProto], values: Mapping[str, float]) -> list
     """Below opset 12 a body takes its epsilon from a LeakyRelu; here it is a number."""
     if not any(part.op_type == "LeakyRelu" for part in parts):
         return parts
-    tensor = helper.make_tensor("", TensorProto.FLOAT, [], [values["epsilon"]])
+    tensor = helper.make_tensor("", ElementType.FLOAT, [], [values["epsilon"]])
     number = helper.make_node("Constant", [], ["Epsilon32"], value=tensor)
     dropped = ("MinusOne", "MinusEpsilon")
     kept = [part for part in parts if part.output[0] not in dropped]

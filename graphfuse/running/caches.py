@@ -14,8 +14,8 @@ from enum import Enum
 
 import onnx
 
-from graphfuse.graph.tensors import FLOAT_TYPES
 from graphfuse.records import Dim, TensorType
+from graphfuse.records.element_types import FLOAT_TYPES
 from graphfuse.types.shapes import type_of
 
 CacheShapes = dict[str, tuple[int, ...]]

@@ -17,8 +17,9 @@ import onnx
 from onnx import TensorProto
 
 from graphfuse.files.model_file import Model
-from graphfuse.graph.tensors import FLOAT_TYPES, read_names, subgraphs
+from graphfuse.graph.tensors import read_names, subgraphs
 from graphfuse.records import TensorType
+from graphfuse.records.element_types import FLOAT_TYPES, ElementType
 from graphfuse.types.extents import Shapes, elements, typed
 from graphfuse.types.shapes import UNKNOWN, GraphTypes
 
@@ -129,11 +130,8 @@ def _packed(tensor: TensorProto) -> int:
 
 
 def _width(elem_type: int) -> int:
-    """Bytes of an element; what numpy has no type for counts as a pointer."""
-    try:
-        return max(onnx.helper.tensor_dtype_to_np_dtype(elem_type).itemsize, 1)
-    except (KeyError, TypeError):
-        return 8
+    """Bytes of an element; one of no fixed size counts as a pointer."""
+    return (ElementType(elem_type).bits + 7) // 8 or 8
 
 
 class _Sizes:
@@ -169,7 +167,7 @@ class _Sizes:
 
     def bytes(self, name: str) -> int:
         """The bytes of a tensor in a run; the CPU computes narrow floats in float32."""
-        elem_type = self._types.get(name, UNKNOWN).elem_type or TensorProto.FLOAT
+        elem_type = self._types.get(name, UNKNOWN).elem_type or ElementType.FLOAT
         width = _width(elem_type)
         width = max(width, PACKED) if elem_type in FLOAT_TYPES else width
         return self._count(name) * width

@@ -17,8 +17,8 @@ import numpy as np
 import onnx
 
 from graphfuse.errors import OriginalModelError, UsageError
-from graphfuse.graph.tensors import type_name
 from graphfuse.records import Dim
+from graphfuse.records.element_types import ElementType
 from graphfuse.running.caches import Tokens, settle, symbols_of
 from graphfuse.running.inputs import Inputs, inputs_of
 from graphfuse.running.joined import past_symbols
@@ -153,7 +153,7 @@ def is_condition(value: onnx.ValueInfoProto) -> bool:
     """Whether an input is a single boolean: the condition of an If."""
     kind = type_of(value.type)
     single = kind.shape is not None and all(dim == 1 for dim in kind.shape)
-    return single and kind.elem_type == onnx.TensorProto.BOOL
+    return single and kind.elem_type == ElementType.BOOL
 
 
 def check_feeds(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> None:
@@ -334,7 +334,7 @@ def _draw(
         return np.asarray(rng.integers(0, high, shape)).astype(dtype)
     if dtype.kind == "O":
         raise OriginalModelError(
-            f"input {value.name!r} has type {type_name(elem_type)}, for which no feed can be drawn",
+            f"input {value.name!r} has type {elem_type.text}, for which no feed can be drawn",
             "give one with --load-inputs",
         )
     if "mask" in name:

@@ -5,28 +5,37 @@ Ids that are drawn must stay inside: onnxruntime refuses to run a Gather that le
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import onnx
 
 from graphfuse.graph.nodes import constant_value
+from graphfuse.graph.operators import Trait, having
 from graphfuse.graph.tensors import DEFAULT_DOMAINS, is_external
 from graphfuse.records import Dim, TensorType
 from graphfuse.types.shapes import UNKNOWN
 
 CONTRIB = "com.microsoft"
 
-# fmt: off
-ROUTES = frozenset((
-    "Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Slice", "Transpose",
-    "Expand", "Tile", "Clip", "Concat", "Where", "Min", "Max", "Split",
-))
-# fmt: on
-"""Operators that pass ids on unchanged."""
+ROUTES = having(
+    Trait.KEEPS
+    | Trait.RESHAPES
+    | Trait.PERMUTES
+    | Trait.REPEATS
+    | Trait.PICKS
+    | Trait.CASTS
+    | Trait.CLAMPS
+    | Trait.JOINS
+)
+"""Operators that pass ids on unchanged, but for what they fill in or leave out."""
 
-READ: Mapping[str, Sequence[int]] = {"Where": (1, 2)}
-"""The inputs of a route that are ids, where not all are."""
+READ: Mapping[str, slice] = {
+    **dict.fromkeys(("Concat", "Min", "Max"), slice(None)),
+    "Where": slice(1, 3),
+    **dict.fromkeys(("ScatterND", "ScatterElements"), slice(0, 3, 2)),
+}
+"""The inputs of a route that are ids, where the first one is not all."""
 
 EMBEDDINGS: Mapping[str, Mapping[int, int]] = {
     "EmbedLayerNormalization": {0: 2, 1: 4, 8: 3},
@@ -99,9 +108,7 @@ def _passed(
                 # Below 0 an id counts from the end, so a difference stays inside as it is.
                 yield name, max(bound - max(other, 0), 1) if node.op_type == "Add" else bound
     elif node.op_type in ROUTES:
-        first = node.input[:1] if node.op_type not in ("Concat", "Min", "Max") else node.input
-        read = [node.input[at] for at in READ[node.op_type]] if node.op_type in READ else first
-        for name in read:
+        for name in node.input[READ.get(node.op_type, slice(1))]:
             if name and name not in tensors:
                 yield name, bound
 

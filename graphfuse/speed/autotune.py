@@ -10,7 +10,7 @@ from graphfuse.records import Cost, Scan
 from graphfuse.records.progress import Progress
 from graphfuse.records.requests import Feeds
 from graphfuse.speed.measurements import BenchOptions, SiteTiming
-from graphfuse.speed.site_timing import FOLDED, ORIGINAL, SITE_SIZES, Tuner, symbols_of
+from graphfuse.speed.site_timing import SITE_SIZES, SiteForm, Tuner, symbols_of
 from graphfuse.speed.timing import pinned
 
 
@@ -34,11 +34,11 @@ def autotune(
 
 
 def _costs(timing: SiteTiming) -> list[Cost]:
-    wins = timing.best != ORIGINAL
+    wins = timing.best != SiteForm.ORIGINAL
     # What a site that is left would have been.
     form = timing.best if wins else max(timing.speedups, key=lambda f: timing.speedups[f].median)
     speedup = timing.speedups[form]
     shape = "x".join(map(str, timing.shape))
     where = f"{shape} on this machine, {speedup.low:.2f} to {speedup.high:.2f}"
-    folds = timing.best == FOLDED
+    folds = timing.best == SiteForm.FOLDED
     return [Cost(site, "autotune", speedup.median, where, wins, folds) for site in timing.sites]

@@ -17,24 +17,20 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from graphfuse.kernels import why_not
 from graphfuse.planning.costs import SCHEMA, case
 from graphfuse.planning.runtimes import parse_version
-from graphfuse.records import LAYER_NORM
+from graphfuse.records import NormKind
+from graphfuse.records.element_types import FLOATS_BY_NAME
 from graphfuse.speed.bound_runs import environment
 from graphfuse.speed.kernel_timing import (
-    BIAS,
-    CONTRIB,
-    FOLDED,
     NORMS,
-    OWN,
-    PAIR,
-    TYPES,
     Case,
+    Contestant,
     caller,
 )
 from graphfuse.speed.timing import SETTLE_SECONDS, Threads, paired, pinned
@@ -56,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--type", choices=TYPES, action="append")
+    parser.add_argument("--type", choices=FLOATS_BY_NAME, action="append")
     parser.add_argument("--threads", type=int, action="append")
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
     parser.add_argument("--hidden", type=int, nargs="+", default=HIDDEN)
@@ -71,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     curves: list[dict[str, Any]] = []
     for count in counts:
         with pinned(count) as threads:
-            for type_ in given.type or TYPES:
+            for type_ in given.type or FLOATS_BY_NAME:
                 for norm in NORMS:
                     for read in (True, False):
                         curve = _curve(norm, type_, read, threads, rows, hidden)
@@ -112,7 +108,7 @@ def _curve(
             grid.append([round(point[name], 3) for point in points])
     return {
         "target": "cpu",
-        "case": case(NORMS[norm], TYPES[type_], read),
+        "case": case(NORMS[norm], FLOATS_BY_NAME[type_], read),
         "threads": threads.count,
         **grids,
     }
@@ -120,23 +116,34 @@ def _curve(
 
 def _point(one: Case, threads: Threads) -> dict[str, float]:
     """Microseconds of each form, of the attempt with the least noise."""
-    contenders = [PAIR, OWN, BIAS, FOLDED]
-    if NORMS[one.norm] == LAYER_NORM and one.type == "float32" and not one.sum_is_read:
-        contenders.append(CONTRIB)
-    calls = {name: caller(one, name, threads) for name in contenders}
+    contenders = [Contestant.PAIR, Contestant.OWN, Contestant.BIAS, Contestant.FOLDED]
+    if NORMS[one.norm] == NormKind.LAYER_NORM and one.type == "float32" and not one.sum_is_read:
+        contenders.append(Contestant.CONTRIB)
+    calls: dict[str, Callable[[], object]] = {
+        name: caller(one, name, threads) for name in contenders
+    }
     # One thread leaves nothing spinning, and its own clock hardly knows of other processes.
     alone = threads.count == 1
     found: list[tuple[float, dict[str, float]]] = []
     for attempt in range(ATTEMPTS):
         rounds, clock = ROUNDS * (attempt + 1), "processor" if alone else "wall"
         timings = paired(calls, 0.0, rounds, clock, 0.0 if alone else SETTLE_SECONDS)
-        own = timings[OWN].median / one.length * 1e6
+        own = timings[Contestant.OWN].median / one.length * 1e6
         # The ratio of the pairs, not of the medians: noise falls on both of a pair.
-        speedups = {name: timings[OWN].speedup(timing) for name, timing in timings.items()}
+        speedups = {
+            name: timings[Contestant.OWN].speedup(timing) for name, timing in timings.items()
+        }
         spread = max(speedup.high / speedup.low for speedup in speedups.values())
         times = {name: own * speedup.median for name, speedup in speedups.items()}
-        original = min(times[PAIR], times.get(CONTRIB, times[PAIR]))
-        point = {"pair": original, "fused": own, "bias": times[BIAS], "folded": times[FOLDED]}
+        original = min(
+            times[Contestant.PAIR], times.get(Contestant.CONTRIB, times[Contestant.PAIR])
+        )
+        point = {
+            "pair": original,
+            "fused": own,
+            "bias": times[Contestant.BIAS],
+            "folded": times[Contestant.FOLDED],
+        }
         found.append((spread, point))
         if spread < CERTAIN:
             break

@@ -22,6 +22,7 @@ import onnx
 
 from graphfuse.errors import OriginalModelError
 from graphfuse.files.model_file import Model, serialize
+from graphfuse.records.element_types import ElementType
 from graphfuse.running import empty_inputs
 from graphfuse.speed.bound_runs import Contender, SessionKind
 from graphfuse.speed.measurements import Footprint
@@ -111,9 +112,7 @@ def write_feeds(path: Path, arrays: Iterable[Array]) -> None:
     as bits.
     """
     plain = (
-        array.astype(str)
-        if feed_type(array) == onnx.TensorProto.STRING
-        else array.view(_bits(array))
+        array.astype(str) if feed_type(array) == ElementType.STRING else array.view(_bits(array))
         for array in arrays
     )
     np.savez(path, *plain)
@@ -133,7 +132,7 @@ def read_feeds(path: Path, types: Sequence[int]) -> list[Array]:
 def feed_type(array: Array) -> int:
     """The number of an array's type in ONNX."""
     if array.dtype.kind in "OU":
-        return onnx.TensorProto.STRING
+        return ElementType.STRING
     return onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
 
 

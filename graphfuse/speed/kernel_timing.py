@@ -26,15 +26,17 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
 from graphfuse.kernels import library_path, register
 from graphfuse.ops import BIAS_OPERATOR, CONTRIB_OPERATOR, DOMAIN, OPERATOR
-from graphfuse.records import LAYER_NORM, RMS_NORM
+from graphfuse.records import NormKind
+from graphfuse.records.element_types import FLOATS_BY_NAME, ElementType
 from graphfuse.speed.timing import Threads, Timing, paired, pinned
 from graphfuse.system import libraries, machine
 
@@ -52,17 +54,23 @@ SHAPES = (
     (1, 512, 4096),
     (8, 512, 4096),
 )
-TYPES = {
-    "float32": TensorProto.FLOAT,
-    "float16": TensorProto.FLOAT16,
-    "bfloat16": TensorProto.BFLOAT16,
-    "float64": TensorProto.DOUBLE,
-}
-NORMS = {"LN": LAYER_NORM, "RMS": RMS_NORM}
+NORMS = {"LN": NormKind.LAYER_NORM, "RMS": NormKind.RMS_NORM}
 
-OWN, PAIR, CONTRIB, COPY = "graphfuse", "Add + norm", "contrib", "copy"
-BIAS, FOLDED = "bias", "folded"
-"""An Add of a vector by itself, and graphfuse's node that adds one as well."""
+
+class Contestant(StrEnum):
+    """What is timed beside what."""
+
+    OWN = "graphfuse"
+    PAIR = "Add + norm"
+    CONTRIB = "contrib"
+    COPY = "copy"
+    """What moving the bytes costs."""
+    BIAS = "bias"
+    """An Add of a vector by itself."""
+    FOLDED = "folded"
+    """graphfuse's node that adds a vector as well."""
+
+
 CHAIN_ELEMENTS = 2**21
 LONGEST_CHAIN = 20
 EPSILON = 1e-5
@@ -91,7 +99,7 @@ class Case:
     @property
     def bytes(self) -> int:
         """Bytes that one node reads and writes, scale and bias aside."""
-        size = helper.tensor_dtype_to_np_dtype(TYPES[self.type]).itemsize
+        size = FLOATS_BY_NAME[self.type].bits // 8
         return self.elements * size * (4 if self.sum_is_read else 3)
 
 
@@ -128,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--shape", action="append", help="such as 1,128,768; repeat for several")
-    parser.add_argument("--type", choices=TYPES, default="float32")
+    parser.add_argument("--type", choices=FLOATS_BY_NAME, default="float32")
     parser.add_argument("--norm", choices=NORMS, help="both when not given")
     parser.add_argument("--isa", help=f"instruction set ({ISA})")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
@@ -151,17 +159,17 @@ def _contenders(
     if isa:
         os.environ[ISA] = isa
     calls: dict[str, Callable[[], object]] = {}
-    for name in (OWN, PAIR, CONTRIB):
+    for name in (Contestant.OWN, Contestant.PAIR, Contestant.CONTRIB):
         try:
             calls[name] = caller(case, name, threads)
         except Exception as error:
             # onnxruntime raises its own classes: it has no such kernel for this type.
             machine.check(error, "measuring nodes")
-            if name == OWN:
+            if name == Contestant.OWN:
                 raise
             text = " ".join(str(error).split())
             print(f"{name} does not run in {case.type}: {text[:120]}", file=sys.stderr)
-    calls[COPY] = _copy(case.bytes * case.length, case.threads)
+    calls[Contestant.COPY] = _copy(case.bytes * case.length, case.threads)
     return calls
 
 
@@ -173,7 +181,7 @@ def caller(case: Case, contender: str, threads: Threads) -> Callable[[], object]
     threads.apply(options)
     # The optimiser would turn Add and norm into the contrib op.
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if contender in (OWN, FOLDED):
+    if contender in (Contestant.OWN, Contestant.FOLDED):
         register(options)
     model = chain(case, contender)
     made = runtime.InferenceSession(
@@ -181,7 +189,7 @@ def caller(case: Case, contender: str, threads: Threads) -> Callable[[], object]
     )
     binding = made.io_binding()
     rng = np.random.default_rng(0)
-    elem_type = TYPES[case.type]
+    elem_type = FLOATS_BY_NAME[case.type]
     dtype = helper.tensor_dtype_to_np_dtype(elem_type)
     kept: list[Array] = []
     for argument in model.graph.input:
@@ -212,16 +220,16 @@ def aligned(shape: Sequence[int], dtype: Any, offset: int = 0) -> Array:
 
 def chain(case: Case, contender: str) -> onnx.ModelProto:
     """A model of `case.length` nodes, each reading what the one before wrote."""
-    kind, elem_type = NORMS[case.norm], TYPES[case.type]
-    parameters = ["scale", "bias"] if kind == LAYER_NORM else ["scale"]
-    parameters += ["vector"] if contender in (BIAS, FOLDED) else []
+    kind, elem_type = NORMS[case.norm], FLOATS_BY_NAME[case.type]
+    parameters = ["scale", "bias"] if kind == NormKind.LAYER_NORM else ["scale"]
+    parameters += ["vector"] if contender in (Contestant.BIAS, Contestant.FOLDED) else []
     nodes: list[onnx.NodeProto] = []
     a, b, y, total = "x", "branch", "", ""
     for index in range(case.length):
         y, total = f"y{index}", f"sum{index}"
         nodes += _nodes(case, contender, [a, b, *parameters], y, total)
-        a, b = (total, y) if case.sum_is_read and contender != BIAS else (y, "branch")
-    outputs = [y, total] if case.sum_is_read and contender != BIAS else [y]
+        a, b = (total, y) if case.sum_is_read and contender != Contestant.BIAS else (y, "branch")
+    outputs = [y, total] if case.sum_is_read and contender != Contestant.BIAS else [y]
     inputs = [
         helper.make_tensor_value_info(name, elem_type, case.shape) for name in ("x", "branch")
     ]
@@ -246,20 +254,22 @@ def _nodes(
     case: Case, contender: str, inputs: list[str], y: str, total: str
 ) -> list[onnx.NodeProto]:
     kind = NORMS[case.norm]
-    if contender == BIAS:
+    if contender == Contestant.BIAS:
         return _vector_added(case, [inputs[0], inputs[-1]], y)
-    if contender in (OWN, FOLDED):
+    if contender in (Contestant.OWN, Contestant.FOLDED):
         outputs = [y, total] if case.sum_is_read else [y]
-        operator = (OPERATOR if contender == OWN else BIAS_OPERATOR)[kind]
+        operator = (OPERATOR if contender == Contestant.OWN else BIAS_OPERATOR)[kind]
         return [helper.make_node(operator, inputs, outputs, domain=DOMAIN, epsilon=EPSILON)]
-    if contender == CONTRIB:
+    if contender == Contestant.CONTRIB:
         outputs = [y, "", "", total] if case.sum_is_read else [y]
         operator = CONTRIB_OPERATOR[kind]
         return [
             helper.make_node(operator, inputs, outputs, domain="com.microsoft", epsilon=EPSILON)
         ]
-    operator = "LayerNormalization" if kind == LAYER_NORM else "SimplifiedLayerNormalization"
-    if TYPES[case.type] != TensorProto.BFLOAT16:
+    operator = (
+        "LayerNormalization" if kind == NormKind.LAYER_NORM else "SimplifiedLayerNormalization"
+    )
+    if FLOATS_BY_NAME[case.type] != ElementType.BFLOAT16:
         return [
             helper.make_node("Add", inputs[:2], [total]),
             helper.make_node(operator, [total, *inputs[2:]], [y], epsilon=EPSILON, axis=-1),
@@ -267,7 +277,7 @@ def _nodes(
     # onnxruntime's CPU provider has neither in bfloat16: a model has to go through float32.
     wide = [f"{y}/{name}" for name in inputs]
     nodes = [
-        helper.make_node("Cast", [name], [to], to=TensorProto.FLOAT)
+        helper.make_node("Cast", [name], [to], to=ElementType.FLOAT)
         for name, to in zip(inputs, wide, strict=True)
     ]
     nodes.append(helper.make_node("Add", wide[:2], [f"{total}/wide"]))
@@ -275,22 +285,22 @@ def _nodes(
     nodes.append(helper.make_node(operator, parts, [f"{y}/wide"], epsilon=EPSILON, axis=-1))
     outputs = [y, total] if case.sum_is_read else [y]
     nodes += [
-        helper.make_node("Cast", [f"{name}/wide"], [name], to=TensorProto.BFLOAT16)
+        helper.make_node("Cast", [f"{name}/wide"], [name], to=ElementType.BFLOAT16)
         for name in outputs
     ]
     return nodes
 
 
 def _vector_added(case: Case, inputs: list[str], y: str) -> list[onnx.NodeProto]:
-    if TYPES[case.type] != TensorProto.BFLOAT16:
+    if FLOATS_BY_NAME[case.type] != ElementType.BFLOAT16:
         return [helper.make_node("Add", inputs, [y])]
     return [
         *(
-            helper.make_node("Cast", [name], [f"{y}/{name}"], to=TensorProto.FLOAT)
+            helper.make_node("Cast", [name], [f"{y}/{name}"], to=ElementType.FLOAT)
             for name in inputs
         ),
         helper.make_node("Add", [f"{y}/{name}" for name in inputs], [f"{y}/wide"]),
-        helper.make_node("Cast", [f"{y}/wide"], [y], to=TensorProto.BFLOAT16),
+        helper.make_node("Cast", [f"{y}/wide"], [y], to=ElementType.BFLOAT16),
     ]
 
 
@@ -315,10 +325,10 @@ def _copy(size: int, threads: int) -> Callable[[], object]:
 
 
 def _figures(case: Case, timings: dict[str, Timing]) -> dict[str, Any]:
-    own = timings[OWN]
+    own = timings[Contestant.OWN]
     figures: dict[str, Any] = {"microseconds": own.median / case.length * 1e6}
     for name, timing in timings.items():
-        if name != OWN:
+        if name != Contestant.OWN:
             low, middle, high = own.ratio(timing)
             figures[name] = {"ratio": middle, "quartiles": [low, high]}
     return figures
@@ -329,7 +339,7 @@ def _line(case: Case, timings: dict[str, Timing]) -> str:
     shape = ",".join(map(str, case.shape))
     line = f"{case.norm:3} {case.type:8} {shape:11} {'sum' if case.sum_is_read else '':3} "
     line += f"{figures['microseconds']:9.2f} us"
-    for name in (PAIR, CONTRIB, COPY):
+    for name in (Contestant.PAIR, Contestant.CONTRIB, Contestant.COPY):
         if name in figures:
             low, high = figures[name]["quartiles"]
             line += f"   {name} {figures[name]['ratio']:6.2f} ({low:.2f} to {high:.2f})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from graphfuse.records.element_types import ElementType
 from graphfuse.records.requests import Clock, chosen
 from graphfuse.running.random_feeds import Sizes
 from graphfuse.speed.timing import Interval
@@ -135,7 +136,7 @@ class SiteTiming:
 
     sites: tuple[str, ...]
     kind: str
-    elem_type: int
+    elem_type: ElementType
     shape: tuple[int, ...]
     sum_is_read: bool
     forms: Mapping[str, float]

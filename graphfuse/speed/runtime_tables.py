@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
 from graphfuse import ops
 from graphfuse.files.model_file import wrap
-from graphfuse.graph.tensors import type_name
 from graphfuse.planning import runtimes
-from graphfuse.records import LAYER_NORM, RMS_NORM
+from graphfuse.records import NormKind
+from graphfuse.records.element_types import ElementType
 from graphfuse.running.sessions import DISABLED_KEY, run, session
 from graphfuse.speed import kernel_timing
 from graphfuse.speed.bound_runs import environment
@@ -37,7 +37,7 @@ from graphfuse.validation.tolerance import least_factor, reference_rows
 from graphfuse.views.fused_nodes import FusedNode
 
 SHAPE = (1, 128, 768)
-OPSETS = {LAYER_NORM: (13, 17), RMS_NORM: (13, 18, 23)}
+OPSETS = {NormKind.LAYER_NORM: (13, 17), NormKind.RMS_NORM: (13, 18, 23)}
 """Where the body changes: primitives with axes as an attribute, as an input, the norm itself."""
 
 FUSIONS = ("SkipLayerNormFusion",)
@@ -45,7 +45,7 @@ FUSIONS = ("SkipLayerNormFusion",)
 
 ROUNDS = 15
 CLOCK = "processor"
-TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
+MEASURED_TYPES = (ElementType.FLOAT, ElementType.FLOAT16, ElementType.DOUBLE, ElementType.BFLOAT16)
 
 
 COMMAND = "python -m graphfuse.speed.runtime_tables -o graphfuse/planning/runtimes.json"
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measured(threads: Threads) -> dict[str, Any]:
     """The entry of the installed onnxruntime."""
-    kinds = {LAYER_NORM: "LN", RMS_NORM: "RMS"}
+    kinds = {NormKind.LAYER_NORM: "LN", NormKind.RMS_NORM: "RMS"}
     entry: dict[str, Any] = {
         "onnxruntime": libraries.onnxruntime().__version__,
         "machine": environment()["machine"],
@@ -90,13 +90,13 @@ def measured(threads: Threads) -> dict[str, Any]:
         "errors": {},
     }
     for kind, norm in kinds.items():
-        for elem_type in TYPES:
+        for elem_type in MEASURED_TYPES:
             name = runtimes.case(kind, elem_type)
             entry["nodes"][name] = _nodes(norm, elem_type, threads)
-            if elem_type != TensorProto.BFLOAT16:
+            if elem_type != ElementType.BFLOAT16:
                 # The CPU provider has no Add in bfloat16: no body runs without the kernels.
                 entry["errors"][name] = _errors(kind, elem_type)
-            for opset in OPSETS[kind] if elem_type != TensorProto.BFLOAT16 else ():
+            for opset in OPSETS[kind] if elem_type != ElementType.BFLOAT16 else ():
                 times = _bodies(kind, elem_type, opset, threads)
                 if times:
                     entry["bodies"][runtimes.body_case(kind, elem_type, opset)] = times
@@ -127,17 +127,29 @@ def _markdown() -> str:
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
     for entry in runtimes.table():
         known = runtimes.runtime(entry["onnxruntime"])
-        layer, rms = (
-            known.nodes[runtimes.case(kind, TensorProto.FLOAT)] for kind in (LAYER_NORM, RMS_NORM)
-        )
-        body = known.body(LAYER_NORM, TensorProto.FLOAT, 17)
-        errors = known.errors[runtimes.case(LAYER_NORM, TensorProto.FLOAT)]
+        layer, rms = (known.nodes[runtimes.case(kind, ElementType.FLOAT)] for kind in NormKind)
+        body = known.body(NormKind.LAYER_NORM, ElementType.FLOAT, 17)
+        errors = known.errors[runtimes.case(NormKind.LAYER_NORM, ElementType.FLOAT)]
         figures = [
-            *(layer[name] for name in (runtimes.PAIR, runtimes.CONTRIB, runtimes.OWN)),
-            *(body[form] for form in ops.FORMS),
-            *(rms[name] for name in (runtimes.PAIR, runtimes.CONTRIB, runtimes.OWN)),
+            *(
+                layer[name]
+                for name in (
+                    runtimes.NodeForm.PAIR,
+                    runtimes.NodeForm.CONTRIB,
+                    runtimes.NodeForm.GRAPHFUSE,
+                )
+            ),
+            *(body[form] for form in ops.BodyForm),
+            *(
+                rms[name]
+                for name in (
+                    runtimes.NodeForm.PAIR,
+                    runtimes.NodeForm.CONTRIB,
+                    runtimes.NodeForm.GRAPHFUSE,
+                )
+            ),
         ]
-        lost = [errors[name] for name in (runtimes.PAIR, runtimes.CONTRIB)]
+        lost = [errors[name] for name in (runtimes.NodeForm.PAIR, runtimes.NodeForm.CONTRIB)]
         words = [known.name, *(f"{figure:.0f}" for figure in figures)]
         words += ["rows lost" if error is None else f"{error:.2f}" for error in lost]
         lines.append("| " + " | ".join(words) + " |")
@@ -176,14 +188,14 @@ def _microseconds(calls: Mapping[str, Callable[[], object]], length: int) -> dic
     return {name: round(timing.median / length * 1e6, 2) for name, timing in timings.items()}
 
 
-def _nodes(norm: str, elem_type: int, threads: Threads) -> dict[str, float]:
+def _nodes(norm: str, elem_type: ElementType, threads: Threads) -> dict[str, float]:
     """Microseconds of one node in each form that this onnxruntime has in the type."""
     names = {
-        kernel_timing.PAIR: runtimes.PAIR,
-        kernel_timing.CONTRIB: runtimes.CONTRIB,
-        kernel_timing.OWN: runtimes.OWN,
+        kernel_timing.Contestant.PAIR: runtimes.NodeForm.PAIR,
+        kernel_timing.Contestant.CONTRIB: runtimes.NodeForm.CONTRIB,
+        kernel_timing.Contestant.OWN: runtimes.NodeForm.GRAPHFUSE,
     }
-    one = kernel_timing.Case(norm, type_name(elem_type), SHAPE, False, threads.count)
+    one = kernel_timing.Case(norm, elem_type.text, SHAPE, False, threads.count)
     calls: dict[str, Callable[[], object]] = {}
     for contender, name in names.items():
         try:
@@ -195,13 +207,15 @@ def _nodes(norm: str, elem_type: int, threads: Threads) -> dict[str, float]:
     return _microseconds(calls, one.length)
 
 
-def _bodies(kind: str, elem_type: int, opset: int, threads: Threads) -> dict[str, float]:
+def _bodies(
+    kind: NormKind, elem_type: ElementType, opset: int, threads: Threads
+) -> dict[str, float]:
     """Microseconds of a fused node that runs its function, by the form of that.
 
     Nothing for an opset that is newer than the onnxruntime.
     """
     calls: dict[str, Callable[[], object]] = {}
-    for form in ops.FORMS:
+    for form in ops.BodyForm:
         variant = ops.Variant(elem_type, elem_type, form=form)
         function = ops.function(kind, opset, variant)
         try:
@@ -216,7 +230,7 @@ def _bodies(kind: str, elem_type: int, opset: int, threads: Threads) -> dict[str
 
 def _fusion(name: str, threads: Threads) -> dict[str, float]:
     """Add and LayerNormalization in a default session, with and without one of its fusions."""
-    model = _chain(LAYER_NORM, TensorProto.FLOAT, 17, None)
+    model = _chain(NormKind.LAYER_NORM, ElementType.FLOAT, 17, None)
     calls = {"on": _plain(model, threads), "off": _plain(model, threads, name)}
     return _microseconds(calls, kernel_timing.LONGEST_CHAIN)
 
@@ -225,10 +239,10 @@ EPSILONS = tuple(float(np.float32(epsilon)) for epsilon in (1e-5, 1e-12))
 """PyTorch's and BERT's, as attributes hold them: what an old kernel loses depends on it."""
 
 
-def _errors(kind: str, elem_type: int) -> dict[str, float | None]:
+def _errors(kind: NormKind, elem_type: ElementType) -> dict[str, float | None]:
     """The least K of rule G1 of the pair and of the fused operator; None where values are lost."""
     found: dict[str, float | None] = {}
-    for name in (runtimes.PAIR, runtimes.CONTRIB):
+    for name in (runtimes.NodeForm.PAIR, runtimes.NodeForm.CONTRIB):
         try:
             factors = [_factor(kind, elem_type, name, epsilon) for epsilon in EPSILONS]
         except Exception as error:
@@ -240,8 +254,8 @@ def _errors(kind: str, elem_type: int) -> dict[str, float | None]:
     return found
 
 
-def _factor(kind: str, elem_type: int, form: str, epsilon: float) -> float:
-    extents, centred = (SHAPE[-1],), kind == LAYER_NORM
+def _factor(kind: NormKind, elem_type: ElementType, form: str, epsilon: float) -> float:
+    extents, centred = (SHAPE[-1],), kind == NormKind.LAYER_NORM
     ones, zeros = np.ones(extents), np.zeros(extents)
     operator, domain = ops.CONTRIB_OPERATOR[kind], ops.CONTRIB_DOMAIN
     inputs = ["A", "B", "Scale", *(["Bias"] if centred else [])]
@@ -253,7 +267,7 @@ def _factor(kind: str, elem_type: int, form: str, epsilon: float) -> float:
     )
     a, b, _ = hard_inputs(site, 0)
     nodes = [fused]
-    if form == runtimes.PAIR:
+    if form == runtimes.NodeForm.PAIR:
         norm = "LayerNormalization" if centred else "SimplifiedLayerNormalization"
         nodes = [
             helper.make_node("Add", inputs[:2], ["sum"]),
@@ -304,7 +318,7 @@ def _plain(model: onnx.ModelProto, threads: Threads, without: str = "") -> Calla
 
 
 def _chain(
-    kind: str, elem_type: int, opset: int, function: onnx.FunctionProto | None
+    kind: NormKind, elem_type: ElementType, opset: int, function: onnx.FunctionProto | None
 ) -> onnx.ModelProto:
     """Nodes that each add a branch to what the one before normalised; without the kernels.
 
@@ -312,7 +326,7 @@ def _chain(
     """
     dtype = helper.tensor_dtype_to_np_dtype(elem_type)
     parameters = {"scale": np.ones(SHAPE[-1], dtype)}
-    if kind == LAYER_NORM:
+    if kind == NormKind.LAYER_NORM:
         parameters["bias"] = np.zeros(SHAPE[-1], dtype)
     nodes: list[onnx.NodeProto] = []
     name = "x"

@@ -6,13 +6,14 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from graphfuse.files.model_file import Model
+from graphfuse.graph.operators import Trait, having
 from graphfuse.ops import OPERATORS
 from graphfuse.recognition.scan import scan
 from graphfuse.records import MAIN
 from graphfuse.running.profiler import FUSED, ProfiledNode, fused_providers
 from graphfuse.speed.measurements import Profile
 
-NORMS = FUSED | {"LayerNormalization", "SimplifiedLayerNormalization", "RMSNormalization"}
+NORMS = FUSED | having(Trait.NORMALIZES_ROWS)
 
 
 def site_nodes(model: Model) -> frozenset[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
 from math import prod
 from types import MappingProxyType
@@ -35,7 +36,7 @@ from graphfuse.running.random_feeds import Sizes, bound, random_feeds, shapes_of
 from graphfuse.running.sessions import CPU
 from graphfuse.speed.bound_runs import Contender, SessionKind, caller, environment
 from graphfuse.speed.measurements import BenchOptions, BenchReport, SiteTiming
-from graphfuse.speed.timing import Threads, Timing, paired, pinned
+from graphfuse.speed.timing import Interval, Threads, Timing, paired, pinned
 from graphfuse.system import machine
 from graphfuse.views.analyses import scopes_of
 from graphfuse.views.cutting import Parts, parts_by_scope
@@ -46,8 +47,14 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-ORIGINAL, FUSED, FOLDED = "original", "fused", "folded"
-"""Forms of a site: as it is; one node; one node that adds the bias vector as well."""
+
+class SiteForm(StrEnum):
+    """Forms of a site: as it is; one node; one node that adds the bias vector as well."""
+
+    ORIGINAL = "original"
+    FUSED = "fused"
+    FOLDED = "folded"
+
 
 CHAIN_ELEMENTS = 2**21
 LONGEST_CHAIN = 20
@@ -139,24 +146,28 @@ class Tuner:
     def _time(
         self, ids: tuple[str, ...], cut: SiteModel, biased: SiteModel | None
     ) -> SiteTiming | None:
-        timings = self._tried(ids[0], cut, (FUSED,))
+        timings = self._tried(ids[0], cut, (SiteForm.FUSED,))
         if timings is None:
             return None
-        if FUSED not in timings:
+        if SiteForm.FUSED not in timings:
             self.notes.append(f"{ids[0]} has no fused form on {self.target.name}")
             return None
         seconds = {form: timing.median / cut.length for form, timing in timings.items()}
-        speedups = {FUSED: timings[FUSED].speedup(timings[ORIGINAL])}
-        best = FUSED if speedups[FUSED].low > 1.0 else ORIGINAL
+        faster = timings[SiteForm.FUSED].speedup(timings[SiteForm.ORIGINAL])
+        speedups: dict[str, Interval] = {SiteForm.FUSED: faster}
+        best = SiteForm.FUSED if speedups[SiteForm.FUSED].low > 1.0 else SiteForm.ORIGINAL
         more: Mapping[str, Timing] = {}
         if biased is not None:
-            more = self._tried(ids[0], biased, (FUSED, FOLDED)) or {}
-        if FOLDED in more:
+            more = self._tried(ids[0], biased, (SiteForm.FUSED, SiteForm.FOLDED)) or {}
+        if SiteForm.FOLDED in more:
             # These include the MatMul that the bias belongs to.
-            speedups[FOLDED] = more[FOLDED].speedup(more[ORIGINAL])
-            seconds[FOLDED] = more[FOLDED].median
-            over_fused = FUSED not in more or more[FOLDED].speedup(more[FUSED]).low > 1.0
-            best = FOLDED if over_fused and speedups[FOLDED].low > 1.0 else best
+            speedups[SiteForm.FOLDED] = more[SiteForm.FOLDED].speedup(more[SiteForm.ORIGINAL])
+            seconds[SiteForm.FOLDED] = more[SiteForm.FOLDED].median
+            over_fused = (
+                SiteForm.FUSED not in more
+                or more[SiteForm.FOLDED].speedup(more[SiteForm.FUSED]).low > 1.0
+            )
+            best = SiteForm.FOLDED if over_fused and speedups[SiteForm.FOLDED].low > 1.0 else best
         site = cut.site
         return SiteTiming(
             ids,
@@ -188,19 +199,22 @@ class Tuner:
         """Paired timings of a cut in its original form and others; the same cut is timed once."""
         key = (_likeness(cut), tuple(forms))
         if key not in self._known:
-            models = {ORIGINAL: cut.part, **dict(self._fused(cut, forms))}
+            models = {SiteForm.ORIGINAL: cut.part, **dict(self._fused(cut, forms))}
             calls: dict[str, Callable[[], object]] = {}
             chains = {f: model.edited(_chain(model.proto, cut)) for f, model in models.items()}
             self._check_room(chains)
             feeds = random_feeds(cut.part.proto, 0, sizes=self.sizes)
             for form, chained in chains.items():
                 # Beside the best that a session without graphfuse can be, not the default.
-                kind = SessionKind.BEST if form == ORIGINAL else SessionKind.GRAPHFUSE
+                kind = SessionKind.BEST if form == SiteForm.ORIGINAL else SessionKind.GRAPHFUSE
                 contender = Contender(form, chained, kind)
                 made = contender.session(self.target.provider, self.threads)
                 calls[form] = caller(made, feeds, self.target.provider)
             timings = paired(calls, self.seconds, ROUNDS, self.clock)
-            if FUSED in timings and timings[FUSED].speedup(timings[ORIGINAL]).low <= 1.0:
+            if (
+                SiteForm.FUSED in timings
+                and timings[SiteForm.FUSED].speedup(timings[SiteForm.ORIGINAL]).low <= 1.0
+            ):
                 # It may be noise: look longer before a site is left.
                 timings = paired(calls, self.seconds, 2 * ROUNDS, self.clock)
             self._known[key] = timings
@@ -210,16 +224,18 @@ class Tuner:
         """Raise TooLargeError where a part's sessions do not fit into the memory there is."""
         if self.target.provider != CPU:
             return
-        proto = chains[ORIGINAL].proto
+        proto = chains[SiteForm.ORIGINAL].proto
         draw = partial(random_feeds, proto, 0, sizes=self.sizes)
         feed = Feed(draw, shapes_of(proto, sizes=self.sizes), "drawn rows", "")
-        Fitting(chains[ORIGINAL], doing="timing it", sessions=len(chains)).those_that_fit([feed])
+        Fitting(chains[SiteForm.ORIGINAL], doing="timing it", sessions=len(chains)).those_that_fit(
+            [feed]
+        )
 
     def _fused(self, cut: SiteModel, forms: Sequence[str]) -> Iterator[tuple[str, Model]]:
         """The part in those fused forms that the target takes."""
         scan = scan_model(cut.part)
         for form in forms:
-            folds = form == FOLDED
+            folds = form == SiteForm.FOLDED
             if folds and not any(site.bias_add for site in scan.sites):
                 continue
             selection = Selection(fold_bias=folds, costs=Costs.NONE)

@@ -11,10 +11,9 @@ import onnx
 from graphfuse.errors import UsageError
 from graphfuse.files.model_file import Model
 from graphfuse.graph.bodies import strange_names
-from graphfuse.graph.tensors import type_name
 from graphfuse.planning import advice, runtimes
 from graphfuse.planning.targets import Target
-from graphfuse.records import DIFFERENT, ValidationReport
+from graphfuse.records import CertificateVerdict, ValidationReport
 from graphfuse.records.progress import Progress
 from graphfuse.records.requests import Level
 from graphfuse.running import empty_inputs
@@ -99,8 +98,8 @@ def check_signature(original: onnx.GraphProto, fused: onnx.GraphProto) -> None:
             types = [type_of(value.type).elem_type for value in (one, other)]
             if all(types) and types[0] != types[1]:
                 raise UsageError(
-                    f"{kind} {one.name!r} is {type_name(types[0])} in one model and "
-                    f"{type_name(types[1])} in the other",
+                    f"{kind} {one.name!r} is {types[0].text} in one model and "
+                    f"{types[1].text} in the other",
                     "validate a model against the one that it was made from",
                 )
 
@@ -135,7 +134,9 @@ def remedy(report: ValidationReport, outputs: set[str]) -> str:
         or (check.gate == "G2" and math.isinf(check.value))
         for check in report.failures
     ]
-    if any(ours) or any(each.verdict == DIFFERENT for each in report.uncertified):
+    if any(ours) or any(
+        each.verdict == CertificateVerdict.DIFFERENT for each in report.uncertified
+    ):
         return "please report it with the model's graph"
     if any(check.gate == "G1" for check in report.failures):
         return (

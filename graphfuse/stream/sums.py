@@ -10,17 +10,16 @@ from __future__ import annotations
 import onnx
 
 from graphfuse.graph.nodes import Node
-from graphfuse.graph.tensors import FLOAT_TYPES
+from graphfuse.graph.operators import Trait, having
 from graphfuse.recognition.layout import LAYER
 from graphfuse.recognition.residual import is_sum
 from graphfuse.records import Dim, Scan, Site
+from graphfuse.records.element_types import FLOAT_TYPES
 from graphfuse.records.residual_stream import StreamSum
 from graphfuse.views.view import GraphView
 
-CONTRACTIONS = frozenset(
-    ("MatMul", "Gemm", "Conv", "Einsum", "Attention", "MultiHeadAttention", "GroupQueryAttention",
-     "MatMulInteger", "QLinearMatMul", "MatMulNBits", "FusedMatMul", "LSTM", "GRU")
-)  # fmt: skip
+CONTRACTIONS = having(Trait.CONTRACTS)
+SQUARES = having(Trait.SQUARES)
 
 REACH = 600
 """Nodes that are looked at behind an operand: several times what a block has."""
@@ -103,7 +102,7 @@ def _squares_in_type(view: GraphView, site: Site) -> bool:
         return False
     for index in site.interior:
         node = view.scope.graph.node[index]
-        squares = node.op_type in ("Pow", "ReduceSumSquare", "ReduceL2")
+        squares = node.op_type in SQUARES
         squares = squares or (node.op_type == "Mul" and node.input[0] == node.input[1])
         if squares and view.type(node.input[0]).elem_type == site.elem_type:
             return True

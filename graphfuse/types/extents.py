@@ -18,8 +18,10 @@ import onnx.inliner
 from onnx import helper, numpy_helper
 
 from graphfuse.graph.constants import run_node
+from graphfuse.graph.operators import Trait, having
 from graphfuse.graph.tensors import default_opset, is_external, subgraphs
 from graphfuse.records import TensorType
+from graphfuse.records.element_types import ElementType
 from graphfuse.types.inference import inferred
 from graphfuse.types.shapes import UNKNOWN, GraphTypes, type_of, weightless
 
@@ -31,15 +33,7 @@ if TYPE_CHECKING:
 SMALL = 1024
 """Elements of a tensor whose values are kept: more are no shape."""
 
-# fmt: off
-FOLDED = frozenset((
-    "Abs", "Add", "And", "Cast", "Ceil", "Concat", "ConstantOfShape", "Div", "Equal", "Expand",
-    "Flatten", "Floor", "Gather", "Greater", "GreaterOrEqual", "Identity", "Less", "LessOrEqual",
-    "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Range", "ReduceMax", "ReduceMin", "ReduceProd",
-    "ReduceSum", "Reshape", "Round", "ScatterND", "Slice", "Split", "Sqrt", "Squeeze", "Sub",
-    "Transpose", "Unsqueeze", "Where",
-))
-# fmt: on
+COMPUTING = having(Trait.COMPUTES_SHAPES)
 """What extents are computed by; others may draw, or take long."""
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -139,7 +133,7 @@ class _Walk:
 
     def _is_small(self, node: onnx.NodeProto, output: str) -> bool:
         """Whether a node is computed fast: what it yields must be known to be small before."""
-        known = node.op_type in FOLDED and all(n in self._values for n in node.input if n)
+        known = node.op_type in COMPUTING and all(n in self._values for n in node.input if n)
         size = self._elements(output)
         return (known or node.op_type == "Constant") and size is not None and size <= SMALL
 
@@ -163,7 +157,7 @@ class _Walk:
         for name, array in results.items():
             if array.size <= SMALL and array.dtype.kind in "biuf":
                 self._values[name] = array
-                elem_type = helper.np_dtype_to_tensor_dtype(array.dtype)
+                elem_type = ElementType(helper.np_dtype_to_tensor_dtype(array.dtype))
                 self._types[name] = TensorType(elem_type, array.shape)
 
 

@@ -12,14 +12,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
 from graphfuse.graph.bodies import strange
 from graphfuse.graph.constants import show_axes
+from graphfuse.graph.operators import Trait, having
 from graphfuse.graph.scopes import FunctionKey, all_bodies, function_key
 from graphfuse.graph.tensors import DEFAULT_DOMAINS, default_opset, replace_nodes, subgraphs
 from graphfuse.ops import DOMAIN, OPERATORS
 from graphfuse.records import TensorType
+from graphfuse.records.element_types import ElementType
 from graphfuse.types.operator_types import rules, sum_and_norm
 from graphfuse.types.propagation import is_small
 from graphfuse.types.shape_values import ShapeValues
@@ -34,16 +36,7 @@ from graphfuse.types.shapes import (
 )
 from graphfuse.types.stand_ins import StandInRule, StandIns, Surroundings
 
-# fmt: off
-SAME_TYPE = frozenset((
-    "Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Neg", "Reciprocal", "Abs", "Exp", "Log", "Erf",
-    "Tanh", "Relu", "Sigmoid", "Softmax", "Gelu", "MatMul", "Gemm", "Transpose", "Reshape",
-    "Flatten", "Squeeze", "Unsqueeze", "Expand", "Tile", "Concat", "Slice", "Gather", "Split",
-    "Identity", "Dropout", "Clip", "Min", "Max", "Pad", "ReduceMean", "ReduceSum",
-    "LayerNormalization", "BatchNormalization", "Conv", "And", "Or", "Not", "CumSum",
-))
-# fmt: on
-"""Operators whose outputs have the element type of their first input."""
+SAME_TYPE = having(Trait.KEEPS_TYPE)
 
 OURS = sum_and_norm(1)
 """What stands for a node of graphfuse's own."""
@@ -52,13 +45,10 @@ ROUNDS = 64
 """Inference runs again while a Reshape's target becomes known: its extents may come from others."""
 
 FIXED_TYPE = {
-    "Shape": TensorProto.INT64,
-    "Size": TensorProto.INT64,
-    "NonZero": TensorProto.INT64,
-    **dict.fromkeys(
-        ("Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "IsNaN", "IsInf"),
-        TensorProto.BOOL,
-    ),
+    "Shape": ElementType.INT64,
+    "Size": ElementType.INT64,
+    "NonZero": ElementType.INT64,
+    **dict.fromkeys(having(Trait.BOOLEAN), ElementType.BOOL),
 }
 
 
@@ -322,12 +312,14 @@ def _element_types(
         if all(own.elem_type(name) for name in node.output):
             continue
         elem_type = FIXED_TYPE.get(node.op_type, 0)
-        if node.op_type in SAME_TYPE and node.input:
+        if not elem_type and node.op_type in SAME_TYPE and node.input:
             elem_type = known(node.input[0])
         elif node.op_type == "Where":
             elem_type = known(node.input[1])
         elif node.op_type == "Cast":
             elem_type = next((a.i for a in node.attribute if a.name == "to"), 0)
         if elem_type:
-            found.update((name, elem_type) for name in node.output if not known(name))
+            # Of others the second output may be a mask, an index, or a mean in another type.
+            outputs = node.output if node.op_type == "Split" else node.output[:1]
+            found.update((name, elem_type) for name in outputs if not known(name))
     return found

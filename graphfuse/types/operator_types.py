@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from functools import cache
 
 import onnx
-from onnx import TensorProto
 
+from graphfuse.records.element_types import ElementType
 from graphfuse.types import attention_types as attention
 from graphfuse.types import convolution_types as convolutions
 from graphfuse.types.stand_ins import StandInRule, StandIns, first, same
@@ -54,7 +54,7 @@ def sum_and_norm(sum_at: int) -> StandInRule:
 
 
 def _dropped(s: StandIns) -> bool:
-    s.to(1, s.add("Cast", [s.input(0)], to=TensorProto.BOOL))
+    s.to(1, s.add("Cast", [s.input(0)], to=ElementType.BOOL))
     return first(s)
 
 
@@ -162,10 +162,10 @@ def _half(s: StandIns) -> bool:
 def _gathered_blocks(s: StandIns) -> bool:
     bits = s.attribute("bits", 4)
     elem_type = s.around.elem_type(s.input(0))
-    if not elem_type or (elem_type == TensorProto.UINT8 and bits not in (2, 4, 8)):
+    if not elem_type or (elem_type == ElementType.UINT8 and bits not in (2, 4, 8)):
         return False
     # A byte holds several entries of the last axis; types of 4 bits are entries of their own.
-    entries = 8 // bits if elem_type == TensorProto.UINT8 else 1
+    entries = 8 // bits if elem_type == ElementType.UINT8 else 1
     rows = s.add("Gather", [s.input(0), s.input(1)], axis=s.attribute("gather_axis", 0))
     rows = s.add("Concat", [rows] * entries, axis=-1) if entries > 1 else rows
     s.to(0, s.like(rows, s.input(2)))
@@ -221,7 +221,7 @@ OTHERS: Mapping[tuple[str, str], StandInRule] = {
     (CONTRIB, "TransposeMatMul"): _fused_matmul,
     (CONTRIB, "FusedGemm"): _fused_gemm,
     (CONTRIB, "GemmFastGelu"): _binary("MatMul"),
-    (CONTRIB, "MatMulInteger16"): _binary("MatMul", to=TensorProto.INT32),
+    (CONTRIB, "MatMulInteger16"): _binary("MatMul", to=ElementType.INT32),
     (CONTRIB, "DynamicQuantizeMatMul"): _binary("MatMul"),
     (CONTRIB, "MatMulIntegerToFloat"): _integer_matmul,
     (CONTRIB, "QOrderedMatMul"): _binary("MatMul", 0, 2),
@@ -261,7 +261,7 @@ OTHERS: Mapping[tuple[str, str], StandInRule] = {
     (CONTRIB, "DequantizeLinear"): _quantized(1),
     (CONTRIB, "QLinearAdd"): _binary("Add", 0, 3),
     (CONTRIB, "QLinearMul"): _binary("Mul", 0, 3),
-    (CONTRIB, "MulInteger"): _binary("Mul", 0, 2, to=TensorProto.INT32),
+    (CONTRIB, "MulInteger"): _binary("Mul", 0, 2, to=ElementType.INT32),
     (CONTRIB, "QLinearConcat"): _concat,
     (CONTRIB, "QLinearWhere"): _where,
     # Convolutions, which read patches.

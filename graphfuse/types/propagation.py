@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import onnx
 
+from graphfuse.graph.operators import Trait, having
 from graphfuse.graph.tensors import DEFAULT_DOMAINS, AnyGraph, subgraphs
 
 LARGEST = 100_000
@@ -19,10 +20,7 @@ LARGEST = 100_000
 SHAPE = 64
 """Entries of a shape, for this estimate."""
 
-PASSING = frozenset(
-    ("Add", "Sub", "Mul", "Div", "Cast", "Gather", "Identity", "Slice", "Squeeze", "Unsqueeze")
-)
-"""Operators whose propagated result is no longer than their longest input."""
+PROPAGATED = having(Trait.PROPAGATED)
 
 
 def is_small(model: onnx.ModelProto) -> bool:
@@ -55,7 +53,7 @@ def _size(node: onnx.NodeProto, sizes: dict[str, int]) -> int:
         return SHAPE
     if node.op_type == "Constant":
         return max(_constants(node), default=0)
-    if node.op_type != "Concat" and node.op_type not in PASSING:
+    if node.op_type != "Concat" and node.op_type not in PROPAGATED:
         return 0
     found = [sizes.get(name, 0) for name in node.input]
     if node.op_type == "Concat":

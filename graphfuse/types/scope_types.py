@@ -22,6 +22,7 @@ from graphfuse.graph.scopes import (
 )
 from graphfuse.graph.tensors import replace_nodes, subgraphs
 from graphfuse.records import Dim, ScopeRef, TensorType
+from graphfuse.records.element_types import ElementType
 from graphfuse.types.inference import inferred
 from graphfuse.types.shapes import (
     UNKNOWN,
@@ -190,7 +191,7 @@ def _agreed(types: list[TensorType]) -> TensorType:
     if all(other == first for other in types):
         return first
     elem_types = {other.elem_type for other in types}
-    elem_type = first.elem_type if len(elem_types) == 1 else 0
+    elem_type = first.elem_type if len(elem_types) == 1 else ElementType.UNDEFINED
     shapes = [other.shape for other in types if other.shape is not None]
     if len(shapes) < len(types) or len({len(shape) for shape in shapes}) != 1:
         return TensorType(elem_type, None)

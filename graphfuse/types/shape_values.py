@@ -8,10 +8,10 @@ from functools import cached_property
 
 import numpy as np
 import onnx
-from onnx import TensorProto
 
 from graphfuse.graph.tensors import DEFAULT_DOMAINS
 from graphfuse.records import Dim, TensorType
+from graphfuse.records.element_types import ElementType
 from graphfuse.types.shapes import UNKNOWN
 
 Entries = list[Dim]
@@ -75,7 +75,7 @@ class ShapeValues:
             tensor = next((a.t for a in node.attribute if a.HasField("t")), None)
         if tensor is not None:
             small = len(tensor.dims) <= 1 and int(np.prod(tensor.dims)) <= LONGEST
-            if tensor.data_type != TensorProto.INT64 or not small:
+            if tensor.data_type != ElementType.INT64 or not small:
                 return None
             return [int(v) for v in onnx.numpy_helper.to_array(tensor).reshape(-1)]
         if node is None and self._outer is not None and name not in self._inputs:
@@ -113,7 +113,7 @@ class ShapeValues:
         """The same entries in another shape of one axis at most, or in another wide integer."""
         if node.op_type == "Cast":
             to = next((a.i for a in node.attribute if a.name == "to"), 0)
-            if to not in (TensorProto.INT64, TensorProto.INT32):
+            if to not in (ElementType.INT64, ElementType.INT32):
                 return None
         values = self.of(node.input[0], reach)
         if node.op_type in ("Unsqueeze", "Reshape") and (values is None or len(values) != 1):

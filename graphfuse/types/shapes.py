@@ -13,11 +13,12 @@ import onnx
 
 from graphfuse.graph.tensors import is_external, subgraphs
 from graphfuse.records import Dim, TensorType
+from graphfuse.records.element_types import ElementType
 
 SMALL = 1024
 """Initializers of up to this many bytes stay: they may be shapes that inference reads."""
 
-UNKNOWN = TensorType(0, None)
+UNKNOWN = TensorType(ElementType.UNDEFINED, None)
 
 
 def weightless(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -68,7 +69,7 @@ def give_constants(graph: onnx.GraphProto, outer: Mapping[str, onnx.TensorProto]
             own.update(name for inner in body.node for name in inner.output)
             read = {name for inner in body.node for name in inner.input} & known.keys() - own
             for name in sorted(read):
-                if known[name].data_type != onnx.TensorProto.INT64 or is_external(known[name]):
+                if known[name].data_type != ElementType.INT64 or is_external(known[name]):
                     continue
                 tensor = body.initializer.add()
                 tensor.CopyFrom(known[name])
@@ -100,7 +101,7 @@ def strip_bodies(nodes: Iterable[onnx.NodeProto]) -> None:
 
 def _of_shape(tensor: onnx.TensorProto) -> tuple[onnx.NodeProto, onnx.NodeProto]:
     shape = f"{tensor.name}/graphfuse_shape"
-    dims = onnx.helper.make_tensor("", onnx.TensorProto.INT64, [len(tensor.dims)], tensor.dims)
+    dims = onnx.helper.make_tensor("", ElementType.INT64, [len(tensor.dims)], tensor.dims)
     zero = onnx.TensorProto(data_type=tensor.data_type, dims=[1], raw_data=bytes(16))
     return (
         onnx.helper.make_node("Constant", [], [shape], value=dims),
@@ -114,14 +115,14 @@ def type_of(value: onnx.TypeProto) -> TensorType:
         return UNKNOWN
     tensor = value.tensor_type
     if not tensor.HasField("shape"):
-        return TensorType(tensor.elem_type, None)
+        return TensorType(ElementType(tensor.elem_type), None)
     dims: list[Dim] = []
     for dim in tensor.shape.dim:
         if dim.HasField("dim_value"):
             dims.append(dim.dim_value)
         else:
             dims.append(symbol_of(dim) or None)
-    return TensorType(tensor.elem_type, tuple(dims))
+    return TensorType(ElementType(tensor.elem_type), tuple(dims))
 
 
 def symbol_of(dim: onnx.TensorShapeProto.Dimension) -> str:
@@ -224,7 +225,7 @@ class GraphTypes(Mapping[str, TensorType]):
         if name not in self._known:
             value = self._value(self._places[name])
             if isinstance(value, onnx.TensorProto):
-                found = TensorType(value.data_type, tuple(value.dims))
+                found = TensorType(ElementType(value.data_type), tuple(value.dims))
             else:
                 found = type_of(value.type)
             if self._from_file and found.shape is not None:

@@ -12,9 +12,10 @@ from functools import cached_property
 from typing import Any
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
 from graphfuse.graph.tensors import DEFAULT_DOMAINS
+from graphfuse.records.element_types import ElementType
 
 DOMAIN = "graphfuse.types"
 """The domain of functions that hold nodes of another opset than the graph's."""
@@ -115,7 +116,7 @@ class StandIns:
     def ints(self, values: Iterable[int]) -> str:
         """A constant vector."""
         entries = list(values)
-        tensor = helper.make_tensor("", TensorProto.INT64, [len(entries)], entries)
+        tensor = helper.make_tensor("", ElementType.INT64, [len(entries)], entries)
         return self.add("Constant", [], value=tensor)
 
     def zeros(self, *shape: int) -> str:

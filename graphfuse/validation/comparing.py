@@ -16,6 +16,7 @@ import onnx
 
 from graphfuse.graph.tensors import subgraphs
 from graphfuse.records import Check
+from graphfuse.records.element_types import ElementType
 from graphfuse.validation.drawing import Drawing
 from graphfuse.validation.evaluator import UnsupportedModelError
 from graphfuse.validation.lifting import added_to
@@ -111,11 +112,14 @@ def compared(
     if unseen:
         return Compared(why=unseen, is_seen=False)
     is_site = any(map(is_fused, (*mine.model.proto.graph.node, *other.model.proto.graph.node)))
-    lost = other_casts(before, after, pair, after.type(names[0]).elem_type if is_site else 0)
+    narrowest = after.type(names[0]).elem_type if is_site else ElementType.UNDEFINED
+    lost = other_casts(before, after, pair, narrowest)
     return Compared(why=lost) if lost else found
 
 
-def other_casts(before: Parts, after: Parts, pair: tuple[Part, Part], elem_type: int) -> str:
+def other_casts(
+    before: Parts, after: Parts, pair: tuple[Part, Part], elem_type: ElementType
+) -> str:
     """Why float64 does not show what one of two parts rounds, or computes wider; else ''.
 
     A fused node computes in one what casts around a norm say: up from `elem_type`, and down to it.

@@ -16,8 +16,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from graphfuse.graph.tensors import FLOAT_TYPES
 from graphfuse.records import Dim, TensorType
+from graphfuse.records.element_types import FLOAT_TYPES
 from graphfuse.types.shapes import type_of
 from graphfuse.views.cutting import Parts
 from graphfuse.views.fused_nodes import is_fused

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from graphfuse.graph.tensors import FLOAT_TYPES
+from graphfuse.records.element_types import FLOAT_TYPES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -19,7 +19,6 @@ from graphfuse.files.model_file import Model
 from graphfuse.graph.bodies import KINDS, strange
 from graphfuse.graph.tensors import (
     DEFAULT_DOMAINS,
-    FLOAT_TYPES,
     all_nodes,
     default_opset,
     is_external,
@@ -28,6 +27,7 @@ from graphfuse.graph.tensors import (
     subgraphs,
     upcast,
 )
+from graphfuse.records.element_types import FLOAT_TYPES
 from graphfuse.running.sessions import is_operator
 from graphfuse.views.fused_nodes import FUSED_DOMAINS, OWN_DOMAIN
 

@@ -18,8 +18,9 @@ import numpy as np
 import onnx
 
 from graphfuse.files.model_file import Model
-from graphfuse.graph.tensors import FLOAT_TYPES, is_external, read_names
+from graphfuse.graph.tensors import is_external, read_names
 from graphfuse.records import Check
+from graphfuse.records.element_types import FLOAT_TYPES
 from graphfuse.validation.evaluator import NARROW_AGREE, UnsupportedModelError
 from graphfuse.validation.reference import MAIN, LiveValues, Twin
 from graphfuse.validation.rounding import has_fused, nudge

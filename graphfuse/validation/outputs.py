@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from graphfuse.graph.tensors import FLOAT_TYPES
 from graphfuse.records import Check
+from graphfuse.records.element_types import FLOAT_TYPES
 from graphfuse.validation.chance import Spread, as_accurate, spread, thinned
 from graphfuse.validation.tolerance import FLOAT, HUGE, distance, end_to_end
 

@@ -21,7 +21,8 @@ from onnx.reference import ReferenceEvaluator
 
 from graphfuse.errors import in_one_line
 from graphfuse.files.model_file import Model
-from graphfuse.graph.tensors import FLOAT_TYPES, default_opset, read_names, subgraphs, upcast
+from graphfuse.graph.tensors import default_opset, read_names, subgraphs, upcast
+from graphfuse.records.element_types import FLOAT_TYPES
 from graphfuse.running.sessions import run
 from graphfuse.system import machine
 from graphfuse.validation.evaluator import (

@@ -17,7 +17,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from graphfuse.files.model_file import Model
-from graphfuse.graph.tensors import FLOAT_TYPES, type_name, upcast, widens
+from graphfuse.graph.tensors import upcast
+from graphfuse.records.element_types import FLOAT_TYPES, HALF_TYPES, ElementType
 from graphfuse.validation.lifting import dense
 from graphfuse.validation.lockstep import same_tensor
 from graphfuse.views.cutting import Part, Parts
@@ -36,7 +37,7 @@ PASSES_ON = frozenset(("Identity", "Constant"))
 STRUCTURAL = frozenset(("axis", "axes"))
 """Attributes that say which axis: of distinct extents and a known rank, numbers show it."""
 
-TYPES = frozenset(("to", "stash_type", "softmax_precision", "dtype"))
+TYPE_ATTRIBUTES = frozenset(("to", "stash_type", "softmax_precision", "dtype"))
 """Attributes that name a type, which is lifted."""
 
 
@@ -172,7 +173,7 @@ def _settings_of(
             continue
         defaults = _defaults(node, versions.get(node.domain, 1))
         for attribute in node.attribute:
-            if attribute.name in STRUCTURAL or attribute.name in TYPES:
+            if attribute.name in STRUCTURAL or attribute.name in TYPE_ATTRIBUTES:
                 continue
             if attribute.HasField("g") or attribute.graphs:
                 continue
@@ -243,7 +244,7 @@ def _value(model: Model, constant: TensorProto | onnx.SparseTensorProto | Array)
     return (array.astype(np.float64) if array.dtype.kind in "biu" else array).tobytes()
 
 
-def casts(part: Part, parts: Parts, narrowest: int = 0) -> Counter[str]:
+def casts(part: Part, parts: Parts, narrowest: ElementType) -> Counter[str]:
     """What a part rounds to, or computes in, that float64 does not see.
 
     Constants that are single numbers are rounded there too. What holds the type `narrowest`, where
@@ -258,12 +259,13 @@ def casts(part: Part, parts: Parts, narrowest: int = 0) -> Counter[str]:
             constant.update(node.output)
         if node.op_type not in ("Cast", "CastLike"):
             kinds = [a for a in node.attribute if a.name in ("stash_type", "softmax_precision")]
-            found.update(f"{a.name} {type_name(a.i)}" for a in kinds if not widens(narrowest, a.i))
+            types = [(a.name, ElementType(a.i)) for a in kinds if not narrowest.widens(a.i)]
+            found.update(f"{name} {stated.text}" for name, stated in types)
             continue
         source, target = parts.type(node.input[0]).elem_type, _target(node, parts)
         single = fixed and math.prod(_extents(parts, node.input[0])) == 1
-        if not single and _rounds(source, target, fixed) and not widens(narrowest, target):
-            found[f"cast to {type_name(target)}"] += 1
+        if not single and _rounds(source, target, fixed) and not narrowest.widens(target):
+            found[f"cast to {target.text}"] += 1
     return found
 
 
@@ -273,16 +275,16 @@ def _extents(parts: Parts, name: str) -> tuple[int, ...]:
     return known if shape is not None and len(known) == len(shape) else (0,)
 
 
-def _target(node: onnx.NodeProto, parts: Parts) -> int:
+def _target(node: onnx.NodeProto, parts: Parts) -> ElementType:
     named = next((a.i for a in node.attribute if a.name == "to"), 0)
-    return named or parts.type(node.output[0]).elem_type
+    return ElementType(named) or parts.type(node.output[0]).elem_type
 
 
-def _rounds(source: int, target: int, fixed: bool) -> bool:
+def _rounds(source: ElementType, target: ElementType, fixed: bool) -> bool:
     """Whether a cast changes what is computed: to a float type from another one."""
     if target not in FLOAT_TYPES or source == target:
         return False
     if source and source not in FLOAT_TYPES:
-        narrow = target in (TensorProto.FLOAT16, TensorProto.BFLOAT16)
-        return narrow and source != TensorProto.BOOL and not fixed
-    return not (fixed and widens(source, target))
+        narrow = target in HALF_TYPES
+        return narrow and source != ElementType.BOOL and not fixed
+    return not (fixed and source.widens(target))

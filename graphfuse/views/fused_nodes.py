@@ -15,6 +15,7 @@ from graphfuse.graph.bodies import strange
 from graphfuse.graph.scopes import Scope
 from graphfuse.graph.tensors import upcast
 from graphfuse.records import Dim, ScopeRef, TensorType
+from graphfuse.records.element_types import ElementType
 from graphfuse.types.shapes import UNKNOWN
 from graphfuse.views.analyses import scopes_of, types_of
 from graphfuse.views.keys import ScopeKey, scope_keys
@@ -55,8 +56,8 @@ class FusedNode:
 
     node: onnx.NodeProto
     scope: ScopeKey
-    elem_type: int
-    parameter_type: int
+    elem_type: ElementType
+    parameter_type: ElementType
     a_shape: tuple[Dim, ...]
     b_shape: tuple[Dim, ...]
     extents: tuple[int, ...]

@@ -14,22 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto
 
 from graphfuse.errors import ModelError
 from graphfuse.files.model_file import Model
 from graphfuse.graph.constants import (
     ARITHMETIC,
-    EXTENTS,
-    KEEPS_SCALAR,
     LARGEST,
-    NOT_NUMBERS,
     Computed,
 )
 from graphfuse.graph.nodes import Node, constant_value, nodes_of, redefined
+from graphfuse.graph.operators import Trait, having
 from graphfuse.graph.scopes import FunctionKey, Scope, fully_seen, function_key
 from graphfuse.graph.tensors import (
-    FLOAT_TYPES,
     default_opset,
     equal,
     holds,
@@ -38,12 +34,20 @@ from graphfuse.graph.tensors import (
     subgraphs,
 )
 from graphfuse.records import Dim, TensorType
+from graphfuse.records.element_types import FLOAT_TYPES, HALF_TYPES, NOT_NUMBERS, ElementType
 from graphfuse.types.shape_values import ShapeValues
 from graphfuse.types.shapes import SMALL, UNKNOWN, GraphTypes, merged
 from graphfuse.views.analyses import scopes_of, types_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+EXTENTS = having(Trait.EXTENTS)
+MOVING = having(Trait.PERMUTES) | {"Tile"}
+CASTING = having(Trait.CASTS)
+# An Expand gives an operand the shape that it would be given beside another one anyway.
+BEHIND = having(Trait.KEEPS | Trait.RESHAPES | Trait.CASTS) | {"Expand"}
 
 
 def views(model: Model) -> list[GraphView]:
@@ -206,11 +210,11 @@ class GraphView:
         own = {dim for shape in shapes for dim in shape if isinstance(dim, str)}
         return self.outer._free | own if self.outer is not None else frozenset(own)
 
-    def cast_type(self, node: Node) -> int:
+    def cast_type(self, node: Node) -> ElementType:
         """The type that a Cast or CastLike gives; 0 when it is not known."""
         if node.op_type == "CastLike":
             return self.type(node.input(1)).elem_type
-        return int(node.attributes.get("to", 0))
+        return ElementType(node.attributes.get("to", 0))
 
     def constant(self, name: str) -> onnx.TensorProto | None:
         """The value of a tensor that nothing can override: an initializer or a Constant node."""
@@ -224,15 +228,15 @@ class GraphView:
             return None
         return constant_value(node.source)
 
-    def behind(self, name: str) -> tuple[str, list[int]]:
+    def behind(self, name: str) -> tuple[str, list[ElementType]]:
         """The tensor behind casts and reshapes of one, and the types that it is cast to."""
-        casts: list[int] = []
+        casts: list[ElementType] = []
         view = self.home(name)
         node = view.producer(name)
-        while node is not None and node.standard and node.op_type in KEEPS_SCALAR:
+        while node is not None and node.standard and node.op_type in BEHIND:
             if node.op_type == "Dropout" and node.input(2):
                 break
-            if node.op_type in ("Cast", "CastLike"):
+            if node.op_type in CASTING:
                 casts.insert(0, view.cast_type(node))
             name = node.input(0)
             view = view.home(name)
@@ -268,9 +272,10 @@ class GraphView:
         if node.op_type == "ConstantOfShape":
             filled = node.attributes.get("value")
             return np.zeros((), np.float32) if filled is None else self._element(filled)
-        if node.op_type in ("Tile", "Transpose"):
+        if node.op_type in MOVING:
             value = self.scalar(node.input(0), reach - 1)
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(self.type(name).elem_type or 1)
+            elem_type = self.type(name).elem_type or ElementType.FLOAT
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(elem_type)
             return None if value is None else np.asarray(value).astype(dtype)
         if node.op_type in ARITHMETIC:
             elem_type = self.type(name).elem_type
@@ -286,7 +291,7 @@ class GraphView:
                 # 1 / 0, the root of -1: a number that no norm has.
                 return None
             # In 16 bits it may be rounded, and so be another number.
-            narrow = elem_type in (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+            narrow = elem_type in HALF_TYPES
             return value if not narrow or holds(elem_type, value) else None
         if node.op_type in EXTENTS:
             values = self._extents.of(name)

@@ -17,7 +17,7 @@ from graphfuse.algebra import Form, constant, leaf, mean, norms, subject
 from graphfuse.algebra.atoms import Leaf, Mean, Subject
 from graphfuse.algebra.form import ZERO
 from graphfuse.algebra.norms import normalize
-from graphfuse.records import LAYER_NORM, RMS_NORM, Expression
+from graphfuse.records import Expression, NormKind
 from graphfuse.records.reasons import Reason, RefusedError
 
 HALF = Fraction(1, 2)
@@ -190,7 +190,9 @@ def test_the_algebra_knows_no_onnx() -> None:
     assert run.stdout.strip() == "False"
 
 
-@pytest.mark.parametrize(("centred", "kind"), [(True, LAYER_NORM), (False, RMS_NORM)])
+@pytest.mark.parametrize(
+    ("centred", "kind"), [(True, NormKind.LAYER_NORM), (False, NormKind.RMS_NORM)]
+)
 def test_the_definition_matches_itself(centred: bool, kind: str) -> None:
     norm = norms.match(normalize(X_LEAF, 1e-5, centred))
     assert norm.kind == kind

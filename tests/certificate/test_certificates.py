@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 import graphfuse
 from graphfuse.certificate import exact
-from graphfuse.records import DIFFERENT, IDENTICAL, ROUNDED, UNCERTIFIED, Certificate
+from graphfuse.records import Certificate, CertificateVerdict
 from graphfuse.records.reasons import Reason
 from models.committed import COMMITTED
 from tests.campaigns.certificates import mutants, spellings
@@ -54,15 +54,15 @@ def test_every_site_of_the_exports_has_a_certificate(each: object) -> None:
     tally, file = Tally(), next(c for c in COMMITTED if c == each)
     sites = of_file(MODELS / file.file, tally)
     assert sites == file.layer_norms + file.rms_norms
-    assert tally.sites == {IDENTICAL: sites}, list(tally.lines())
+    assert tally.sites == {CertificateVerdict.IDENTICAL: sites}, list(tally.lines())
     assert tally.records < sites
 
 
 def test_generated_spellings_have_certificates() -> None:
     tally = spellings.run(seed=31, count=30)
     assert not tally.failed, list(tally.lines())
-    assert tally.sites[IDENTICAL] > 20
-    assert tally.sites[ROUNDED] > 2
+    assert tally.sites[CertificateVerdict.IDENTICAL] > 20
+    assert tally.sites[CertificateVerdict.ROUNDED] > 2
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,11 @@ def test_no_mutant_of_the_numbers_has_a_certificate(file: str, family: str) -> N
     found = dict(mutants.verdicts(MODELS / file, family))
     assert len(found) >= 11
     assert [kind for kind, said in found.items() if not said] == []
-    assert all(found[kind].startswith(DIFFERENT) for kind in mutants.LAST_BITS if kind in found)
+    assert all(
+        found[kind].startswith(CertificateVerdict.DIFFERENT)
+        for kind in mutants.LAST_BITS
+        if kind in found
+    )
     if family == "graphfuse":
         assert "the function that the file has" in found["body_with_another_epsilon"]
 
@@ -84,7 +88,7 @@ def test_a_clamp_that_float64_does_not_see() -> None:
     sound = fused(residual(VARIANCE + REST.format("v")))
     assert graphfuse.validate(proto, sound, level="sites").passed
     found = only(proto, sound)
-    assert found.verdict == DIFFERENT
+    assert found.verdict == CertificateVerdict.DIFFERENT
     assert "in the original" in found.detail
 
 
@@ -99,7 +103,7 @@ def test_a_variance_over_n_minus_1_shows(hidden: int) -> None:
         constants={**vectors, "n1": np.float32(hidden), "n2": np.float32(hidden - 1)},
         **frame,
     )
-    assert only(other, fused(sound)).verdict == DIFFERENT
+    assert only(other, fused(sound)).verdict == CertificateVerdict.DIFFERENT
 
 
 @pytest.mark.parametrize(
@@ -122,7 +126,9 @@ def test_a_clamp_shows_where_it_acts_and_only_there(clamp: str, acts: bool) -> N
         },
     )
     sound = fused(residual(VARIANCE + REST.format("v")))
-    assert only(proto, sound).verdict == (DIFFERENT if acts else IDENTICAL)
+    assert only(proto, sound).verdict == (
+        CertificateVerdict.DIFFERENT if acts else CertificateVerdict.IDENTICAL
+    )
 
 
 def test_a_limit_of_the_sum_shows() -> None:
@@ -131,7 +137,7 @@ def test_a_limit_of_the_sum_shows() -> None:
         "c = Clip(x, low, high) y = LayerNormalization(c, scale, bias)", constants=limit
     )
     sound = fused(residual("y = LayerNormalization(x, scale, bias)"))
-    assert only(proto, sound).verdict == DIFFERENT
+    assert only(proto, sound).verdict == CertificateVerdict.DIFFERENT
 
 
 def test_a_row_of_zero_variance_without_a_finite_norm_is_no_difference() -> None:
@@ -142,7 +148,7 @@ def test_a_row_of_zero_variance_without_a_finite_norm_is_no_difference() -> None
         "ones": np.ones(8, np.float32), "zeros": np.zeros(8, np.float32),
     }))  # fmt: skip
     epsilon_of(sound).f = 0.0
-    assert only(proto, sound).verdict == IDENTICAL
+    assert only(proto, sound).verdict == CertificateVerdict.IDENTICAL
 
 
 def test_an_operator_that_is_not_known_is_never_a_pass() -> None:
@@ -150,7 +156,7 @@ def test_an_operator_that_is_not_known_is_never_a_pass() -> None:
     sound = fused(residual("y = LayerNormalization(x, scale, bias)"))
     report = graphfuse.validate(proto, sound, level="none", certify=True)
     assert not report.passed
-    assert report.certificates[0].verdict == UNCERTIFIED
+    assert report.certificates[0].verdict == CertificateVerdict.UNCERTIFIED
     assert report.certificates[0].detail == "operator Tanh"
     assert report.first_difference == "y"
 
@@ -164,11 +170,11 @@ def test_an_epsilon_that_the_attribute_rounds_is_its_own_verdict() -> None:
     )  # fmt: skip
     after = fused(proto)
     found = only(proto, after)
-    assert (found.verdict, found.detail) == (ROUNDED, "epsilon to float32")
+    assert (found.verdict, found.detail) == (CertificateVerdict.ROUNDED, "epsilon to float32")
     assert found.passed
     epsilon = epsilon_of(after)
     epsilon.f = float(np.nextafter(np.float32(epsilon.f), np.float32(0)))
-    assert only(proto, after).verdict == DIFFERENT
+    assert only(proto, after).verdict == CertificateVerdict.DIFFERENT
 
 
 def folded(proto: onnx.ModelProto, ulps: int) -> onnx.ModelProto:
@@ -187,10 +193,10 @@ def test_a_folded_scale_is_the_same_but_for_one_rounding() -> None:
     weight = np.random.default_rng(3).normal(0, 0.3, 8).astype(np.float32)
     norm = DECOMPOSED_RMS_NORM.replace("scale", "g")
     proto = residual("g = Add(one, w)" + norm, constants={"w": weight, "one": np.float32(1)})
-    assert of(proto).verdict == IDENTICAL
+    assert of(proto).verdict == CertificateVerdict.IDENTICAL
     found = only(proto, folded(proto, 0))
-    assert (found.verdict, found.detail) == (ROUNDED, "scale to float32")
-    assert only(proto, folded(proto, 1)).verdict == DIFFERENT
+    assert (found.verdict, found.detail) == (CertificateVerdict.ROUNDED, "scale to float32")
+    assert only(proto, folded(proto, 1)).verdict == CertificateVerdict.DIFFERENT
 
 
 def test_a_cast_of_a_number_rounds_and_a_cast_of_an_activation_does_not() -> None:
@@ -205,9 +211,9 @@ def test_a_cast_of_a_number_rounds_and_a_cast_of_an_activation_does_not() -> Non
     after = fused(proto)
     epsilon = epsilon_of(after)
     assert epsilon.f == float(np.float16(1e-5))
-    assert only(proto, after).verdict == IDENTICAL
+    assert only(proto, after).verdict == CertificateVerdict.IDENTICAL
     epsilon.f = 1e-5
-    assert only(proto, after).verdict == DIFFERENT
+    assert only(proto, after).verdict == CertificateVerdict.DIFFERENT
 
 
 def test_one_certificate_stands_for_sites_that_differ_in_their_weights() -> None:
@@ -233,7 +239,11 @@ def test_static_extents_of_a_file_decide() -> None:
         constants={"rows": np.array([14, 8]), "whole": np.array([2, 7, 8])},
     )
     found = of(proto)
-    assert (found.verdict, found.extents, found.rows) == (IDENTICAL, "2x7x8 + 2x7x8", 14)
+    assert (found.verdict, found.extents, found.rows) == (
+        CertificateVerdict.IDENTICAL,
+        "2x7x8 + 2x7x8",
+        14,
+    )
 
 
 def test_rows_that_move_by_a_shape_from_elsewhere() -> None:
@@ -245,10 +255,10 @@ def test_rows_that_move_by_a_shape_from_elsewhere() -> None:
         outputs="float[B,S,8] y, float[N,8] x",
     )
     found = of(proto)
-    assert (found.verdict, found.extents) == (IDENTICAL, "3x8 + 3x8")
+    assert (found.verdict, found.extents) == (CertificateVerdict.IDENTICAL, "3x8 + 3x8")
     after = fused(proto)
     epsilon_of(after).f *= 2
-    assert only(proto, after).verdict == DIFFERENT
+    assert only(proto, after).verdict == CertificateVerdict.DIFFERENT
 
 
 def test_an_output_of_a_fused_node_that_nothing_can_be_compared_with_is_not_passed_over() -> None:
@@ -258,17 +268,17 @@ def test_an_output_of_a_fused_node_that_nothing_can_be_compared_with_is_not_pass
     )
     proto.graph.node.append(onnx.helper.make_node("Relu", ["x"], ["z"]))
     after = fused(proto)
-    assert only(proto, after).verdict == IDENTICAL
+    assert only(proto, after).verdict == CertificateVerdict.IDENTICAL
     node = next(n for n in after.graph.node if n.domain == "graphfuse")
     node.output[1] = "other"
     twice = onnx.helper.make_node("Add", ["other", "other"], ["x"])
     after.graph.node.insert(list(after.graph.node).index(node) + 1, twice)
-    assert only(proto, after).verdict == DIFFERENT
+    assert only(proto, after).verdict == CertificateVerdict.DIFFERENT
     twice.output[0] = "elsewhere"
     after.graph.node[1].CopyFrom(twice)
     next(n for n in after.graph.node if n.op_type == "Relu").input[0] = "y"
     found = only(proto, after)
-    assert found.verdict == UNCERTIFIED
+    assert found.verdict == CertificateVerdict.UNCERTIFIED
     assert "made of 'other'" in found.detail
 
 
@@ -319,7 +329,7 @@ def test_the_command_says_what_holds_and_fails_where_it_does_not(
     document = json.loads(run.stdout)
     assert (run.returncode, document["passed"]) == (1, False)
     (failed,) = [each for each in document["certificates"] if not each["passed"]]
-    assert failed["verdict"] == DIFFERENT
+    assert failed["verdict"] == CertificateVerdict.DIFFERENT
     assert document["first_difference"] == failed["site"]
     again = shell(*failed["repeat"].split()[1:])
     assert again.returncode == 1

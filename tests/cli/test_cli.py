@@ -16,7 +16,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from graphfuse.records import LAYER_NORM, RMS_NORM
+from graphfuse.records import NormKind
 from models.committed import COMMITTED
 from tests.conftest import MODELS, Shell, files_of
 from tests.support.graphs import needs_opset, residual
@@ -46,8 +46,8 @@ def test_fuse_writes_a_valid_model(small: object, shell: Shell, tmp_path: Path) 
     assert run.returncode == 0, run.stderr
     report = json.loads(run.stdout)
     kinds = [site["kind"] for site in report["fused"]]
-    assert kinds.count(LAYER_NORM) == small.layer_norms  # type: ignore[attr-defined]
-    assert kinds.count(RMS_NORM) == small.rms_norms  # type: ignore[attr-defined]
+    assert kinds.count(NormKind.LAYER_NORM) == small.layer_norms  # type: ignore[attr-defined]
+    assert kinds.count(NormKind.RMS_NORM) == small.rms_norms  # type: ignore[attr-defined]
     assert report["left"] == []
     assert report["validation"]["passed"]
     assert report["written"][0]["sha256"] == digest(tmp_path / "out.onnx")
@@ -86,7 +86,7 @@ def test_scan_prints_sites_and_near_misses(shell: Shell, tmp_path: Path) -> None
     run = shell("scan", MODELS / "llama.onnx", "--json")
     document = json.loads(run.stdout)
     assert document["schema"] == 2
-    assert [site["kind"] for site in document["sites"]] == [RMS_NORM] * 4
+    assert [site["kind"] for site in document["sites"]] == [NormKind.RMS_NORM] * 4
     onnx.save(
         residual("y = LayerNormalization<epsilon=0.0>(x, scale)"),
         tmp_path / "near.onnx",

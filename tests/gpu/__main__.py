@@ -16,8 +16,8 @@ import numpy as np
 from onnx import TensorProto
 
 import graphfuse
-from graphfuse.graph.tensors import type_name
 from graphfuse.ops import CONTRIB_OPERATOR
+from graphfuse.records.element_types import ElementType
 from graphfuse.running.random_feeds import Sizes
 from graphfuse.running.sessions import CPU, CUDA, require_provider
 from graphfuse.speed.bound_runs import environment
@@ -81,7 +81,7 @@ def _strict(provider: str, dry: bool) -> Iterator[str]:
                 found = measure(provider, kind, elem_type, 64 if dry else 4096, strict)
                 errors = (f"{found.errors.get(at, np.nan):.3g}" for at in MAGNITUDES)
                 verdict = "dry" if dry else f"{found.verdict} {found.failure}"
-                name = f"{operator} | {type_name(elem_type)} | {'on' if strict else 'off'}"
+                name = f"{operator} | {ElementType(elem_type).text} | {'on' if strict else 'off'}"
                 yield f"| {name} | {' | '.join(errors)} | {verdict} |"
 
 

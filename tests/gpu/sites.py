@@ -11,13 +11,13 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import graphfuse
+from graphfuse.records.element_types import FLOATS_BY_NAME
 from graphfuse.running.sessions import plain_options, session
 from graphfuse.speed.bound_runs import DEVICES
-from graphfuse.speed.kernel_timing import CONTRIB, NORMS, PAIR, TYPES, Case, chain
+from graphfuse.speed.kernel_timing import NORMS, Case, Contestant, chain
 from graphfuse.speed.timing import paired
 from graphfuse.system import libraries
 
-COPY = "copy"
 SHAPES = ((1, 1, 4096), (8, 128, 768), (8, 512, 4096), (32, 2048, 4096))
 SMALL_SHAPES = ((1, 1, 64), (2, 8, 64))
 GPU_TYPES = ("float32", "float16", "bfloat16")
@@ -41,22 +41,25 @@ def time_site(norm: str, type_: str, shape: tuple[int, ...], provider: str) -> S
     case = Case(norm, type_, shape, True, 1)
     calls: dict[str, Callable[[], object]] = {}
     try:
-        calls = {name: _caller(chain(case, name), case, provider) for name in (PAIR, CONTRIB)}
-        calls[COPY] = _copier(case, provider)
+        calls = {
+            name: _caller(chain(case, name), case, provider)
+            for name in (Contestant.PAIR, Contestant.CONTRIB)
+        }
+        calls[Contestant.COPY] = _copier(case, provider)
     except Exception as error:
         # onnxruntime raises its own classes: this provider has no such kernel in this type.
         return f"{norm} {type_} {shape}: {' '.join(str(error).split())[:160]}"
     timings = paired(calls, 0.5)
-    contrib = timings[CONTRIB]
+    contrib = timings[Contestant.CONTRIB]
     seconds = contrib.median / case.length
-    speedup = contrib.speedup(timings[PAIR])
+    speedup = contrib.speedup(timings[Contestant.PAIR])
     return SiteRow(
         norm,
         type_,
         shape,
         seconds * 1e6,
         (speedup.low, speedup.median, speedup.high),
-        contrib.speedup(timings[COPY]).median * case.length,
+        contrib.speedup(timings[Contestant.COPY]).median * case.length,
         case.bytes / seconds / 1e9,
     )
 
@@ -140,7 +143,7 @@ def judge_site(norm: str, type_: str, hidden: int, ep: str, target: str) -> list
 
 def site_model(norm: str, type_: str, hidden: int) -> onnx.ModelProto:
     """A graph of one Add and its norm, whose sum is an output as well."""
-    elem_type, centred = TYPES[type_], NORMS[norm] == "LayerNorm"
+    elem_type, centred = FLOATS_BY_NAME[type_], NORMS[norm] == "LayerNorm"
     dtype = helper.tensor_dtype_to_np_dtype(elem_type)
     rng = np.random.default_rng(1)
     weights = [

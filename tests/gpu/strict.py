@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from graphfuse.ops import CONTRIB_OPERATOR
 from graphfuse.planning import faults
 from graphfuse.planning.faults import STRICT_MODE
-from graphfuse.records import LAYER_NORM
+from graphfuse.records import NormKind
 from graphfuse.running.sessions import CUDA
 from graphfuse.system import libraries
 
@@ -85,7 +85,7 @@ def _error(
     rng = np.random.default_rng(0)
     x = (rng.standard_normal((1, ROWS, hidden)) * magnitude).astype(DTYPES[elem_type])
     wanted = x.astype(np.float64)
-    if kind == LAYER_NORM:
+    if kind == NormKind.LAYER_NORM:
         wanted = wanted - wanted.mean(-1, keepdims=True)
     wanted = wanted / np.sqrt((wanted**2).mean(-1, keepdims=True) + EPSILON)
     # float32 in and out, cast inside: numpy and onnxruntime's binding have no bfloat16.
@@ -102,7 +102,7 @@ def _node(kind: str, elem_type: int, hidden: int) -> onnx.ModelProto:
     dtype = DTYPES[elem_type]
     weights = [numpy_helper.from_array(np.ones(hidden, dtype), "scale")]
     inputs = ["a", "b", "scale"]
-    if kind == LAYER_NORM:
+    if kind == NormKind.LAYER_NORM:
         weights.append(numpy_helper.from_array(np.zeros(hidden, dtype), "bias"))
         inputs.append("bias")
     shape = [1, ROWS, hidden]

@@ -9,8 +9,9 @@ import pytest
 from onnx import AttributeProto, FunctionProto, TensorProto, helper, numpy_helper
 
 from graphfuse import ops
-from graphfuse.graph.bodies import KINDS, TYPES, recognised, strange_names
-from graphfuse.records import LAYER_NORM, RMS_NORM
+from graphfuse.graph.bodies import KINDS, recognised, strange_names
+from graphfuse.records import NormKind
+from graphfuse.records.element_types import FLOAT_TYPES
 
 OPSETS = (7, 8, 9, 10, 11, 12, 13, 15, 17, 18, 22, 23, 25)
 
@@ -20,7 +21,7 @@ def test_every_function_that_graphfuse_writes_is_its_own(opset: int) -> None:
     axes = [(-1, 3), (-1, 2), (-2, 4), (-3, 3)]
     for kind, biased in KINDS.values():
         found = [ops.function(kind, opset, ops.Variant(contrib=True), biased)]
-        for elem_type, form, (axis, rank) in itertools.product(TYPES, ops.FORMS, axes):
+        for elem_type, form, (axis, rank) in itertools.product(FLOAT_TYPES, ops.BodyForm, axes):
             for parameter_type in (elem_type, TensorProto.FLOAT):
                 variant = ops.Variant(elem_type, parameter_type, axis, rank, form=form)
                 found.append(ops.function(kind, opset, variant, biased))
@@ -29,7 +30,7 @@ def test_every_function_that_graphfuse_writes_is_its_own(opset: int) -> None:
 
 def test_an_older_body_in_float64_is_one_too() -> None:
     """Before it had Reciprocal, it divided like that of float32."""
-    function = ops.function(LAYER_NORM, 13, ops.Variant())
+    function = ops.function(NormKind.LAYER_NORM, 13, ops.Variant())
     for node in function.node:
         for attribute in node.attribute:
             if attribute.name == "to" and not attribute.ref_attr_name:
@@ -38,7 +39,7 @@ def test_an_older_body_in_float64_is_one_too() -> None:
 
 
 def test_other_names_and_another_order_do_not_matter() -> None:
-    function = ops.function(LAYER_NORM, 16, ops.Variant())
+    function = ops.function(NormKind.LAYER_NORM, 16, ops.Variant())
     renamed = {name: f"v{n}" for n, name in enumerate(function.input)}
     for node in function.node:
         node.name, node.doc_string = "n", "said of it"
@@ -141,17 +142,17 @@ CHANGES: list[Callable[[FunctionProto], None]] = [
 def test_a_changed_function_is_not_ours(
     change: Callable[[FunctionProto], None], opset: int
 ) -> None:
-    function = ops.function(LAYER_NORM, opset, ops.Variant())
+    function = ops.function(NormKind.LAYER_NORM, opset, ops.Variant())
     before = function.SerializeToString(deterministic=True)
     change(function)
     assert recognised(function) == (function.SerializeToString(deterministic=True) == before)
 
 
 def test_only_our_names_can_be_taken() -> None:
-    own = ops.function(RMS_NORM, 17, ops.Variant())
-    other = ops.function(LAYER_NORM, 17, ops.Variant())
+    own = ops.function(NormKind.RMS_NORM, 17, ops.Variant())
+    other = ops.function(NormKind.LAYER_NORM, 17, ops.Variant())
     other.node[0].op_type = "Mul"
-    named = ops.function(RMS_NORM, 17, ops.Variant())
+    named = ops.function(NormKind.RMS_NORM, 17, ops.Variant())
     named.name = "Something"
     graph = helper.make_graph([], "g", [], [])
     model = helper.make_model(graph, functions=[own, other, named])

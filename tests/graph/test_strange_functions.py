@@ -12,7 +12,7 @@ from onnx import numpy_helper, parser
 
 import graphfuse
 from graphfuse import kernels, ops
-from graphfuse.records import LAYER_NORM
+from graphfuse.records import NormKind
 from graphfuse.records.reasons import Reason
 from graphfuse.running.sessions import run, session
 from graphfuse.speed.measurements import BenchOptions
@@ -159,7 +159,7 @@ def test_a_function_of_ours_for_another_type_is_no_strange_one() -> None:
     """At opset 13 a body serves one type; that it is another's is another reason."""
     variant = ops.Variant(onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT16)
     wide = residual(DECOMPOSED_LAYER_NORM, opset=13)
-    wide.functions.append(ops.function(LAYER_NORM, 13, variant))
+    wide.functions.append(ops.function(NormKind.LAYER_NORM, 13, variant))
     wide.opset_import.append(onnx.helper.make_opsetid("graphfuse", 1))
     result = graphfuse.fuse(wide, selection=graphfuse.Selection(costs="none"))
     assert [miss.reason for miss in result.left if miss.site] == [Reason.MIXED_TYPES]

@@ -17,9 +17,10 @@ import pytest
 import graphfuse
 from graphfuse import kernels
 from graphfuse.errors import ProviderError
+from graphfuse.records.element_types import FLOATS_BY_NAME
 from graphfuse.validation.tolerance import least_factor, reference_rows
 from tests.campaigns.kernels.accuracy import EPSILON, MIXED, campaign
-from tests.campaigns.kernels.node import OPERATORS, TYPES, Arrays, Node, instruction_sets, isa
+from tests.campaigns.kernels.node import OPERATORS, Arrays, Node, instruction_sets, isa
 from tests.conftest import ROOT
 from tests.support.graphs import VERSION
 
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.skipif(
 
 SETS = instruction_sets() if kernels.find() else ["portable"]
 LAYER_NORM = "AddLayerNormalization"
-KINDS = [(name, "") for name in TYPES] + list(MIXED)
+KINDS = [(name, "") for name in FLOATS_BY_NAME] + list(MIXED)
 
 
 def factor(node: Node, feeds: Arrays, results: Arrays) -> float:
@@ -39,7 +40,9 @@ def factor(node: Node, feeds: Arrays, results: Arrays) -> float:
     vectors = {name: array for name, array in exact.items() if name not in ("A", "B")}
     epsilon = float(np.float32(node.attributes.get("epsilon", EPSILON)))
     centred = "Layer" in node.operator
-    reference = reference_rows(exact["A"], exact["B"], vectors, epsilon, centred, TYPES[node.type])
+    reference = reference_rows(
+        exact["A"], exact["B"], vectors, epsilon, centred, FLOATS_BY_NAME[node.type]
+    )
     bounds = {"Y": (reference.output, reference.bound)}
     bounds["Sum"] = (reference.total, reference.total_bound)
     return max(least_factor(array, *bounds[name]) for name, array in results.items())

@@ -17,7 +17,8 @@ from graphfuse.ops import CONTRIB_OPERATOR
 from graphfuse.planning import faults, targets
 from graphfuse.planning.runtimes import parse_version
 from graphfuse.recognition.scan import scan
-from graphfuse.records import LAYER_NORM, RMS_NORM
+from graphfuse.records import NormKind
+from graphfuse.records.element_types import FLOATS_BY_NAME
 from graphfuse.running import sessions
 from tests.conftest import ROOT
 from tests.support.graphs import DECOMPOSED_LAYER_NORM, DECOMPOSED_RMS_NORM, kinds, residual
@@ -89,12 +90,12 @@ def test_another_schema_is_refused() -> None:
 @pytest.mark.parametrize("text", ["", "1", "newest", "v1.29", "1."])
 def test_what_is_no_version_is_refused(text: str) -> None:
     with pytest.raises(graphfuse.UsageError, match="is no version of onnxruntime"):
-        faults.known(sessions.CUDA, CONTRIB_OPERATOR[RMS_NORM], HALF, text)
+        faults.known(sessions.CUDA, CONTRIB_OPERATOR[NormKind.RMS_NORM], HALF, text)
 
 
 def effects(operator: str, elem_type: int, version: faults.AnyVersion | None) -> set[str]:
     found = faults.known(sessions.CUDA, operator, elem_type, version)
-    return {fault.effect for fault in found if not fault.when} - {faults.NOTE}
+    return {fault.effect for fault in found if not fault.when} - {faults.Effect.NOTE}
 
 
 @pytest.mark.parametrize("operator", CONTRIB_OPERATOR.values())
@@ -102,8 +103,8 @@ def test_cuda_by_version(operator: str) -> None:
     """Sums in float16 until 1.26, no or narrow bfloat16 kernels; nothing of that from 1.27 on."""
     for version in VERSIONS:
         narrow = parse_version(version) < (1, 27)
-        assert effects(operator, HALF, version) == ({faults.STRICT} if narrow else set())
-        assert effects(operator, BRAIN, version) == ({faults.REFUSE} if narrow else set())
+        assert effects(operator, HALF, version) == ({faults.Effect.STRICT} if narrow else set())
+        assert effects(operator, BRAIN, version) == ({faults.Effect.REFUSE} if narrow else set())
         assert effects(operator, SINGLE, version) == set()
         shown = [
             faults.accumulates(sessions.CUDA, operator, HALF, version, strict_mode)
@@ -116,16 +117,16 @@ def test_cuda_by_version(operator: str) -> None:
 
 @pytest.mark.parametrize("version", ["1.27.0.dev20260501", "1.27.0rc1"])
 def test_what_came_before_the_release_with_the_fix_may_lack_it(version: str) -> None:
-    operator = CONTRIB_OPERATOR[RMS_NORM]
-    assert effects(operator, HALF, version) == {faults.STRICT}
+    operator = CONTRIB_OPERATOR[NormKind.RMS_NORM]
+    assert effects(operator, HALF, version) == {faults.Effect.STRICT}
     assert not faults.accumulates(sessions.CUDA, operator, HALF, version)
-    assert effects(operator, HALF, "1.26.0+cu12") == {faults.STRICT}
+    assert effects(operator, HALF, "1.26.0+cu12") == {faults.Effect.STRICT}
     for after in ("1.27.0", "1.27.1", "1.27.0+cu12", "1.28.0.dev1", "2.0"):
         assert effects(operator, HALF, after) == set(), after
 
 
 def test_older_versions_than_the_oldest_are_taken_for_it() -> None:
-    assert effects(CONTRIB_OPERATOR[RMS_NORM], HALF, "1.17.3") == {faults.STRICT}
+    assert effects(CONTRIB_OPERATOR[NormKind.RMS_NORM], HALF, "1.17.3") == {faults.Effect.STRICT}
 
 
 # What the installed version can say of itself without a GPU; CI has more than one.
@@ -157,7 +158,7 @@ def test_the_cpus_layer_norms_are_as_the_table_says(operator: str) -> None:
     rows = {"a": np.tile(row, 2).reshape(1, 1, 8), "b": np.zeros((1, 1, 8), np.float32)}
     constants = {"scale": np.ones(8, np.float32), "bias": np.zeros(8, np.float32)}
     proto = residual(LN_OP, constants=constants)
-    if operator == CONTRIB_OPERATOR[LAYER_NORM]:
+    if operator == CONTRIB_OPERATOR[NormKind.LAYER_NORM]:
         proto = graphfuse.fuse(proto, ep=CUDA).model
     assert operator in kinds(proto)
     options = ort.SessionOptions()
@@ -193,7 +194,7 @@ def test_a_site_knows_what_its_statistics_are_computed_in(
     norm: str, type_: str, wanted: int
 ) -> None:
     (found,) = scan(Model(site(norm, type_))).sites
-    assert found.elem_type == faults.TYPES[type_]
+    assert found.elem_type == FLOATS_BY_NAME[type_]
     assert found.computed_in == wanted
 
 

@@ -17,7 +17,7 @@ from graphfuse.planning import faults, runtimes
 from graphfuse.planning.plan import plan
 from graphfuse.planning.targets import target
 from graphfuse.recognition.scan import scan
-from graphfuse.records import LAYER_NORM, RMS_NORM, Plan
+from graphfuse.records import NormKind, Plan
 from graphfuse.records.reasons import Reason
 from graphfuse.records.requests import Selection
 from graphfuse.running import sessions
@@ -121,9 +121,9 @@ def test_bfloat16_on_cuda_from_1_27_on(strict_mode: bool) -> None:
 
 def test_a_norm_in_float32_needs_a_kernel_that_is_shown_to_be_as_wide() -> None:
     """DirectML: nothing is shown. WebGPU: a LayerNorm's mean is rounded to float16."""
-    wide = {LAYER_NORM: LN_IN_FLOAT32, RMS_NORM: RMS_IN_FLOAT32}
-    narrow = {LAYER_NORM: DECOMPOSED_LAYER_NORM, RMS_NORM: DECOMPOSED_RMS_NORM}
-    for kind in (LAYER_NORM, RMS_NORM):
+    wide = {NormKind.LAYER_NORM: LN_IN_FLOAT32, NormKind.RMS_NORM: RMS_IN_FLOAT32}
+    narrow = {NormKind.LAYER_NORM: DECOMPOSED_LAYER_NORM, NormKind.RMS_NORM: DECOMPOSED_RMS_NORM}
+    for kind in (NormKind.LAYER_NORM, NormKind.RMS_NORM):
         assert verdict(site(wide[kind]), DIRECTML) is Reason.RUNTIME_PRECISION
         assert verdict(site(narrow[kind]), DIRECTML) is None
         assert verdict(site(narrow[kind]), WEBGPU) is None

@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto
 
 import graphfuse
 from graphfuse import ops
 from graphfuse.graph import bodies
 from graphfuse.planning import advice, runtimes
 from graphfuse.planning.runtimes import Choice
+from graphfuse.records.element_types import ElementType
 from graphfuse.running.sessions import DISABLED_KEY, plain_options
 from graphfuse.speed import runtime_tables as measuring
 from graphfuse.speed import timing
@@ -25,7 +25,7 @@ from tests.support.graphs import DECOMPOSED_LAYER_NORM, assert_passes, feeds, re
 
 NORM = "y = LayerNormalization(x, scale, bias)"
 LAYER_NORM, RMS_NORM = "LayerNorm", "RMSNorm"
-FLOAT = TensorProto.FLOAT
+FLOAT = ElementType.FLOAT
 
 
 def test_every_minor_version_is_measured() -> None:
@@ -78,11 +78,11 @@ def test_without_onnxruntime_it_is_the_newest(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("version", "slow", "adds"),
     [
-        ("1.20", (), ops.ADD),
-        ("1.26", (), ops.ADD),
-        ("1.29", (), ops.ADD),
-        ("1.30", ("SkipLayerNormFusion",), ops.SUM),
-        ("1.32", ("SkipLayerNormFusion",), ops.SUM),
+        ("1.20", (), ops.BodyForm.ADD),
+        ("1.26", (), ops.BodyForm.ADD),
+        ("1.29", (), ops.BodyForm.ADD),
+        ("1.30", ("SkipLayerNormFusion",), ops.BodyForm.SUM),
+        ("1.32", ("SkipLayerNormFusion",), ops.BodyForm.SUM),
     ],
 )
 def test_which_node_is_slow_flips_between_1_29_and_1_30(
@@ -94,9 +94,9 @@ def test_which_node_is_slow_flips_between_1_29_and_1_30(
     for opset in (7, 11, 13, 17, 18, 23):
         assert found.form(Choice(LAYER_NORM, FLOAT, opset)) == adds
         # onnxruntime fuses no RMSNorm with its sum, nor any in another type.
-        assert found.form(Choice(RMS_NORM, FLOAT, opset)) == ops.ADD
-        assert found.form(Choice(LAYER_NORM, TensorProto.FLOAT16, opset)) == ops.ADD
-        assert found.form(Choice(LAYER_NORM, TensorProto.BFLOAT16, opset)) == ops.ADD
+        assert found.form(Choice(RMS_NORM, FLOAT, opset)) == ops.BodyForm.ADD
+        assert found.form(Choice(LAYER_NORM, ElementType.FLOAT16, opset)) == ops.BodyForm.ADD
+        assert found.form(Choice(LAYER_NORM, ElementType.BFLOAT16, opset)) == ops.BodyForm.ADD
 
 
 def test_a_file_says_for_which_versions_it_is_made() -> None:
@@ -167,7 +167,7 @@ def test_a_fused_file_for_another_version_stays_as_it_is() -> None:
     half = graphfuse.fuse(two, runtime="1.29", selection=graphfuse.Selection(include=["s1"])).model
     whole = graphfuse.fuse(half, runtime="1.30")
     assert len(whole.fused) == 1
-    assert [bodies.form_of(function) for function in whole.model.functions] == [ops.ADD]
+    assert [bodies.form_of(function) for function in whole.model.functions] == [ops.BodyForm.ADD]
     assert graphfuse.validate(two, whole.model, level="fast").passed
 
 
@@ -239,7 +239,7 @@ def test_the_command_line_takes_a_runtime(shell: Shell, tmp_path: Path) -> None:
     document = json.loads(run.stdout)
     assert (document["runtime"], document["made_for"]) == ("1.29", "onnxruntime up to 1.29")
     functions = onnx.load(tmp_path / "old.onnx").functions
-    assert {bodies.form_of(function) for function in functions} == {ops.ADD}
+    assert {bodies.form_of(function) for function in functions} == {ops.BodyForm.ADD}
     run = shell("fuse", MODELS / "bert.onnx", "-o", "x.onnx", "--runtime", "newest")
     assert run.returncode == 2
     assert "'newest' is no version of onnxruntime" in run.stderr
@@ -261,7 +261,7 @@ def test_an_entry_is_measured_and_put_into_a_table(
 ) -> None:
     monkeypatch.setattr(measuring, "ROUNDS", 1)
     monkeypatch.setattr(measuring, "SHAPE", (1, 2, 8))
-    monkeypatch.setattr(measuring, "TYPES", (FLOAT,))
+    monkeypatch.setattr(measuring, "MEASURED_TYPES", (FLOAT,))
     monkeypatch.setattr(measuring, "OPSETS", {LAYER_NORM: (17,), RMS_NORM: (13,)})
     monkeypatch.setattr(timing, "SETTLE_SECONDS", 0.0)
     monkeypatch.setattr(timing, "SAMPLE_SECONDS", 0.0)
@@ -275,7 +275,7 @@ def test_an_entry_is_measured_and_put_into_a_table(
     assert [entry["onnxruntime"] for entry in entries] == ["1.0.0", ort.__version__]
     entry = entries[1]
     assert set(entry["bodies"]) == {"LayerNorm float32 opset 17", "RMSNorm float32 opset 13"}
-    assert all(set(times) == set(ops.FORMS) for times in entry["bodies"].values())
+    assert all(set(times) == set(ops.BodyForm) for times in entry["bodies"].values())
     assert entry["errors"]["RMSNorm float32"]["pair"] < 1
 
 
@@ -328,7 +328,7 @@ def test_a_norm_that_is_left_alone_stays_so_where_the_operator_loses_rows(
     """Up to 1.26 LayerNormalization takes E[x^2] - E[x]^2; the model's own nodes do not."""
     proto = residual(WRITTEN_OUT, opset=opset)
     old = graphfuse.fuse(proto, runtime="1.26")
-    assert [bodies.form_of(function) for function in old.model.functions] == [ops.APART]
+    assert [bodies.form_of(function) for function in old.model.functions] == [ops.BodyForm.APART]
     assert old.made_for == "onnxruntime up to 1.26"
     onnx.checker.check_model(old.model, full_check=True)
     assert graphfuse.validate(proto, old.model).passed
@@ -338,7 +338,7 @@ def test_a_norm_that_is_left_alone_stays_so_where_the_operator_loses_rows(
     found = {node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node}
     assert not any("Normalization" in name for name in found)
     new = graphfuse.fuse(proto, runtime="1.27")
-    assert [bodies.form_of(function) for function in new.model.functions] == [ops.ADD]
+    assert [bodies.form_of(function) for function in new.model.functions] == [ops.BodyForm.ADD]
 
 
 def test_one_norm_that_onnxruntime_folds_decides_for_all() -> None:
@@ -347,19 +347,19 @@ def test_one_norm_that_onnxruntime_folds_decides_for_all() -> None:
     proto = residual(text, outputs="float[B,S,8] z")
     result = graphfuse.fuse(proto, runtime="1.26")
     assert len(result.fused) == 2
-    assert [bodies.form_of(function) for function in result.model.functions] == [ops.ADD]
+    assert [bodies.form_of(function) for function in result.model.functions] == [ops.BodyForm.ADD]
 
 
 def test_an_rms_norm_is_right_in_every_version() -> None:
     for version in ("1.20", "1.26", "1.29", "1.32"):
         choice = Choice(RMS_NORM, FLOAT, 17, written_out=True)
-        assert runtimes.runtime(version).form(choice) == ops.ADD
+        assert runtimes.runtime(version).form(choice) == ops.BodyForm.ADD
 
 
 def test_norms_over_several_axes_are_kept_from_a_fusion_that_breaks_them() -> None:
     choice = Choice(LAYER_NORM, FLOAT, 17, several_axes=True)
-    assert runtimes.runtime("1.23").form(choice) == ops.SUM
-    assert runtimes.runtime("1.24").form(choice) == ops.ADD
+    assert runtimes.runtime("1.23").form(choice) == ops.BodyForm.SUM
+    assert runtimes.runtime("1.24").form(choice) == ops.BodyForm.ADD
 
 
 def test_a_version_that_cannot_be_read_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import pytest
 import graphfuse
 from graphfuse import ops
 from graphfuse.planning import targets
-from graphfuse.records import LAYER_NORM, RMS_NORM
+from graphfuse.records import NormKind
 from graphfuse.records.reasons import Reason
 from graphfuse.system import libraries
 from tests.support.graphs import DECOMPOSED_LAYER_NORM, DECOMPOSED_RMS_NORM, kinds, model, residual
@@ -122,7 +122,7 @@ LACKED = {
 
 def _case(name: str, kind: str) -> onnx.ModelProto:
     """A site of a kind that not every row takes."""
-    rms = kind == RMS_NORM
+    rms = kind == NormKind.RMS_NORM
     norm = "y = RMSNormalization(x, scale)" if rms else NORM
     options: dict[str, Any] = {"opset": 23, "ir": 10} if rms else {}
     shapes = {
@@ -157,8 +157,8 @@ def _takes(row: targets.Row, name: str) -> bool:
     return {
         "bfloat16": onnx.TensorProto.BFLOAT16 in row.elem_types,
         "rank 4": row.ranks is None or 4 in row.ranks,
-        "skip (H)": row.broadcast == targets.ANY,
-        "skip (1, S, H)": row.broadcast in (targets.ANY, targets.TRAILING),
+        "skip (H)": row.broadcast == targets.Broadcast.ANY,
+        "skip (1, S, H)": row.broadcast in (targets.Broadcast.ANY, targets.Broadcast.TRAILING),
         "two axes": row.axes,
         "float32 scale": row.mixed,
         "opset 6": row.operator not in ops.OPERATORS,
@@ -171,7 +171,7 @@ def test_every_row_runs_on_its_provider(name: str, kind: str) -> None:
     row = targets.target(name)
     if row.provider not in ort.get_available_providers():
         pytest.skip(f"onnxruntime {ort.__version__} has no {row.provider} here")
-    proto = residual(NORM if kind == LAYER_NORM else DECOMPOSED_RMS_NORM)
+    proto = residual(NORM if kind == NormKind.LAYER_NORM else DECOMPOSED_RMS_NORM)
     result = graphfuse.fuse(proto, ep=name)
     assert [f.op_type for f in result.fused] == [targets.operator(row, kind, False)]
     assert result.fused[0].domain == row.domain
@@ -204,7 +204,7 @@ def test_every_row_lacks_something(name: str, kind: str) -> None:
 
 def test_a_bias_is_folded_only_where_the_operator_reads_it_rightly() -> None:
     """WebGPU reads input 3 of SkipSimplifiedLayerNormalization, its bias, as a LayerNorm's bias."""
-    assert targets.takes_bias(targets.target("webgpu"), LAYER_NORM)
+    assert targets.takes_bias(targets.target("webgpu"), NormKind.LAYER_NORM)
     biased = "c = Add(b, bias)\nx = Add(a, c)\n" + DECOMPOSED_RMS_NORM
     for ep, folded in (("cuda", True), ("webgpu", False), ("directml", False), ("cpu", True)):
         result = graphfuse.fuse(model(biased), ep=ep, selection=graphfuse.Selection(fold_bias=True))

@@ -15,7 +15,7 @@ import graphfuse
 from graphfuse.api.looking import explain
 from graphfuse.certificate.certify import certify
 from graphfuse.files.model_file import wrap
-from graphfuse.records import IDENTICAL, LAYER_NORM, RMS_NORM
+from graphfuse.records import CertificateVerdict, NormKind
 from graphfuse.records.progress import SILENT
 from graphfuse.records.reasons import Reason
 from tests.support.graphs import DECOMPOSED_LAYER_NORM, DECOMPOSED_RMS_NORM, assert_passes, residual
@@ -60,26 +60,26 @@ def before(norm: str, line: str) -> str:
 
 
 IDLE = {
-    "flax": (FLAX, LAYER_NORM),
-    "flax, Relu": (FLAX.replace("Max(zero, w)", "Relu(w)"), LAYER_NORM),
-    "flax, Clip": (FLAX.replace("Max(zero, w)", "Clip(w, zero)"), LAYER_NORM),
-    "flax, Abs": (FLAX.replace("Max(zero, w)", "Abs(w)"), LAYER_NORM),
+    "flax": (FLAX, NormKind.LAYER_NORM),
+    "flax, Relu": (FLAX.replace("Max(zero, w)", "Relu(w)"), NormKind.LAYER_NORM),
+    "flax, Clip": (FLAX.replace("Max(zero, w)", "Clip(w, zero)"), NormKind.LAYER_NORM),
+    "flax, Abs": (FLAX.replace("Max(zero, w)", "Abs(w)"), NormKind.LAYER_NORM),
     "keras: Min at infinity, then Max at 0": (
         clamped(LN, "t = Min(e, inf)", "c = Max(t, zero)"),
-        LAYER_NORM,
+        NormKind.LAYER_NORM,
     ),
-    "Clip from 0 to infinity": (clamped(LN, "c = Clip(e, zero, inf)"), LAYER_NORM),
-    "Clip without limits": (clamped(RMS, "c = Clip(e)"), RMS_NORM),
-    "Max at less than epsilon": (clamped(RMS, "c = Max(small, e)"), RMS_NORM),
-    "Max at epsilon": (clamped(RMS, "c = Max(e, eps)"), RMS_NORM),
-    "Max of several": (clamped(RMS, "c = Max(zero, e, small)"), RMS_NORM),
-    "Max of one": (clamped(RMS, "c = Max(e)"), RMS_NORM),
-    "Relu": (clamped(LN, "c = Relu(e)"), LAYER_NORM),
-    "Relu of the variance": (before(LN, "c = Relu(v)"), LAYER_NORM),
-    "Max of a mean of squares and 0": (before(RMS, "c = Max(v, zero)"), RMS_NORM),
+    "Clip from 0 to infinity": (clamped(LN, "c = Clip(e, zero, inf)"), NormKind.LAYER_NORM),
+    "Clip without limits": (clamped(RMS, "c = Clip(e)"), NormKind.RMS_NORM),
+    "Max at less than epsilon": (clamped(RMS, "c = Max(small, e)"), NormKind.RMS_NORM),
+    "Max at epsilon": (clamped(RMS, "c = Max(e, eps)"), NormKind.RMS_NORM),
+    "Max of several": (clamped(RMS, "c = Max(zero, e, small)"), NormKind.RMS_NORM),
+    "Max of one": (clamped(RMS, "c = Max(e)"), NormKind.RMS_NORM),
+    "Relu": (clamped(LN, "c = Relu(e)"), NormKind.LAYER_NORM),
+    "Relu of the variance": (before(LN, "c = Relu(v)"), NormKind.LAYER_NORM),
+    "Max of a mean of squares and 0": (before(RMS, "c = Max(v, zero)"), NormKind.RMS_NORM),
     "Max of the root at less than sqrt(epsilon)": (
         RMS.replace("n = Div(x, r)", "c = Max(r, root) n = Div(x, c)"),
-        RMS_NORM,
+        NormKind.RMS_NORM,
     ),
 }
 
@@ -93,7 +93,7 @@ def test_a_clamp_that_cannot_act_is_the_identity(case: str) -> None:
     assert_passes(proto, result.model)
     pair = [wrap(each, Path()) for each in (proto, result.model)]
     found = certify(*pair, 0, (), SILENT)
-    assert [each.verdict for each in found] == [IDENTICAL]
+    assert [each.verdict for each in found] == [CertificateVerdict.IDENTICAL]
     assert "cannot act" in result.fused[0].site.clamps[0]
 
 

@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 import graphfuse
-from graphfuse.records import LAYER_NORM, RMS_NORM
+from graphfuse.records import NormKind
 from graphfuse.records.reasons import Reason
 from tests.support.graphs import DECOMPOSED_LAYER_NORM, DECOMPOSED_RMS_NORM, model, residual
 
@@ -16,51 +16,63 @@ RMS = DECOMPOSED_RMS_NORM
 TWO = {"two": np.array(2, np.float32)}
 
 LEGAL = {
-    "LayerNormalization": ("y = LayerNormalization<axis=-1>(x, scale, bias)", {}, LAYER_NORM),
+    "LayerNormalization": (
+        "y = LayerNormalization<axis=-1>(x, scale, bias)",
+        {},
+        NormKind.LAYER_NORM,
+    ),
     "LayerNormalization, last axis by index": (
         "y = LayerNormalization<axis=2>(x, scale, bias)",
         {},
-        LAYER_NORM,
+        NormKind.LAYER_NORM,
     ),
-    "LayerNormalization, no bias": ("y = LayerNormalization(x, scale)", {}, LAYER_NORM),
+    "LayerNormalization, no bias": ("y = LayerNormalization(x, scale)", {}, NormKind.LAYER_NORM),
     "RMSNormalization": (
         "y = RMSNormalization<axis=-1>(x, scale)",
         {"opset": 23, "ir": 11},
-        RMS_NORM,
+        NormKind.RMS_NORM,
     ),
-    "SimplifiedLayerNormalization": ("y = SimplifiedLayerNormalization(x, scale)", {}, RMS_NORM),
-    "decomposed LayerNorm": (LN, {}, LAYER_NORM),
-    "decomposed RMSNorm": (RMS, {}, RMS_NORM),
+    "SimplifiedLayerNormalization": (
+        "y = SimplifiedLayerNormalization(x, scale)",
+        {},
+        NormKind.RMS_NORM,
+    ),
+    "decomposed LayerNorm": (LN, {}, NormKind.LAYER_NORM),
+    "decomposed RMSNorm": (RMS, {}, NormKind.RMS_NORM),
     "opset 18 axes as an input": (
         LN.replace("<axes=[-1], keepdims=1>(x)", "(x, axes)").replace(
             "<axes=[-1], keepdims=1>(q)", "(q, axes)"
         ),
         {"opset": 18, "constants": {"axes": np.array([-1], np.int64)}},
-        LAYER_NORM,
+        NormKind.LAYER_NORM,
     ),
-    "Pow 2": (LN.replace("Mul(d, d)", "Pow(d, two)"), {"constants": TWO}, LAYER_NORM),
-    "Reciprocal": (RMS.replace("n = Div(x, r)", "i = Reciprocal(r) n = Mul(x, i)"), {}, RMS_NORM),
+    "Pow 2": (LN.replace("Mul(d, d)", "Pow(d, two)"), {"constants": TWO}, NormKind.LAYER_NORM),
+    "Reciprocal": (
+        RMS.replace("n = Div(x, r)", "i = Reciprocal(r) n = Mul(x, i)"),
+        {},
+        NormKind.RMS_NORM,
+    ),
     "mean of squares less square of mean": (
         LN.replace("q = Mul(d, d)", "q = Mul(x, x)").replace(
             "e = Add(v, eps)", "mm = Mul(m, m) vv = Sub(v, mm) e = Add(vv, eps)"
         ),
         {},
-        LAYER_NORM,
+        NormKind.LAYER_NORM,
     ),
     "without scale and bias": (
         LN.replace("n = Div(d, r)", "y = Div(d, r)").split("s = Mul")[0],
         {},
-        LAYER_NORM,
+        NormKind.LAYER_NORM,
     ),
     "scale only": (
         LN.replace("s = Mul(n, scale)", "y = Mul(n, scale)").split("y = Add")[0],
         {},
-        LAYER_NORM,
+        NormKind.LAYER_NORM,
     ),
     "bias of a computed vector": (
         LN.replace("s = Mul(n, scale)", "w = Add(scale, one) s = Mul(n, w)"),
         {"constants": {"one": np.array(1, np.float32)}},
-        LAYER_NORM,
+        NormKind.LAYER_NORM,
     ),
     "sum of squares by ReduceSumSquare": (
         RMS.replace("q = Mul(x, x)", "")
@@ -69,7 +81,7 @@ LEGAL = {
         )
         .replace("e = Add(v, eps)", "w = Div(v, n8) e = Add(w, eps)"),
         {"constants": {"n8": np.array(8, np.float32)}},
-        RMS_NORM,
+        NormKind.RMS_NORM,
     ),
     "a variance put back as PyTorch's exporter does": (
         LN.replace(
@@ -81,7 +93,7 @@ LEGAL = {
                u = Concat<axis=0>(i0, i1, one) v = Expand(z, u)""",
         ),
         {"constants": {"last": np.array([-1]), "one": np.array([1])}},
-        LAYER_NORM,
+        NormKind.LAYER_NORM,
     ),
     "n from the shape": (
         RMS.replace("q = Mul(x, x)", "q = Mul(x, x) t = ReduceSum(q, last)").replace(
@@ -89,7 +101,7 @@ LEGAL = {
             "h = Shape(x) i = Gather(h, at) n0 = Cast<to=1>(i) v = Div(t, n0)",
         ),
         {"constants": {"last": np.array([-1]), "at": np.array(2)}},
-        RMS_NORM,
+        NormKind.RMS_NORM,
     ),
     "n - 1 from the shape": (
         LN.replace(
@@ -98,19 +110,19 @@ LEGAL = {
                n0 = Cast<to=1>(i) n1 = Sub(n0, one) c = Div(n0, n1) v = Mul(w, c)""",
         ),
         {"constants": {"at": np.array(-1), "one": np.array(1, np.float32)}},
-        LAYER_NORM,
+        NormKind.LAYER_NORM,
     ),
     "through Identity and Cast": (
         "i = Identity(x) c = Cast<to=1>(i) y = LayerNormalization(c, scale, bias)",
         {},
-        LAYER_NORM,
+        NormKind.LAYER_NORM,
     ),
     "a single reduction put back by Unsqueeze": (
         RMS.replace("keepdims=1>(q)", "keepdims=0>(q)").replace(
             "n = Div(x, r)", "u = Unsqueeze(r, last) n = Div(x, u)"
         ),
         {"constants": {"last": np.array([-1], np.int64)}},
-        RMS_NORM,
+        NormKind.RMS_NORM,
     ),
 }
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import graphfuse
-from graphfuse.records import LAYER_NORM, RMS_NORM
+from graphfuse.records import NormKind
 from graphfuse.records.reasons import Reason
 from models.example import Example
 from models.export import export as write
@@ -121,12 +121,15 @@ def exported(norm: Spelling, exporter: str, opset: int, path: Path) -> Path:
 @pytest.mark.parametrize(("exporter", "opset"), EXPORTERS)
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [*((LAYER_NORM, name) for name in LAYER_NORMS), *((RMS_NORM, name) for name in RMS_NORMS)],
+    [
+        *((NormKind.LAYER_NORM, name) for name in LAYER_NORMS),
+        *((NormKind.RMS_NORM, name) for name in RMS_NORMS),
+    ],
 )
 def test_spellings_are_fused(
     kind: str, name: str, exporter: str, opset: int, tmp_path: Path
 ) -> None:
-    norm = (LAYER_NORMS if kind == LAYER_NORM else RMS_NORMS)[name]
+    norm = (LAYER_NORMS if kind == NormKind.LAYER_NORM else RMS_NORMS)[name]
     path = exported(norm, exporter, opset, tmp_path / "block.onnx")
     result = graphfuse.fuse(path, selection=graphfuse.Selection(costs="none"))
     assert [fusion.site.kind for fusion in result.fused] == [kind], result.left

@@ -10,7 +10,7 @@ from onnx import helper
 
 import graphfuse
 from graphfuse import ops
-from graphfuse.records import LAYER_NORM, RMS_NORM
+from graphfuse.records import NormKind
 from graphfuse.records.reasons import Reason
 from tests.support.graphs import (
     DECOMPOSED_LAYER_NORM,
@@ -36,7 +36,7 @@ def same_results(before: onnx.ModelProto, after: onnx.ModelProto, **sizes: int) 
 
 
 @pytest.mark.parametrize("opset", [7, 9, 11, 12, 13, 14, 15, 17, 18, 21, 23, 25])
-@pytest.mark.parametrize("kind", [LAYER_NORM, RMS_NORM])
+@pytest.mark.parametrize("kind", [NormKind.LAYER_NORM, NormKind.RMS_NORM])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
 def test_functions_are_the_operators(opset: int, kind: str, dtype: type) -> None:
     """Every function body passes the checker and computes the definition, at every opset."""
@@ -77,10 +77,10 @@ def test_functions_are_the_operators(opset: int, kind: str, dtype: type) -> None
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     y, total = session.run(None, {name: values[name] for name in names})
     h = values["A"].astype(np.float64) + values["B"].astype(np.float64)
-    mu = h.mean(-1, keepdims=True) if kind == LAYER_NORM else 0.0
+    mu = h.mean(-1, keepdims=True) if kind == NormKind.LAYER_NORM else 0.0
     root = np.sqrt(((h - mu) ** 2).mean(-1, keepdims=True) + epsilon)
     expected = (h - mu) / root * values["Scale"]
-    if kind == LAYER_NORM:
+    if kind == NormKind.LAYER_NORM:
         expected = expected + values["Bias"]
     tolerance = {np.float16: 1e-2, np.float32: 1e-5, np.float64: 1e-12}[dtype]
     np.testing.assert_allclose(y, expected, rtol=tolerance, atol=tolerance)

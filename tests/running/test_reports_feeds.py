@@ -48,6 +48,17 @@ CASES = {
         "int64[B,S] i",
         {"i": 20},
     ),
+    "Gather of ids that are picked": (
+        f"at = Constant<value_int=0>() i2 = Gather(i, at) e = Gather(w, i2) {NORM}",
+        "int64[1,B,S] i",
+        {"i": 20},
+    ),
+    "Gather of ids of which some are replaced": (
+        f"""at = Constant<value = int64[1,1] {{0}}>() zero = Constant<value = int64[1,1] {{0}}>()
+            i2 = ScatterElements<axis=1>(i, at, zero) e = Gather(w, i2) {NORM}""",
+        "int64[B,S] i",
+        {"i": 20},
+    ),
 }
 
 

@@ -17,6 +17,7 @@ import graphfuse
 from graphfuse import kernels, ops
 from graphfuse.planning import runtimes, targets
 from graphfuse.planning.runtimes import Choice
+from graphfuse.records.element_types import ElementType
 from graphfuse.running import sessions
 from graphfuse.system import libraries
 from tests.conftest import MODELS
@@ -68,8 +69,8 @@ def test_in_a_plain_session_a_function_becomes_what_is_fast_here(
     tmp_path: Path, outputs: str
 ) -> None:
     fused = graphfuse.fuse(residual(NORM, outputs=outputs)).model
-    adds = HERE.form(Choice("LayerNorm", onnx.TensorProto.FLOAT, 17))
-    folded = adds == ops.ADD and outputs != SUM_READ
+    adds = HERE.form(Choice("LayerNorm", ElementType.FLOAT, 17))
+    folded = adds == ops.BodyForm.ADD and outputs != SUM_READ
     wanted = ["SkipLayerNormalization"] if folded else [adds, "LayerNormalization"]
     assert optimised(fused, ort.SessionOptions(), tmp_path) == wanted
 

@@ -14,14 +14,7 @@ import torch
 
 import graphfuse
 from graphfuse.errors import OriginalModelError, UsageError
-from graphfuse.records.residual_stream import (
-    DRIFTING,
-    HEALTHY,
-    OVERFLOWS,
-    SQUARES_OVERFLOW,
-    Reading,
-    StreamSum,
-)
+from graphfuse.records.residual_stream import Reading, StreamSum, StreamVerdict
 from models import export as exporting
 from models.zoo import build
 from tests.conftest import MODELS, Shell
@@ -82,15 +75,18 @@ def test_stacks_of_residual_blocks(kind: str, layers: int, stack: Stack) -> None
         assert each.largest == pytest.approx(np.abs(exact).max(), rel=1e-4)
     verdicts = [each.verdict for each in found]
     if kind != "plain":
-        assert set(verdicts) == {HEALTHY}
+        assert set(verdicts) == {StreamVerdict.HEALTHY}
         return
     assert [each.of.layer for each in found] == list(range(layers))
-    healthy, drifting = verdicts.count(HEALTHY), verdicts.count(DRIFTING)
-    assert verdicts == [HEALTHY] * healthy + [DRIFTING] * drifting + [OVERFLOWS] * (
-        layers - healthy - drifting
+    healthy, drifting = (
+        verdicts.count(StreamVerdict.HEALTHY),
+        verdicts.count(StreamVerdict.DRIFTING),
     )
+    assert verdicts == [StreamVerdict.HEALTHY] * healthy + [StreamVerdict.DRIFTING] * drifting + [
+        StreamVerdict.OVERFLOWS
+    ] * (layers - healthy - drifting)
     assert 5 < healthy < 30
-    assert (OVERFLOWS in verdicts) == (layers > 60)
+    assert (StreamVerdict.OVERFLOWS in verdicts) == (layers > 60)
 
 
 def test_the_verdict_is_what_float16_does(stack: Stack) -> None:
@@ -99,20 +95,20 @@ def test_the_verdict_is_what_float16_does(stack: Stack) -> None:
     found = graphfuse.activations(path, feeds=feeds())
     with np.errstate(over="ignore"):
         narrow = [np.isinf(s.astype(np.float16)).any() for s in sums_of(module, feeds()["x"])]
-    assert [each.verdict == OVERFLOWS for each in found] == narrow
+    assert [each.verdict == StreamVerdict.OVERFLOWS for each in found] == narrow
 
 
 @pytest.mark.parametrize(
     ("largest", "squares", "verdict"),
     [
-        (100.0, True, HEALTHY),
-        (100.5, False, DRIFTING),
-        (255.0, True, DRIFTING),
-        (256.0, False, DRIFTING),
-        (256.0, True, SQUARES_OVERFLOW),
-        (65504.0, False, DRIFTING),
-        (65505.0, True, OVERFLOWS),
-        (float("inf"), False, OVERFLOWS),
+        (100.0, True, StreamVerdict.HEALTHY),
+        (100.5, False, StreamVerdict.DRIFTING),
+        (255.0, True, StreamVerdict.DRIFTING),
+        (256.0, False, StreamVerdict.DRIFTING),
+        (256.0, True, StreamVerdict.SQUARES_OVERFLOW),
+        (65504.0, False, StreamVerdict.DRIFTING),
+        (65505.0, True, StreamVerdict.OVERFLOWS),
+        (float("inf"), False, StreamVerdict.OVERFLOWS),
     ],
 )
 def test_readings(largest: float, squares: bool, verdict: str) -> None:
@@ -139,7 +135,7 @@ def test_what_squares_in_the_type_of_the_sum(norm: str, squares: bool) -> None:
     (found,) = graphfuse.activations(graph, feeds=values)
     assert found.of.squares_in_type is squares
     assert found.largest == 410
-    assert found.verdict == (SQUARES_OVERFLOW if squares else DRIFTING)
+    assert found.verdict == (StreamVerdict.SQUARES_OVERFLOW if squares else StreamVerdict.DRIFTING)
 
 
 def test_what_is_no_residual_stream() -> None:
@@ -160,6 +156,32 @@ def test_what_is_no_residual_stream() -> None:
         constants={"w": np.eye(8, dtype=np.float32), "c": np.array(0.044715, np.float32)},
     )
     values = {name: np.ones((2, 3, 8), np.float32) for name in "ab"}
+    assert [each.of.tensor for each in graphfuse.activations(graph, feeds=values)] == ["y"]
+
+
+@pytest.mark.parametrize(
+    "product", ["MatMulIntegerToFloat(n, k, one, one)", "RNN<hidden_size=8>(a, w, r)"]
+)
+def test_products_of_every_kind_are_branches(product: str) -> None:
+    """What onnxruntime's quantizer makes of a MatMul, and a recurrence, contract as well."""
+    if product.startswith("RNN"):
+        branch = f"wide = {product} z = Squeeze(wide, at)"
+    else:
+        branch = f"n = Cast<to = 3>(a) z = com.microsoft.{product}"
+    graph = model(
+        f"{branch} y = Add(a, z)",
+        inputs="float[3,2,8] a",
+        outputs="float[3,2,8] y",
+        constants={
+            "w": np.ones((1, 8, 8), np.float32),
+            "r": np.ones((1, 8, 8), np.float32),
+            "k": np.ones((8, 8), np.int8),
+            "one": np.array(1, np.float32),
+            "at": np.array([1]),
+        },
+        extra_imports=', "com.microsoft" : 1',
+    )
+    values = {"a": np.ones((3, 2, 8), np.float32)}
     assert [each.of.tensor for each in graphfuse.activations(graph, feeds=values)] == ["y"]
 
 
@@ -228,7 +250,7 @@ def test_the_command_line(shell: Shell, stack: Stack, tmp_path: Path) -> None:
     assert "overflows float16 (first sum " in rows[-1]
     document = json.loads(shell("scan", path, *given, "--json").stdout)
     assert [each["layer"] for each in document["activations"]] == list(range(96))
-    assert document["activations"][-1]["reading"] == OVERFLOWS
+    assert document["activations"][-1]["reading"] == StreamVerdict.OVERFLOWS
     without = shell("scan", path, "--seed", "1")
     assert without.returncode == 2
     assert "--activations" in without.stderr

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
-from graphfuse.records import LAYER_NORM, RMS_NORM
+from graphfuse.records import NormKind
 from tests.support.graphs import DECOMPOSED_LAYER_NORM, residual
 
 HALF, BRAIN, SINGLE = TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.FLOAT
@@ -46,7 +46,7 @@ VARIANCE_IN_FLOAT16 = DECOMPOSED_LAYER_NORM.replace(
     "m = ReduceMean<axes=[-1], keepdims=1>(x)",
     "c = Cast<to=1>(x)\n    w = ReduceMean<axes=[-1], keepdims=1>(c)\n    m = Cast<to=10>(w)",
 )
-NORMS = {LAYER_NORM: LN_OP, RMS_NORM: RMS_IN_FLOAT32}
+NORMS = {NormKind.LAYER_NORM: LN_OP, NormKind.RMS_NORM: RMS_IN_FLOAT32}
 """In float16, with statistics in float32."""
 TYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 SPELLED = {"float32": "float", "float16": "float16", "bfloat16": "bfloat16"}

@@ -17,13 +17,13 @@ from onnx import NodeProto, helper, numpy_helper
 
 import graphfuse
 from graphfuse import ops
-from graphfuse.records import LAYER_NORM, RMS_NORM
+from graphfuse.records import NormKind
 from tests.rewriting.test_unfuse import skip
 from tests.support.graphs import assert_passes
 
 CALLS = {
-    LAYER_NORM: "y, , , z = SkipLayerNormalization<epsilon = 1e-3>(a, b, gamma, beta, vector)",
-    RMS_NORM: "y, , , z = SkipSimplifiedLayerNormalization<epsilon = 1e-3>(a, b, gamma, vector)",
+    NormKind.LAYER_NORM: "y, , , z = SkipLayerNormalization<epsilon = 1e-3>(a, b, gamma, beta, vector)",
+    NormKind.RMS_NORM: "y, , , z = SkipSimplifiedLayerNormalization<epsilon = 1e-3>(a, b, gamma, vector)",
 }
 TARGETS = {"from onnxruntime's": "cpu", "to onnxruntime's": "cuda"}
 
@@ -79,7 +79,7 @@ class Conversion:
             kept.pop(3)
         else:
             kept.insert(3, "zeros")
-        kind = RMS_NORM if self.centred else LAYER_NORM
+        kind = NormKind.RMS_NORM if self.centred else NormKind.LAYER_NORM
         operator = {
             True: ops.BIAS_OPERATOR[kind],
             False: CALLS[kind].split("<")[0].split()[-1],
@@ -117,7 +117,7 @@ WRONG = [
     (kind, way, wrong)
     for kind in CALLS
     for way in TARGETS
-    for wrong in (*BOTH, *(CENTRED if kind == LAYER_NORM else ()))
+    for wrong in (*BOTH, *(CENTRED if kind == NormKind.LAYER_NORM else ()))
 ]
 
 
@@ -153,7 +153,7 @@ def conversion(kind: str, way: str) -> Conversion:
     for name, array in more.items():
         proto.graph.initializer.append(numpy_helper.from_array(array, name))
     (node,) = (node for node in proto.graph.node if node.domain)
-    return Conversion(proto, node, kind == LAYER_NORM)
+    return Conversion(proto, node, kind == NormKind.LAYER_NORM)
 
 
 def test_there_are_forty_distinct_ones() -> None:

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from graphfuse.records.element_types import FLOATS_BY_NAME
 from graphfuse.validation.tolerance import FLOAT, least_factor, reference_rows
-from tests.campaigns.kernels.node import OPERATORS, TYPES, Arrays, Node, instruction_sets, isa
+from tests.campaigns.kernels.node import OPERATORS, Arrays, Node, instruction_sets, isa
 
 HIDDEN = (1, 2, 7, 8, 24, 48, 63, 64, 96, 768, 4096, 16384)
 MIXED = (("float16", "float32"), ("bfloat16", "float32"))
@@ -79,7 +80,7 @@ def distributions(hidden: int, largest: float, least: float, rng: np.random.Gene
     return rows
 
 
-def cases(types: tuple[str, ...] = tuple(TYPES)) -> Iterator[Node]:
+def cases(types: tuple[str, ...] = tuple(FLOATS_BY_NAME)) -> Iterator[Node]:
     """A node for each operator and pair of types."""
     for operator in OPERATORS:
         yield from (Node(operator, name) for name in types)
@@ -88,7 +89,7 @@ def cases(types: tuple[str, ...] = tuple(TYPES)) -> Iterator[Node]:
 
 def measure(node: Node, hidden: int, repeats: int, rng: np.random.Generator) -> Iterator[tuple]:
     """(least K of Y, of Sum, case, elements) of each distribution, as the environment says."""
-    number = FLOAT[TYPES[node.type]]
+    number = FLOAT[FLOATS_BY_NAME[node.type]]
     made = node.session()
     with np.errstate(all="ignore"):
         for _ in range(repeats):
@@ -101,7 +102,12 @@ def measure(node: Node, hidden: int, repeats: int, rng: np.random.Generator) -> 
             exact = {name: array.astype(np.longdouble) for name, array in feeds.items()}
             vectors = {name: array for name, array in exact.items() if name not in ("A", "B")}
             reference = reference_rows(
-                exact["A"], exact["B"], vectors, EPSILON, "Layer" in node.operator, TYPES[node.type]
+                exact["A"],
+                exact["B"],
+                vectors,
+                EPSILON,
+                "Layer" in node.operator,
+                FLOATS_BY_NAME[node.type],
             )
             results = node.run(feeds, session=made)
             for index, name in enumerate(rows):

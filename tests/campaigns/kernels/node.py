@@ -11,18 +11,13 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import TensorProto, helper
+from onnx import helper
 
 from graphfuse.kernels import register
+from graphfuse.records.element_types import FLOATS_BY_NAME
 from graphfuse.speed.kernel_timing import aligned
 
 ISA = "GRAPHFUSE_KERNEL_ISA"
-TYPES = {
-    "float32": TensorProto.FLOAT,
-    "float16": TensorProto.FLOAT16,
-    "bfloat16": TensorProto.BFLOAT16,
-    "float64": TensorProto.DOUBLE,
-}
 OPERATORS = (
     "AddLayerNormalization",
     "AddRMSNormalization",
@@ -75,7 +70,7 @@ class Node:
 
     def elem_type(self, name: str) -> int:
         mixed = self.parameters and name in ("Scale", "Bias")
-        return TYPES[self.parameters if mixed else self.type]
+        return FLOATS_BY_NAME[self.parameters if mixed else self.type]
 
     def dtype(self, name: str = "A") -> np.dtype:
         return helper.tensor_dtype_to_np_dtype(self.elem_type(name))

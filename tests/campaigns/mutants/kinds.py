@@ -268,7 +268,7 @@ def body_over_other_axes(proto: onnx.ModelProto) -> None:
         kind = "LayerNorm" if "LayerNorm" in function.name else "RMSNorm"
         opset = next(entry.version for entry in function.opset_import if not entry.domain)
         elem_type = onnx.TensorProto.FLOAT
-        variant = ops.Variant(elem_type, elem_type, axis=-2, form=ops.APART)
+        variant = ops.Variant(elem_type, elem_type, axis=-2, form=ops.BodyForm.APART)
         biased = "AddBias" in function.input
         function.CopyFrom(ops.function(kind, opset, variant, biased))
 
