@@ -42,7 +42,9 @@ def providers_of(proto: onnx.ModelProto, options: ort.SessionOptions) -> dict[st
         return sessions.session(proto, Path(), sessions.CUDA, options=made)
 
     spent = profiler.profile(make, options, feeds(proto), 1)
-    return {node.op_type: node.provider for node in spent if node.op_type in profiler.FUSED}
+    return {
+        node.op_type: node.provider for node in spent if node.op_type in profiler.FUSED_OPERATORS
+    }
 
 
 @cuda

@@ -18,7 +18,7 @@ from graphfuse.graph.scopes import FunctionKey, function_key
 from graphfuse.views.cutting import Parts
 from graphfuse.views.keys import ScopeKey
 
-DEEPEST = 16
+DEEPEST_CALL = 16
 """Functions that hand a constant on to functions."""
 
 
@@ -63,7 +63,7 @@ class Calls:
     def constants(self, scope: ScopeKey, name: str, depth: int = 0) -> list[TensorProto] | None:
         """What each call gives an input of a function; None where one is no stored tensor."""
         part = self._parts.get(scope)
-        if part is None or depth > DEEPEST:
+        if part is None or depth > DEEPEST_CALL:
             return None
         weight = part.weight(name)
         if weight is not None:

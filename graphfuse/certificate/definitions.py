@@ -62,7 +62,7 @@ def _norm(centred: bool) -> ExactRule:
     return rule
 
 
-FUSED: Mapping[tuple[str, str], tuple[str, ...]] = {
+FUSED_ROLES: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("graphfuse", "AddLayerNormalization"): ("A", "B", "Scale", "Bias"),
     ("graphfuse", "AddRMSNormalization"): ("A", "B", "Scale"),
     ("graphfuse", "AddBiasLayerNormalization"): ("A", "B", "Scale", "Bias", "AddBias"),
@@ -88,7 +88,7 @@ def epsilon_of(node: ExactNode) -> Any:
 
 def fused(node: ExactNode) -> Sequence[ExactValue | None]:
     """Y and Sum; onnxruntime's operators have Sum in the fourth place."""
-    known = FUSED[node.proto.domain, node.op_type]
+    known = FUSED_ROLES[node.proto.domain, node.op_type]
     given = {role: node.optional(at) for at, role in enumerate(known)}
     a, b = node.value(0), node.value(1)
     added = given.get("AddBias")

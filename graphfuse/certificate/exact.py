@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import FunctionProto, NodeProto
 
-from graphfuse.certificate.definitions import FUSED, NORMS, fused
+from graphfuse.certificate.definitions import FUSED_ROLES, NORMS, fused
 from graphfuse.certificate.elementwise import ELEMENTWISE
 from graphfuse.certificate.products import PRODUCTS
 from graphfuse.certificate.reductions import REDUCTIONS
@@ -36,7 +36,7 @@ from graphfuse.graph.scopes import FunctionKey, function_key
 from graphfuse.graph.tensors import DEFAULT_DOMAINS
 
 OPERATORS: Mapping[str, ExactRule] = {**ELEMENTWISE, **REDUCTIONS, **SHAPING, **PRODUCTS, **NORMS}
-CONTRIB = ("SimplifiedLayerNormalization", "LayerNormalization")
+CONTRIB_NORMS = ("SimplifiedLayerNormalization", "LayerNormalization")
 """Norms that onnxruntime has under its own domain as well."""
 
 LEAST_OPSET = 7
@@ -116,7 +116,7 @@ class Evaluator:
         opsets: Mapping[str, int],
         depth: int,
     ) -> Sequence[ExactValue | None]:
-        is_fused = (node.domain, node.op_type) in FUSED
+        is_fused = (node.domain, node.op_type) in FUSED_ROLES
         function = self._functions.get(function_key(node))
         if function is not None and (self.bodies or not is_fused):
             return self._call(node, function, inputs, bound, depth)
@@ -176,7 +176,7 @@ def _check_broadcast(inputs: Sequence[ExactValue | None]) -> None:
 
 def _rule(node: NodeProto) -> ExactRule:
     known = node.domain in DEFAULT_DOMAINS or (
-        node.domain == "com.microsoft" and node.op_type in CONTRIB
+        node.domain == "com.microsoft" and node.op_type in CONTRIB_NORMS
     )
     rule = OPERATORS.get(node.op_type) if known else None
     if rule is None:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-USUAL, TINY, CONSTANT = 0, 1, 2
+USUAL, TINY_ROW, CONSTANT = 0, 1, 2
 """The kinds of rows (rows.py) that tell the parameters apart."""
 
 SLACK = 20
@@ -98,9 +98,9 @@ def roundings(seen: Seen, held: Parameters) -> tuple[str, ...] | None:
 
 def _solve(seen: Seen, held: Parameters) -> tuple[Array, Array, Any] | None:
     """Scale, bias and epsilon; None where the rows do not tell them, as for what is no norm."""
-    if not {USUAL, TINY, CONSTANT} <= set(seen.kinds) or not finite(seen.y).all():
+    if not {USUAL, TINY_ROW, CONSTANT} <= set(seen.kinds) or not finite(seen.y).all():
         return None
-    at = [list(seen.kinds).index(kind) for kind in (USUAL, TINY, CONSTANT)]
+    at = [list(seen.kinds).index(kind) for kind in (USUAL, TINY_ROW, CONSTANT)]
     usual, tiny, constant = (seen.y[row] for row in at)
     bias = constant if held.centred and held.bias is not None else constant * 0
     middle = objects(np.mean(seen.x, axis=1, keepdims=True)) if held.centred else number(0)

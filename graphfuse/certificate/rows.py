@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-KINDS = (
+KINDS_OF_ROWS = (
     "a usual row",
     "a row with a spread below the root of epsilon",
     "a row of one number",
@@ -30,7 +30,7 @@ KINDS = (
     "a row with a large mean",
     "a row of numbers around 1e-40",
 )
-FEW = 3
+FEW_ROWS = 3
 """So many of them where rows are huge."""
 HUGE = 2**15
 
@@ -63,7 +63,7 @@ class Extents:
 
 def kinds_of(extents: Extents) -> Sequence[str]:
     """The kinds of rows that are drawn."""
-    return KINDS[:FEW] if extents.hidden > HUGE else KINDS
+    return KINDS_OF_ROWS[:FEW_ROWS] if extents.hidden > HUGE else KINDS_OF_ROWS
 
 
 def rational(rng: random.Random) -> Any:

@@ -16,7 +16,14 @@ from graphfuse.certificate.digits import LargestDifference, difference
 from graphfuse.certificate.exact import Evaluator, ExactValues
 from graphfuse.certificate.implied import Parameters, Seen, roundings
 from graphfuse.certificate.numbers import finite, number, objects
-from graphfuse.certificate.rows import KINDS, Extents, KnownShape, kinds_of, operands, vector
+from graphfuse.certificate.rows import (
+    KINDS_OF_ROWS,
+    Extents,
+    KnownShape,
+    kinds_of,
+    operands,
+    vector,
+)
 from graphfuse.certificate.values import ExactValue, ShapeError, UnknownError, integers, size
 from graphfuse.records import CertificateVerdict
 
@@ -129,7 +136,7 @@ class RowTrial:
                 if found.value > worst.value:
                     place = np.ravel_multi_index(found.index, one.shape)
                     kind = run.kinds[int(place) // self.cut.site.hidden % len(run.kinds)]
-                    worst, where = found, f"{name}{list(found.index)} ({KINDS[kind]})"
+                    worst, where = found, f"{name}{list(found.index)} ({KINDS_OF_ROWS[kind]})"
         return worst, where
 
     def _runs(self, extents: Extents) -> Iterator[Run]:

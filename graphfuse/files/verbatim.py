@@ -15,7 +15,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from graphfuse.files.wire import BytesSource, Entry, entries, header
 
-GRAPH = 7
+GRAPH_FIELD = 7
 """The number of the main graph in a model: its parts are taken one by one."""
 
 Spellings = Mapping[tuple[int, int, bytes], bytes]
@@ -59,7 +59,7 @@ def _substituted(data: bytes, start: int, end: int, level: int, found: Spellings
 
 
 def _is_graph(entry: Entry) -> bool:
-    return entry.number == GRAPH and entry.kind == 2
+    return entry.number == GRAPH_FIELD and entry.kind == 2
 
 
 def _kinds(level: int) -> dict[int, Any]:

@@ -44,7 +44,7 @@ FIELDS: Mapping[str, Mapping[int, str]] = {
 """The fields of each message that lead to a tensor."""
 
 RAW_DATA = 9
-DEEPEST = 100
+DEEPEST_MESSAGE = 100
 """Messages within messages that protobuf parses at most."""
 
 
@@ -194,9 +194,9 @@ class Shrinker:
         return b"".join(self._message("ModelProto", 0, size, 0))
 
     def _message(self, kind: str, start: int, end: int, depth: int) -> list[bytes]:
-        if depth > DEEPEST:
+        if depth > DEEPEST_MESSAGE:
             raise ModelError(
-                f"the model nests messages deeper than {DEEPEST}", "no runtime reads it"
+                f"the model nests messages deeper than {DEEPEST_MESSAGE}", "no runtime reads it"
             )
         pieces: list[bytes] = []
         begin = start
@@ -281,8 +281,8 @@ def _expanded(
 def why_not(data: bytes) -> str:
     """Why protobuf does not parse a model: a field that is broken, or too many levels."""
     depth = _depth(data)
-    if depth > DEEPEST:
-        return f"its graphs are nested {depth} messages deep, protobuf reads {DEEPEST}"
+    if depth > DEEPEST_MESSAGE:
+        return f"its graphs are nested {depth} messages deep, protobuf reads {DEEPEST_MESSAGE}"
     return "protobuf cannot parse it"
 
 

@@ -34,7 +34,7 @@ ARITHMETIC: Mapping[str, Callable[[list[float]], float]] = {
     "Sqrt": lambda operands: math.sqrt(operands[0]),
 }
 
-LARGEST = 64
+LARGEST_CONSTANT = 64
 """Elements of a constant that is computed: axes and shapes have a handful."""
 MOST_NODES = 32
 """How many nodes are evaluated for one constant."""
@@ -84,13 +84,13 @@ class Computed:
     def _look(self, name: str) -> Array | None:
         value = self._constant(name)
         if value is not None:
-            return value if value.size <= LARGEST else None
+            return value if value.size <= LARGEST_CONSTANT else None
         node = self._producer(name)
         if node is None or node.domain not in DEFAULT_DOMAINS or not self._left:
             return None
         if node.op_type not in COMPUTING:
             return None
-        if len(node.input) > LARGEST or any(a.ref_attr_name for a in node.attribute):
+        if len(node.input) > LARGEST_CONSTANT or any(a.ref_attr_name for a in node.attribute):
             return None
         self._left -= 1
         operands = {each: self.of(each) for each in node.input if each}
@@ -99,7 +99,7 @@ class Computed:
             return None
         try:
             growing = GROWING.get(node.op_type)
-            if growing and not growing([known[each] for each in node.input]) <= LARGEST:
+            if growing and not growing([known[each] for each in node.input]) <= LARGEST_CONSTANT:
                 return None
             return self._evaluated(node, known, list(node.output).index(name))
         except Exception as error:
@@ -111,7 +111,7 @@ class Computed:
         self, node: onnx.NodeProto, operands: Mapping[str, Array], output: int
     ) -> Array | None:
         value = run_node(node, operands, self._opset)[node.output[output]]
-        return value if value.size <= LARGEST else None
+        return value if value.size <= LARGEST_CONSTANT else None
 
 
 def run_node(node: onnx.NodeProto, operands: Mapping[str, Array], opset: int) -> dict[str, Array]:
@@ -165,7 +165,7 @@ def show_axes(
         node = makers.get(name)
         is_constant = node is not None and node.op_type == "Constant"
         tensor = constant_value(node) if node is not None and is_constant else known.get(name)
-        if tensor is None or is_external(tensor) or math.prod(tensor.dims) > LARGEST:
+        if tensor is None or is_external(tensor) or math.prod(tensor.dims) > LARGEST_CONSTANT:
             return None
         return onnx.numpy_helper.to_array(tensor)
 

@@ -16,7 +16,7 @@ from graphfuse.graph.tensors import DEFAULT_DOMAINS
 from graphfuse.records import NodeRef, ScopeRef
 
 # The types of the attributes that are read.
-KINDS: Mapping[str, onnx.AttributeProto.AttributeType] = {
+ATTRIBUTE_TYPES: Mapping[str, onnx.AttributeProto.AttributeType] = {
     **dict.fromkeys(("axes", "perm"), onnx.AttributeProto.INTS),
     "epsilon": onnx.AttributeProto.FLOAT,
     **dict.fromkeys(
@@ -71,7 +71,7 @@ class Node:
         for attribute in self.source.attribute:
             if attribute.ref_attr_name:
                 continue
-            kind = KINDS.get(attribute.name, attribute.type)
+            kind = ATTRIBUTE_TYPES.get(attribute.name, attribute.type)
             if attribute.type != kind and self.domain in (*DEFAULT_DOMAINS, "com.microsoft"):
                 wanted = onnx.AttributeProto.AttributeType.Name(kind)
                 raise ModelError(

@@ -85,7 +85,7 @@ def of_bodies(model: onnx.ModelProto, runtime: Runtime) -> list[str]:
             for written_out in (False, True)
         }
         best = min((times[one] for one in right if one in times), default=0.0)
-        if form not in right and times.get(form, 0.0) > runtimes.CLEAR * best:
+        if form not in right and times.get(form, 0.0) > runtimes.CLEARLY_FASTER * best:
             slow[function.name] = times[form] / best
     if not slow:
         return []

@@ -39,7 +39,7 @@ SCHEMA = 1
 MINIMUM = (1, 20)
 """The oldest onnxruntime that graphfuse is tried with."""
 
-CLEAR = 1.2
+CLEARLY_FASTER = 1.2
 """How many times faster a form must be to be preferred: less may be noise."""
 
 PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
@@ -96,7 +96,9 @@ class Runtime:
     def slow_fusions(self) -> tuple[str, ...]:
         """onnxruntime's fusions that make a slower node on the CPU than they found."""
         return tuple(
-            name for name, times in self.fusions.items() if times["on"] > CLEAR * times["off"]
+            name
+            for name, times in self.fusions.items()
+            if times["on"] > CLEARLY_FASTER * times["off"]
         )
 
     def form(self, choice: Choice) -> ops.BodyForm:
@@ -112,7 +114,7 @@ class Runtime:
         times = self.body(choice.kind, choice.elem_type, choice.opset)
         return (
             ops.BodyForm.SUM
-            if times and times[ops.BodyForm.ADD] > CLEAR * times[ops.BodyForm.SUM]
+            if times and times[ops.BodyForm.ADD] > CLEARLY_FASTER * times[ops.BodyForm.SUM]
             else ops.BodyForm.ADD
         )
 

@@ -21,7 +21,7 @@ from graphfuse.recognition.translate import NORMALIZATIONS
 from graphfuse.records.reasons import Reason
 from graphfuse.views.view import GraphView
 
-NAME = re.compile(r"(layer|rms)norm")
+NORM_NAME = re.compile(r"(layer|rms)norm")
 """What the name of a LayerNorm or RMSNorm has, in small letters and without what joins words."""
 
 CALLS = frozenset(("ATen", "ATenOp", "PythonOp"))
@@ -72,4 +72,4 @@ def _is_unknown_norm(node: Node) -> bool:
 
 @cache
 def _is_name_of_norm(name: str) -> bool:
-    return NAME.search(re.sub(r"[\W_]", "", name).lower()) is not None
+    return NORM_NAME.search(re.sub(r"[\W_]", "", name).lower()) is not None

@@ -9,11 +9,11 @@ from graphfuse.graph.operators import Trait, having
 from graphfuse.recognition.translate import Region
 from graphfuse.views.view import GraphView
 
-LONGEST = 200
+LONGEST_LINE = 200
 """Characters of a line; what is longer is cut."""
 
 # How tightly an operator binds: operands that bind less get parentheses.
-SUM, PRODUCT, POWER, ATOM = range(4)
+SUM_BINDING, PRODUCT, POWER, ATOM = range(4)
 
 Text = tuple[str, int]
 
@@ -43,13 +43,16 @@ def _text(view: GraphView, node: Node, texts: Mapping[str, Text]) -> Text:
         text = operands[0]
     else:
         text = (f"{node.op_type}({', '.join(t for t, _ in operands)})", ATOM)
-    return (text[0] if len(text[0]) <= LONGEST else text[0][: LONGEST - 3] + "...", text[1])
+    return (
+        text[0] if len(text[0]) <= LONGEST_LINE else text[0][: LONGEST_LINE - 3] + "...",
+        text[1],
+    )
 
 
 def _opaque(view: GraphView, name: str) -> Text:
     number = view.scalar(name)
     if number is not None:
-        return (f"{number:.6g}", ATOM if number >= 0 else SUM)
+        return (f"{number:.6g}", ATOM if number >= 0 else SUM_BINDING)
     return (name.rsplit("/", maxsplit=1)[-1] or name, ATOM)
 
 
@@ -78,13 +81,13 @@ UNWRITTEN = having(Trait.KEEPS | Trait.RESHAPES | Trait.REPEATS | Trait.CASTS)
 """Of these the text has the operand alone: what they change is no arithmetic."""
 
 WRITERS: Mapping[str, Callable[[list[Text]], Text]] = {
-    "Add": _infix(" + ", SUM, SUM),
-    "Sum": _infix(" + ", SUM, SUM),
-    "Sub": _infix(" - ", SUM, PRODUCT),
+    "Add": _infix(" + ", SUM_BINDING, SUM_BINDING),
+    "Sum": _infix(" + ", SUM_BINDING, SUM_BINDING),
+    "Sub": _infix(" - ", SUM_BINDING, PRODUCT),
     "Mul": _infix("*", PRODUCT, PRODUCT),
     "Div": _infix("/", PRODUCT, POWER),
     "Pow": _infix("^", POWER, ATOM),
-    "Neg": lambda operands: (f"-{_within(operands[0], POWER)}", SUM),
+    "Neg": lambda operands: (f"-{_within(operands[0], POWER)}", SUM_BINDING),
     "Sqrt": _call("sqrt"),
     "Max": _several("max"),
     "Min": _several("min"),

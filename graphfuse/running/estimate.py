@@ -34,7 +34,7 @@ chance takes the nearest number, the other one, a mask and the result."""
 MARGIN = 1.3
 """What allocators keep, and comparisons take; measured peaks are 0.9 to 2 times what is counted."""
 
-WAYS = 4
+PACKED_WAYS = 4
 """In how many ways models are run whose outputs are kept beside one another."""
 
 BASE = 64 * 2**20
@@ -83,7 +83,7 @@ def estimate(model: Model, shapes: Shapes, captured: Iterable[str] = ()) -> Need
     outputs = [value.name for value in graph.output]
     fed = sum(sizes.bytes(name) for name in (*shapes, *captured))
     fed_wide = sum(map(sizes.wide, shapes))
-    fed += sum(WAYS * sizes.bytes(name) + sizes.wide(name) for name in outputs)
+    fed += sum(PACKED_WAYS * sizes.bytes(name) + sizes.wide(name) for name in outputs)
     rows = _tables(model.proto.graph)
     widest = max((_bytes(t) + (t.name not in rows) * 8 * _elements(t) for t in weights), default=0)
     largest = max((sizes.wide(name) for node in graph.node for name in node.output), default=0)

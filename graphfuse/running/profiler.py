@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-FUSED = frozenset((*OPERATORS, *CONTRIB_OPERATOR.values()))
+FUSED_OPERATORS = frozenset((*OPERATORS, *CONTRIB_OPERATOR.values()))
 SUFFIX = "_kernel_time"
 
 
@@ -93,7 +93,7 @@ def _end(event: Mapping[str, Any]) -> float:
 
 def fused_providers(spent: Mapping[ProfiledNode, float]) -> dict[str, str]:
     """The execution provider that ran each fused node, by name."""
-    return {node.name: node.provider for node in spent if node.op_type in FUSED}
+    return {node.name: node.provider for node in spent if node.op_type in FUSED_OPERATORS}
 
 
 def require_fused_on(spent: Mapping[ProfiledNode, float], provider: str) -> None:

@@ -13,10 +13,9 @@ import onnx
 from graphfuse.graph.nodes import constant_value
 from graphfuse.graph.operators import Trait, having
 from graphfuse.graph.tensors import DEFAULT_DOMAINS, is_external
+from graphfuse.ops import CONTRIB_DOMAIN
 from graphfuse.records import Dim, TensorType
 from graphfuse.types.shapes import UNKNOWN
-
-CONTRIB = "com.microsoft"
 
 ROUTES = having(
     Trait.KEEPS
@@ -80,7 +79,7 @@ def _indexed(node: onnx.NodeProto, shape: ShapeOf) -> Iterator[tuple[str, int]]:
     if node.op_type in ("Gather", "GatherElements") and node.domain in DEFAULT_DOMAINS:
         axis = next((each.i for each in node.attribute if each.name == "axis"), 0)
         pairs.append((1, 0, axis))
-    elif node.domain == CONTRIB:
+    elif node.domain == CONTRIB_DOMAIN:
         pairs += [(ids, at, 0) for ids, at in EMBEDDINGS.get(node.op_type, {}).items()]
     for ids, at, axis in pairs:
         if max(ids, at) >= len(node.input) or not node.input[ids] or not node.input[at]:

@@ -10,10 +10,10 @@ from graphfuse.graph.operators import Trait, having
 from graphfuse.ops import OPERATORS
 from graphfuse.recognition.scan import scan
 from graphfuse.records import MAIN
-from graphfuse.running.profiler import FUSED, ProfiledNode, fused_providers
+from graphfuse.running.profiler import FUSED_OPERATORS, ProfiledNode, fused_providers
 from graphfuse.speed.measurements import Profile
 
-NORMS = FUSED | having(Trait.NORMALIZES_ROWS)
+NORMS = FUSED_OPERATORS | having(Trait.NORMALIZES_ROWS)
 
 
 def site_nodes(model: Model) -> frozenset[str]:

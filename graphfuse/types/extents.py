@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-SMALL = 1024
+SMALL_VALUES = 1024
 """Elements of a tensor whose values are kept: more are no shape."""
 
 COMPUTING = having(Trait.COMPUTES_SHAPES)
@@ -83,7 +83,7 @@ class _Walk:
             self._keep(tensor.name, tensor)
 
     def _keep(self, name: str, tensor: onnx.TensorProto) -> None:
-        if not is_external(tensor) and prod(tensor.dims) <= SMALL:
+        if not is_external(tensor) and prod(tensor.dims) <= SMALL_VALUES:
             self._values[name] = numpy_helper.to_array(tensor)
 
     def run(self) -> None:
@@ -135,7 +135,7 @@ class _Walk:
         """Whether a node is computed fast: what it yields must be known to be small before."""
         known = node.op_type in COMPUTING and all(n in self._values for n in node.input if n)
         size = self._elements(output)
-        return (known or node.op_type == "Constant") and size is not None and size <= SMALL
+        return (known or node.op_type == "Constant") and size is not None and size <= SMALL_VALUES
 
     def _fold_shape(self, node: onnx.NodeProto, output: str) -> None:
         shape = self._types.get(node.input[0], UNKNOWN).shape
@@ -155,7 +155,7 @@ class _Walk:
             # onnx.reference raises whatever an operator raised.
             return
         for name, array in results.items():
-            if array.size <= SMALL and array.dtype.kind in "biuf":
+            if array.size <= SMALL_VALUES and array.dtype.kind in "biuf":
                 self._values[name] = array
                 elem_type = ElementType(helper.np_dtype_to_tensor_dtype(array.dtype))
                 self._types[name] = TensorType(elem_type, array.shape)

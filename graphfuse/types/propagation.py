@@ -14,10 +14,10 @@ import onnx
 from graphfuse.graph.operators import Trait, having
 from graphfuse.graph.tensors import DEFAULT_DOMAINS, AnyGraph, subgraphs
 
-LARGEST = 100_000
+LONGEST_PROPAGATED = 100_000
 """Entries of a vector that are worth propagating: shapes have a handful."""
 
-SHAPE = 64
+SHAPE_ENTRIES = 64
 """Entries of a shape, for this estimate."""
 
 PROPAGATED = having(Trait.PROPAGATED)
@@ -33,10 +33,10 @@ def _is_small(graph: AnyGraph) -> bool:
     if isinstance(graph, onnx.GraphProto):
         sizes.update((tensor.name, math.prod(tensor.dims)) for tensor in graph.initializer)
     else:
-        sizes.update((name, SHAPE) for name in graph.input)
+        sizes.update((name, SHAPE_ENTRIES) for name in graph.input)
     for node in graph.node:
         size = _size(node, sizes)
-        if size > LARGEST:
+        if size > LONGEST_PROPAGATED:
             return False
         if size:
             sizes.update((name, size) for name in node.output if name)
@@ -50,7 +50,7 @@ def _size(node: onnx.NodeProto, sizes: dict[str, int]) -> int:
     if node.domain not in DEFAULT_DOMAINS:
         return 0
     if node.op_type == "Shape":
-        return SHAPE
+        return SHAPE_ENTRIES
     if node.op_type == "Constant":
         return max(_constants(node), default=0)
     if node.op_type != "Concat" and node.op_type not in PROPAGATED:

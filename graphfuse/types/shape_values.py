@@ -17,7 +17,7 @@ from graphfuse.types.shapes import UNKNOWN
 Entries = list[Dim]
 """Entries of an integer vector or scalar: numbers, the symbols of extents, None if not known."""
 
-LONGEST = 16
+LONGEST_SHAPE_VECTOR = 16
 """The longest vector that can be a shape."""
 
 
@@ -74,7 +74,7 @@ class ShapeValues:
         if node is not None and node.op_type == "Constant":
             tensor = next((a.t for a in node.attribute if a.HasField("t")), None)
         if tensor is not None:
-            small = len(tensor.dims) <= 1 and int(np.prod(tensor.dims)) <= LONGEST
+            small = len(tensor.dims) <= 1 and int(np.prod(tensor.dims)) <= LONGEST_SHAPE_VECTOR
             if tensor.data_type != ElementType.INT64 or not small:
                 return None
             return [int(v) for v in onnx.numpy_helper.to_array(tensor).reshape(-1)]
@@ -99,7 +99,7 @@ class ShapeValues:
         if node.op_type == "Concat":
             parts = [self.of(part, reach) for part in node.input]
             joined = [v for part in parts for v in part or []]
-            return None if None in parts or len(joined) > LONGEST else joined
+            return None if None in parts or len(joined) > LONGEST_SHAPE_VECTOR else joined
         if node.op_type in ("Squeeze", "Unsqueeze", "Identity", "Cast", "Reshape"):
             return self._passed_on(node, reach)
         if node.op_type == "ReduceProd":
@@ -152,7 +152,7 @@ class ShapeValues:
         if shape is None or len(shape) > 1:
             return None
         length = shape[0] if shape else 1
-        if not isinstance(length, int) or length > LONGEST:
+        if not isinstance(length, int) or length > LONGEST_SHAPE_VECTOR:
             return None
         values: Entries = [None] * length
         return values

@@ -46,7 +46,7 @@ Replaced = Callable[[], Model | None]
 WIDE = (TensorProto.FLOAT, TensorProto.DOUBLE)
 """The types in which statistics may be computed; for float64 sums only the second."""
 
-DRAWS, FIRST = 64, 8
+DRAWS, LEAST_DRAWS = 64, 8
 """How often hard rows are drawn again to see what the original loses of their kind, at most, and
 how often where it loses none."""
 
@@ -195,7 +195,7 @@ class Trial:
                 lost[name] |= beyond[name] & no_worse(factors[name], others[name])
                 ever[name] |= others[name].max(-1, initial=0.0) > bound
             left = {name: beyond[name] & ~lost[name] for name in beyond}
-            hopeless = number >= FIRST and any((left[n] & ~ever[n]).any() for n in left)
+            hopeless = number >= LEAST_DRAWS and any((left[n] & ~ever[n]).any() for n in left)
             if hopeless or not any(mask.any() for mask in left.values()):
                 break
         return lost

@@ -31,7 +31,7 @@ MOST_ELEMENTS = 2**20
 """Elements of a tensor that is drawn."""
 SIGMAS = (1e-12, 1e-9, 1e-6, 1e-3, 1.0)
 """Sizes of what is drawn: what is around an epsilon, wherever it is added."""
-DIGITS, FINEST = 20, -46
+BITS_OF_GRID, FINEST = 20, -46
 """Binary digits of what is drawn, and where the last of them may be."""
 LARGE = 30.0
 """Larger than activations are, and small enough for the exponential of it."""
@@ -160,7 +160,7 @@ def on_grid(array: Array, size: float) -> Array:
     A bias of 1 that is added sooner or later rounds rows of 1e-7 to 1e-9 of their size otherwise,
     and that is no difference in what two models mean.
     """
-    grid = 2.0 ** max(math.floor(math.log2(size)) - DIGITS, FINEST)
+    grid = 2.0 ** max(math.floor(math.log2(size)) - BITS_OF_GRID, FINEST)
     return np.rint(array / grid) * grid
 
 

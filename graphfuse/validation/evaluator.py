@@ -45,7 +45,7 @@ NUMPY, RUNTIME, REFERENCE, SINGLE = (
 
 EXACT = frozenset((cls.op_domain, cls.__name__) for cls in EXACT_OPERATORS)
 FORMULAS = [*OWN_OPERATORS, *CONTRIB_OPERATORS]
-OWN = frozenset((cls.op_domain, cls.__name__) for cls in FORMULAS)
+OWN_FORMULAS = frozenset((cls.op_domain, cls.__name__) for cls in FORMULAS)
 
 UNSEEDED = frozenset(("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"))
 """Operators whose results differ from run to run."""
@@ -68,7 +68,7 @@ TINY = 1e-30
 TIES = 1e-3
 """The share of integers that may differ: rounding decides where a number is half-way."""
 
-PARALLEL = frozenset(("MatMul", "Gemm", "Einsum"))
+THREADED = frozenset(("MatMul", "Gemm", "Einsum"))
 """Operators worth more than one thread: a pool for each of hundreds of sessions is not."""
 
 
@@ -234,9 +234,9 @@ def _means(
         session = _session(node, opsets, types, {})
         if session is not None:
             means.append((RUNTIME, session))
-    if node.domain in DEFAULT_DOMAINS or key in OWN:
+    if node.domain in DEFAULT_DOMAINS or key in OWN_FORMULAS:
         try:
-            means.append((NUMPY if key in OWN else REFERENCE, _Reference(node, opsets)))
+            means.append((NUMPY if key in OWN_FORMULAS else REFERENCE, _Reference(node, opsets)))
         except Exception as error:
             # Whatever an operator's loader raises where there is no such operator.
             machine.check(error, f"preparing {node.op_type} in float64")
@@ -333,7 +333,7 @@ def session_of(
     options: libraries.SessionOptions = runtime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = 0 if node.op_type in PARALLEL else 1
+    options.intra_op_num_threads = 0 if node.op_type in THREADED else 1
     options.enable_cpu_mem_arena = False
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:

@@ -51,7 +51,9 @@ nothing. It is exact, if it is read as a scale or bias and as nothing else."""
 OPERANDS = 2
 """The inputs of a fused node that are added; those behind them are scale and biases."""
 
-SINGLE = frozenset(("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Expand", "Flatten"))
+ONE_OPERAND = frozenset(
+    ("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Expand", "Flatten")
+)
 """Operators that pass a single number on."""
 
 ZERO64 = helper.make_tensor("value", TensorProto.DOUBLE, [1], [0.0])
@@ -224,7 +226,7 @@ def _round_constants(graph: onnx.GraphProto, known: dict[str, Array]) -> None:
         array = _constant_number(node)
         if array is not None:
             known[node.output[0]] = array
-        if node.op_type not in SINGLE or not node.input or node.input[0] not in known:
+        if node.op_type not in ONE_OPERAND or not node.input or node.input[0] not in known:
             continue
         array = known[node.input[0]]
         to = next((a.i for a in node.attribute if a.name == "to"), 0)
@@ -260,7 +262,7 @@ class _Parameters:
                 return False
             for node in readers:
                 fused = node.domain in FUSED_DOMAINS and name not in node.input[:OPERANDS]
-                if node.op_type in SINGLE and not node.domain:
+                if node.op_type in ONE_OPERAND and not node.domain:
                     pending.append(node.output[0])
                 elif any(subgraphs(node)) or not fused:
                     return False

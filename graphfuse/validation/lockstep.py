@@ -22,7 +22,7 @@ from graphfuse.graph.tensors import is_external, read_names
 from graphfuse.records import Check
 from graphfuse.records.element_types import FLOAT_TYPES
 from graphfuse.validation.evaluator import NARROW_AGREE, UnsupportedModelError
-from graphfuse.validation.reference import MAIN, LiveValues, Twin
+from graphfuse.validation.reference import MAIN_PATH, LiveValues, Twin
 from graphfuse.validation.rounding import has_fused, nudge
 from graphfuse.validation.tolerance import MEANING_BOUND, compare
 from graphfuse.views.fused_nodes import FUSED_DOMAINS
@@ -179,7 +179,7 @@ class _Walk:
 
     def _take(self, step: _Step) -> None:
         """A node that does what the original's has done: so do its bodies."""
-        key = (*MAIN, tuple(step.node.output))
+        key = (*MAIN_PATH, tuple(step.node.output))
         for path, bodies in self._pair.original.taken.items():
             if path[: len(key)] == key:
                 self._pair.fused.taken.setdefault(path, set()).update(bodies)

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     Lookup = Callable[[str], Array]
     Path = tuple[object, ...]
 
-MAIN = ("main",)
+MAIN_PATH = ("main",)
 """The main graph; a body is named as by `fused_nodes.scope_keys`, by what its node computes."""
 
 KEPT_WEIGHT = 2**16
@@ -184,14 +184,16 @@ class Twin:
             values.release(read_names(node))
         return {name: values.get(name) for name in names}
 
-    def evaluate(self, node: onnx.NodeProto, get: Lookup, path: Path = MAIN) -> dict[str, Array]:
+    def evaluate(
+        self, node: onnx.NodeProto, get: Lookup, path: Path = MAIN_PATH
+    ) -> dict[str, Array]:
         """The outputs of one node by name, what it reads looked up by `get`.
 
         `path` names the graph that the node is in.
         """
         if node.op_type == "If":
             results = self._branch(node, get, path)
-        elif path == MAIN and self._picks_rows(node):
+        elif path == MAIN_PATH and self._picks_rows(node):
             results = [self._rows(node, get(node.input[1]))]
         elif any(subgraphs(node)):
             results = self._iterated(node, get, path)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-SMALL = 2**16
+SMALL_CONSTANT = 2**16
 """Elements of a weight whose values are compared where all weights are not."""
 
 PASSES_ON = frozenset(("Identity", "Constant"))
@@ -67,7 +67,7 @@ class Alike:
     def same_values(self, mine: TensorProto, other: TensorProto) -> bool:
         """Whether two weights have one type, shape and values; only small ones are read."""
         models = self._before.model, self._after.model
-        small = self._all or math.prod(mine.dims) <= SMALL
+        small = self._all or math.prod(mine.dims) <= SMALL_CONSTANT
         same_kind = mine.data_type == other.data_type and mine.dims == other.dims
         return same_kind and (not small or same_tensor(*models, mine, other))
 

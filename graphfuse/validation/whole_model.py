@@ -35,7 +35,7 @@ from graphfuse.validation.lockstep import Lockstep
 from graphfuse.validation.originals import Originals
 from graphfuse.validation.outputs import OutputJudge
 from graphfuse.validation.ran import Ran, Way, elem_type_of, is_numeric, type_of_array
-from graphfuse.validation.reference import MAIN, Twin
+from graphfuse.validation.reference import MAIN_PATH, Twin
 from graphfuse.validation.rounding import RoundedSamples, draws
 from graphfuse.views.keys import ScopeKey
 
@@ -171,7 +171,7 @@ class WholeModel(Originals):
         proto = self.fused.proto
         functions = {function_key(function): function for function in proto.functions}
         found: set[ScopeKey] = set()
-        pending: list[tuple[ScopeKey, Iterable[onnx.NodeProto]]] = [(MAIN, proto.graph.node)]
+        pending: list[tuple[ScopeKey, Iterable[onnx.NodeProto]]] = [(MAIN_PATH, proto.graph.node)]
         while pending:
             scope, nodes = pending.pop()
             for node in nodes:

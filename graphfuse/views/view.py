@@ -19,7 +19,7 @@ from graphfuse.errors import ModelError
 from graphfuse.files.model_file import Model
 from graphfuse.graph.constants import (
     ARITHMETIC,
-    LARGEST,
+    LARGEST_CONSTANT,
     Computed,
 )
 from graphfuse.graph.nodes import Node, constant_value, nodes_of, redefined
@@ -359,7 +359,7 @@ class GraphView:
     def _small(self, name: str) -> NDArray[Any] | None:
         """The value of a small constant."""
         tensor = self.constant(name)
-        small = tensor is not None and math.prod(tensor.dims) <= LARGEST
+        small = tensor is not None and math.prod(tensor.dims) <= LARGEST_CONSTANT
         return self.model.read(tensor) if tensor is not None and small else None
 
     def _maker(self, name: str) -> onnx.NodeProto | None:

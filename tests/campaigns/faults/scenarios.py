@@ -105,7 +105,7 @@ def small_limits(proto_limit: int = 8192) -> None:
     model_file.LARGE = 4096
     model_file.LEAST_INLINE = 4096
     model_file.PROTO_LIMIT = weights.PROTO_LIMIT = proto_limit
-    assert wire.DEEPEST
+    assert wire.DEEPEST_MESSAGE
 
 
 SCENARIOS = {
