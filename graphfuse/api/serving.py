@@ -22,12 +22,12 @@ from graphfuse.steps.judging import Asked
 from graphfuse.steps.opening import ModelLike, as_model
 from graphfuse.system import libraries, machine
 
-CPU = ("CPUExecutionProvider",)
+DEFAULT_PROVIDERS = (sessions.CPU,)
 
 
 def session(
     model: ModelLike,
-    providers: sessions.Providers = CPU,
+    providers: sessions.Providers = DEFAULT_PROVIDERS,
     *,
     selection: Selection = EVERY_SITE,
     level: Level | str = Level.NONE,

@@ -12,7 +12,6 @@ from graphfuse.records.results import (
     Vector,
 )
 from graphfuse.records.runs import (
-    Activation,
     Certificate,
     CertificateVerdict,
     Change,
@@ -40,7 +39,6 @@ from graphfuse.records.sites import (
 )
 
 __all__ = [
-    "Activation",
     "BiasAdd",
     "Certificate",
     "CertificateVerdict",

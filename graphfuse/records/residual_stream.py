@@ -23,13 +23,13 @@ class StreamVerdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StreamSum:
-    """A sum of the residual stream: `tensor`, and the site and kind of the norm that reads it.
+    """A sum of the residual stream: its tensor, and the site and kind of the norm that reads it.
 
     `site` and `kind` are empty where no norm does. `squares_in_type` says that the norm is written
     out and squares in the type of the sum, so in float16 once the model is.
     """
 
-    tensor: str
+    sum: str
     site: str
     kind: str
     layer: int | None
@@ -37,14 +37,14 @@ class StreamSum:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(StreamSum):
     """What a sum of the residual stream was over all feeds, in the model's own runs.
 
     `largest` is a magnitude, infinite where an element was not finite; mean and standard deviation
-    are those of the finite elements.
+    are those of the finite elements. In a validation `site` is the output of the fused node, and
+    nothing more is known of the sum.
     """
 
-    of: StreamSum
     mean: float
     std: float
     largest: float
@@ -55,11 +55,18 @@ class Reading:
         return self.largest / FLOAT16_LARGEST
 
     @property
+    def squares_overflow(self) -> bool:
+        """Whether the square of the largest magnitude is beyond float16: providers that square in
+        float16 then give infinity.
+        """
+        return self.largest > FLOAT16_LARGEST_SQUARED
+
+    @property
     def verdict(self) -> StreamVerdict:
         """Whether the sum could be float16."""
         if self.largest > FLOAT16_LARGEST:
             return StreamVerdict.OVERFLOWS
-        if self.of.squares_in_type and self.largest > FLOAT16_LARGEST_SQUARED:
+        if self.squares_in_type and self.squares_overflow:
             return StreamVerdict.SQUARES_OVERFLOW
         is_drifting = self.largest > DRIFT
         return StreamVerdict.DRIFTING if is_drifting else StreamVerdict.HEALTHY

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from graphfuse.records.residual_stream import Reading
 from graphfuse.records.sites import NormKind
 
 
@@ -27,30 +28,6 @@ class Check:
     where: str
     passed: bool
     repeat: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Activation:
-    """What a sum was in the original's own run: `largest` is a magnitude.
-
-    `float16_share` is that magnitude's share of float16's range. `squares_overflow` says that its
-    square leaves that range: providers that square in float16 then give infinity.
-    """
-
-    site: str
-    mean: float
-    std: float
-    largest: float
-
-    @property
-    def float16_share(self) -> float:
-        """The largest magnitude, as a share of 65,504."""
-        return self.largest / 65504.0
-
-    @property
-    def squares_overflow(self) -> bool:
-        """Whether the square of the largest magnitude is beyond float16."""
-        return self.largest > 255.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +122,7 @@ class ValidationReport:
     level: str = "full"
     wrong: tuple[str, ...] = ()
     evaluated: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
-    activations: tuple[Activation, ...] = ()
+    activations: tuple[Reading, ...] = ()
     unpaired: tuple[Unpaired, ...] = ()
     notes: tuple[str, ...] = ()
     changes: tuple[Change, ...] = ()

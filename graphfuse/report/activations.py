@@ -23,8 +23,8 @@ def print_readings(
     for number, found in enumerate(readings):
         table.add_row(
             str(number),
-            f"{found.of.site} {found.of.kind}" if found.of.site else "no norm",
-            "-" if found.of.layer is None else str(found.of.layer),
+            f"{found.site} {found.kind}" if found.site else "no norm",
+            "-" if found.layer is None else str(found.layer),
             f"{found.mean:.3g}",
             f"{found.std:.3g}",
             f"{found.largest:.3g}",

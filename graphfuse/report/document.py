@@ -9,7 +9,6 @@ from dataclasses import asdict
 from typing import Any
 
 from graphfuse.records import (
-    Activation,
     BiasAdd,
     Certificate,
     Check,
@@ -215,7 +214,7 @@ def _validation(
         "first_difference": report.first_difference,
         "wrong": list(report.wrong),
         "checks": [_check(check, command) for check in report.checks],
-        "activations": [_activation(found) for found in report.activations],
+        "activations": [_reading(found) for found in report.activations],
         "evaluated": {means: list(names) for means, names in report.evaluated.items()},
         "unpaired": [{"site": item.site, "why": item.why} for item in report.unpaired],
         "certificates": [_certificate(each, command) for each in report.certificates],
@@ -248,17 +247,6 @@ def _check(check: Check, command: str) -> Document:
     }
 
 
-def _activation(found: Activation) -> Document:
-    return {
-        "site": found.site,
-        "mean": found.mean,
-        "std": found.std,
-        "largest": found.largest,
-        "float16_share": found.float16_share,
-        "squares_overflow_float16": found.squares_overflow,
-    }
-
-
 def _finite(value: float) -> float | None:
     """JSON has no infinity."""
     return value if math.isfinite(value) else None
@@ -266,14 +254,15 @@ def _finite(value: float) -> float | None:
 
 def _reading(found: Reading) -> Document:
     return {
-        "sum": found.of.tensor,
-        "site": found.of.site or None,
-        "kind": found.of.kind or None,
-        "layer": found.of.layer,
+        "sum": found.sum,
+        "site": found.site or None,
+        "kind": found.kind or None,
+        "layer": found.layer,
         "mean": _finite(found.mean),
         "std": _finite(found.std),
         "largest": _finite(found.largest),
         "float16_share": _finite(found.float16_share),
-        "squares_in_type": found.of.squares_in_type,
-        "reading": found.verdict,
+        "squares_in_type": found.squares_in_type,
+        "squares_overflow": found.squares_overflow,
+        "verdict": found.verdict,
     }

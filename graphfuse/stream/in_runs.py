@@ -55,7 +55,8 @@ class _Pool:
 
     def reading(self, of: StreamSum) -> Reading:
         std = math.sqrt(self.squares / self.count) if self.count else 0.0
-        return Reading(of, self.mean, std, self.largest)
+        seen = (of.sum, of.site, of.kind, of.layer, of.squares_in_type)
+        return Reading(*seen, self.mean, std, self.largest)
 
 
 def read(model: Model, sums: Sequence[StreamSum], feeding: Feeding) -> list[Reading]:
@@ -72,7 +73,7 @@ def read(model: Model, sums: Sequence[StreamSum], feeding: Feeding) -> list[Read
     measured = False
     for start in range(0, len(sums), CHUNK):
         chunk = sums[start : start + CHUNK]
-        wider = exposed(model, [each.tensor for each in chunk])
+        wider = exposed(model, [each.sum for each in chunk])
         pools = [_Pool() for _ in chunk]
         try:
             made = session(wider.proto, wider.folder, CPU, False)
@@ -84,7 +85,7 @@ def read(model: Model, sums: Sequence[StreamSum], feeding: Feeding) -> list[Read
         for feed in feeds:
             values = _values(made, feed)
             for each, pool in zip(chunk, pools, strict=True):
-                pool.add(np.asarray(values[each.tensor]))
+                pool.add(np.asarray(values[each.sum]))
         measured |= any(pool.count or pool.largest for pool in pools)
         readings += [pool.reading(each) for each, pool in zip(chunk, pools, strict=True)]
     if sums and not measured:
@@ -105,7 +106,7 @@ def _values(made: Any, feed: Feed) -> dict[str, Array]:
 
 def _fitting(model: Model, sums: Sequence[StreamSum], feeding: Feeding) -> list[list[Feed]]:
     """Sets of feeds, of each those that fit. Raises TooLargeError where none does."""
-    captured = [each.tensor for each in sums[:CHUNK]]
+    captured = [each.sum for each in sums[:CHUNK]]
     fitting = Fitting(model, captured, doing="running the model", sessions=1)
     return [fitting.those_that_fit(group) for group in feeding.feeds(model.proto, 1)]
 

@@ -13,7 +13,7 @@ import numpy as np
 from onnx import helper
 
 from graphfuse.files.model_file import Model
-from graphfuse.records import Activation
+from graphfuse.records.residual_stream import Reading
 from graphfuse.running.feeding import Feed
 from graphfuse.running.sessions import run, runs_kernels, session
 from graphfuse.system import machine
@@ -70,7 +70,7 @@ def _operand(model: Model, values: Mapping[str, Array], name: str) -> Any:
     return None if tensor is None else model.read(tensor)
 
 
-def activation(site: FusedNode, a: Array, b: Array) -> Activation | None:
+def activation(site: FusedNode, a: Array, b: Array) -> Reading | None:
     """The statistics of a site's sum; None when it has no finite element, or is none."""
     try:
         with np.errstate(all="ignore"):
@@ -82,7 +82,9 @@ def activation(site: FusedNode, a: Array, b: Array) -> Activation | None:
     if not total.size:
         return None
     largest = float(np.abs(total).max())
-    return Activation(site.output, float(total.mean()), float(total.std()), largest)
+    return Reading(
+        "", site.output, "", None, False, float(total.mean()), float(total.std()), largest
+    )
 
 
 def first_beyond(whole: WholeModel, outputs: Sequence[str]) -> str:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from graphfuse.errors import UsageError, in_one_line
 from graphfuse.files.model_file import Model
-from graphfuse.records import Activation, Check, NotShown, Unpaired, ValidationReport
+from graphfuse.records import Check, NotShown, Unpaired, ValidationReport
 from graphfuse.records.progress import Progress
+from graphfuse.records.requests import Level
+from graphfuse.records.residual_stream import Reading
 from graphfuse.running.feeding import Feeding
 from graphfuse.running.fitting import TooLargeError
 from graphfuse.running.sessions import require_provider
@@ -36,10 +38,6 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-LEVELS = ("fast", "full", "sites")
-"""fast: one feed, optimizations on. full: several, on and off, and real activations. sites: each
-fused node alone, at the memory of one of them."""
-
 
 @dataclass
 class _Findings:
@@ -48,7 +46,7 @@ class _Findings:
     checks: list[Check] = field(default_factory=list[Check])
     wrong: list[str] = field(default_factory=list[str])
     unpaired: dict[str, Unpaired] = field(default_factory=dict[str, Unpaired])
-    activations: dict[str, Activation] = field(default_factory=dict[str, Activation])
+    activations: dict[str, Reading] = field(default_factory=dict[str, Reading])
     notes: list[str] = field(default_factory=list[str])
     evaluated: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     shown: set[NodePlace] = field(default_factory=set[NodePlace])
@@ -69,7 +67,7 @@ def judge(
     fused: Model,
     providers: Mapping[str, str],
     feeding: Feeding,
-    level: str,
+    level: Level,
     only: Sequence[str],
     progress: Progress,
 ) -> ValidationReport:
@@ -123,7 +121,7 @@ def _runs(
     fused: Model,
     providers: Mapping[str, str],
     feeding: Feeding,
-    level: str,
+    level: Level,
     nodes: tuple[Sequence[FusedNode], Sequence[FusedNode]],
     progress: Progress,
     found: _Findings,
@@ -141,7 +139,7 @@ def _runs(
         if level != "sites":
             whole = _whole(original, fused, provider, feeding, level, progress, nodes, found)
             found.strays |= {} if whole is None else whole.strays
-        if whole is not None and level == "full":
+        if whole is not None and level == Level.FULL:
             progress.stage("looking at activations")
             activations = _activations(whole, sites, found)
         progress.stage(f"validating each site on {provider}")
@@ -165,7 +163,7 @@ def _whole(
     fused: Model,
     provider: str,
     feeding: Feeding,
-    level: str,
+    level: Level,
     progress: Progress,
     nodes: tuple[Sequence[FusedNode], Sequence[FusedNode]],
     found: _Findings,
@@ -177,7 +175,7 @@ def _whole(
     """
     captured = [site.roles[role] for site in nodes[0] for role in ("A", "B")]
     whole = WholeModel(original, fused, provider, feeding, level, progress)
-    whole.captured = captured if level == "full" else ()
+    whole.captured = captured if level == Level.FULL else ()
     try:
         found.checks += whole.run()
     except (TooLargeError, UnsupportedModelError) as error:
@@ -196,7 +194,7 @@ def _differing(
     original: Model,
     fused: Model,
     unknown: Sequence[Difference],
-    level: str,
+    level: Level,
     seed: int,
     found: _Findings,
 ) -> Differing:

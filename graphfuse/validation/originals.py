@@ -12,6 +12,7 @@ import numpy as np
 from graphfuse.errors import OriginalModelError, in_one_line
 from graphfuse.files.model_file import Model
 from graphfuse.records.progress import Progress
+from graphfuse.records.requests import Level
 from graphfuse.running.feeding import Feed, Feeding
 from graphfuse.running.fitting import Fitting
 from graphfuse.running.sessions import OPTIMIZATION_LEVELS, run, runs_kernels, session
@@ -45,7 +46,7 @@ class Originals:
     fused: Model
     provider: str
     feeding: Feeding
-    level: str
+    level: Level
     progress: Progress
     notes: list[str] = field(default_factory=list[str])
     ran: list[Ran] = field(default_factory=list[Ran])
@@ -109,7 +110,7 @@ class Originals:
         PyTorch up to 1.12 declares the mean of a LayerNorm as large as x. onnxruntime takes memory
         for what is declared, unless its optimiser has put one node in the place of those.
         """
-        if self.level == "fast":
+        if self.level == Level.FAST:
             return broken
         self.optimized, self.ran = OPTIMIZATION_LEVELS[-1], []
         try:
@@ -151,7 +152,7 @@ class Originals:
 
     def _original_ways(self) -> list[Way]:
         """An original with fused nodes of ours is run with our kernels and without them."""
-        levels = (True,) if self.level == "fast" else (False, True)
+        levels = (True,) if self.level == Level.FAST else (False, True)
         own = runs_kernels(self.original.proto, self.provider)
         return [(level, flag) for flag in ((True, False) if own else (False,)) for level in levels]
 

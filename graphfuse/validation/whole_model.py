@@ -18,6 +18,7 @@ import onnx
 from graphfuse.errors import OriginalModelError, UsageError, in_one_line
 from graphfuse.graph.scopes import function_key
 from graphfuse.records import Check, NotShown
+from graphfuse.records.requests import Level
 from graphfuse.running.feeding import Feed
 from graphfuse.running.profiler import profile, require_fused_on
 from graphfuse.running.sessions import (
@@ -191,7 +192,7 @@ class WholeModel(Originals):
         Whoever has no kernels runs the functions' bodies, so those are run as well.
         """
         kernels = runs_kernels(self.fused.proto, self.provider)
-        if self.level == "fast":
+        if self.level == Level.FAST:
             return [(True, kernels)]
         if kernels:
             return [(False, True), (True, True), (True, False)]

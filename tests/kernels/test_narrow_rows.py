@@ -11,9 +11,10 @@ import pytest
 
 import graphfuse
 from graphfuse import kernels
+from graphfuse.records import NormKind
 from tests.campaigns.kernels import node as node_module
 from tests.campaigns.kernels.node import OPERATORS, Node, isa
-from tests.kernels.test_kernels import KINDS, SETS, NormKind, chain, factor, same_bits
+from tests.kernels.test_kernels import KINDS, SETS, chain, factor, same_bits
 
 pytestmark = pytest.mark.skipif(
     kernels.find() is None and shutil.which("c++") is None,

@@ -14,7 +14,7 @@ import torch
 
 import graphfuse
 from graphfuse.errors import OriginalModelError, UsageError
-from graphfuse.records.residual_stream import Reading, StreamSum, StreamVerdict
+from graphfuse.records.residual_stream import Reading, StreamVerdict
 from models import export as exporting
 from models.zoo import build
 from tests.conftest import MODELS, Shell
@@ -66,7 +66,7 @@ def test_stacks_of_residual_blocks(kind: str, layers: int, stack: Stack) -> None
     found = graphfuse.activations(path, feeds=feeds())
     assert len(graphfuse.scan(path).sites) == (0 if kind == "plain" else layers)
     assert len(found) == layers
-    assert all(bool(each.of.site) == (kind != "plain") for each in found)
+    assert all(bool(each.site) == (kind != "plain") for each in found)
     for each, exact in zip(found, sums_of(module, feeds()["x"]), strict=True):
         assert each.mean == pytest.approx(
             exact.mean(dtype=np.float64), rel=1e-3, abs=1e-3 * each.std
@@ -77,7 +77,7 @@ def test_stacks_of_residual_blocks(kind: str, layers: int, stack: Stack) -> None
     if kind != "plain":
         assert set(verdicts) == {StreamVerdict.HEALTHY}
         return
-    assert [each.of.layer for each in found] == list(range(layers))
+    assert [each.layer for each in found] == list(range(layers))
     healthy, drifting = (
         verdicts.count(StreamVerdict.HEALTHY),
         verdicts.count(StreamVerdict.DRIFTING),
@@ -112,7 +112,7 @@ def test_the_verdict_is_what_float16_does(stack: Stack) -> None:
     ],
 )
 def test_readings(largest: float, squares: bool, verdict: str) -> None:
-    found = Reading(StreamSum("x", "s1", "RMSNorm", None, squares), 0.0, 1.0, largest)
+    found = Reading("x", "s1", "RMSNorm", None, squares, 0.0, 1.0, largest)
     assert found.verdict == verdict
     assert found.float16_share == largest / 65504
 
@@ -133,7 +133,7 @@ def test_what_squares_in_the_type_of_the_sum(norm: str, squares: bool) -> None:
     values = {name: np.full((2, 3, 8), 200, np.float32) for name in "ab"}
     values["a"][0, 0, 0] = 210
     (found,) = graphfuse.activations(graph, feeds=values)
-    assert found.of.squares_in_type is squares
+    assert found.squares_in_type is squares
     assert found.largest == 410
     assert found.verdict == (StreamVerdict.SQUARES_OVERFLOW if squares else StreamVerdict.DRIFTING)
 
@@ -156,7 +156,7 @@ def test_what_is_no_residual_stream() -> None:
         constants={"w": np.eye(8, dtype=np.float32), "c": np.array(0.044715, np.float32)},
     )
     values = {name: np.ones((2, 3, 8), np.float32) for name in "ab"}
-    assert [each.of.tensor for each in graphfuse.activations(graph, feeds=values)] == ["y"]
+    assert [each.sum for each in graphfuse.activations(graph, feeds=values)] == ["y"]
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_products_of_every_kind_are_branches(product: str) -> None:
         extra_imports=', "com.microsoft" : 1',
     )
     values = {"a": np.ones((3, 2, 8), np.float32)}
-    assert [each.of.tensor for each in graphfuse.activations(graph, feeds=values)] == ["y"]
+    assert [each.sum for each in graphfuse.activations(graph, feeds=values)] == ["y"]
 
 
 def test_masked_scores_are_no_residual_stream() -> None:
@@ -205,7 +205,7 @@ def test_masked_scores_are_no_residual_stream() -> None:
         outputs="float[2,8,8] y",
     )
     values = {name: np.ones((2, 8, 8), np.float32) for name in ("a", "mask")}
-    assert [each.of.tensor for each in graphfuse.activations(graph, feeds=values)] == ["h", "y"]
+    assert [each.sum for each in graphfuse.activations(graph, feeds=values)] == ["h", "y"]
 
 
 def test_several_feeds_are_pooled() -> None:
@@ -231,7 +231,7 @@ def test_a_real_model_in_order(tmp_path: Path) -> None:
     path = MODELS / "gpt2.onnx"
     ids = {"input_ids": np.arange(12).reshape(2, 6), "attention_mask": np.ones((2, 6), np.int64)}
     scan, found = graphfuse.scan(path), graphfuse.activations(path, feeds=ids)
-    assert [each.of.site for each in found] == [site.id for site in scan.sites]
+    assert [each.site for each in found] == [site.id for site in scan.sites]
     proto = onnx.load(path)
     proto.graph.output.append(onnx.helper.make_empty_tensor_value_info(scan.sites[3].sum))
     total = ort.InferenceSession(proto.SerializeToString()).run([scan.sites[3].sum], ids)[0]
@@ -250,7 +250,7 @@ def test_the_command_line(shell: Shell, stack: Stack, tmp_path: Path) -> None:
     assert "overflows float16 (first sum " in rows[-1]
     document = json.loads(shell("scan", path, *given, "--json").stdout)
     assert [each["layer"] for each in document["activations"]] == list(range(96))
-    assert document["activations"][-1]["reading"] == StreamVerdict.OVERFLOWS
+    assert document["activations"][-1]["verdict"] == StreamVerdict.OVERFLOWS
     without = shell("scan", path, "--seed", "1")
     assert without.returncode == 2
     assert "--activations" in without.stderr
