@@ -103,7 +103,9 @@ class Feeds:
     run_limit: float = RUN_LIMIT
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant, where it is said."""
+        """Refuse what cannot be meant, where it is said; None says nothing."""
+        for name in ("input_shapes", "symbols", "val_range"):
+            object.__setattr__(self, name, getattr(self, name) or {})
         for name, least in (("seed", 0), ("iterations", 1)):
             _check_count(name, getattr(self, name), least)
         if not self.run_limit > 0:
