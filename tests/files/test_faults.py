@@ -98,7 +98,7 @@ def test_a_folder_without_rights(tmp_path: Path) -> None:
         "import os, sys\n"
         "import graphfuse, graphfuse.api.changing\n"
         "if os.getuid() == 0: os.setgid(65534); os.setuid(65534)\n"
-        "try: graphfuse.optimize('model.onnx', 'out/fused.onnx', validation='none')\n"
+        "try: graphfuse.optimize('model.onnx', 'out/fused.onnx', level='none')\n"
         "except graphfuse.UsageError as error: print(error)\n"
     )
     for folder in (tmp_path, *tmp_path.parents):

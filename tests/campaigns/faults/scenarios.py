@@ -41,9 +41,12 @@ class Scenario:
         """The run; it raises what `optimize` does."""
         graphfuse.optimize(
             folder / self.model,
-            graphfuse.Output(folder / self.output, force=self.old and self.output != self.model),
+            graphfuse.Output(
+                folder / self.output,
+                force=self.old and self.output != self.model,
+                **self.options,
+            ),
             level="none",
-            **self.options,
         )
 
 
