@@ -13,12 +13,11 @@ from graphfuse.errors import GraphfuseError
 from graphfuse.system import machine
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from graphfuse.report.console import SafeConsole
     from graphfuse.report.progress_bar import StageProgress
 
 
-def console(stderr: bool = False) -> Console:
+def console(stderr: bool = False) -> SafeConsole:
     """A console; piped output is not folded."""
     from graphfuse.report.console import SafeConsole
 

@@ -20,6 +20,7 @@ from graphfuse.views.view import GraphView
 LAYER = re.compile(r"(?:^|[./_])(?:layers?|blocks?|h|stages?)[./_](\d+)(?:[./_]|$)", re.IGNORECASE)
 
 PROJECTIONS = having(Trait.PROJECTS)
+SAME_STREAM = having(Trait.KEEPS | Trait.CASTS)
 
 REACH = 14
 """How far behind an operand the reduction of a norm lies."""
@@ -36,9 +37,17 @@ def layout_of(view: GraphView, site: Site) -> Layout:
         return Layout.PRE_NORM
     # The last norm of a pre-norm model: the stream that it ends is a sum itself.
     read_twice = [name for name in (site.a, site.b) if len(view.readers(name)) > 1]
-    stream = [view.producer(name) for name in read_twice]
+    stream = [_maker(view, name) for name in read_twice]
     ends = any(node is not None and _is_residual(view, node) for node in stream)
     return Layout.PRE_NORM if ends and not normed else Layout.POST_NORM
+
+
+def _maker(view: GraphView, name: str) -> Node | None:
+    """The node that makes a tensor, casts and identities of it looked through."""
+    node = view.producer(name)
+    while node is not None and node.op_type in SAME_STREAM:
+        node = view.producer(node.input(0))
+    return node
 
 
 def _is_normed(view: GraphView, name: str) -> bool:
@@ -80,7 +89,9 @@ def _is_residual(view: GraphView, node: Node) -> bool:
 
 def layer_of(view: GraphView, site: Site) -> int | None:
     """The number of the layer, where names tell it: those of weights, nodes and tensors."""
-    names = [*_weights(site.scale), *_weights(site.bias)]
+    weights = (*_weights(site.scale), *_weights(site.bias))
+    # One that several norms share has the name of the first.
+    names = [name for name in weights if len(view.readers(name)) == 1]
     names += [view.scope.graph.node[site.interior[-1]].name, site.output, site.add.name]
     for name in names:
         if (found := LAYER.search(name)) is not None:

@@ -86,7 +86,7 @@ def described(
 ) -> Site:
     """The site with what only the one that is chosen needs: readers, notation, place."""
     interior = interior_of(view, region, found.output)
-    aliases = _aliases(residual.sum, interior)
+    aliases = _aliases(view, residual.sum, interior)
     inside = {*found.interior, *found.path}
     reading = [reader for name in aliases for reader in view.readers(name)]
     readers = tuple(reader.ref for reader in reading if reader.index not in inside)
@@ -291,11 +291,18 @@ def _holds(view: GraphView, name: str, to: int) -> bool:
     return holds(to, view.model.read(tensor))
 
 
-def _aliases(total: str, interior: list[Node]) -> list[str]:
-    """The sum's names: its own, and those that an Identity of the norm gives it."""
-    names = [total]
+def _aliases(view: GraphView, total: str, interior: list[Node]) -> list[str]:
+    """The sum's names: its own, and those that an Identity of the norm gives it.
+
+    A Cast to the type that it has is one too: TorchScript leaves it where the norm asks for
+    float32, and what comes after the norm then reads the stream behind it.
+    """
+    names, elem_type = [total], view.type(total).elem_type
     for node in interior:
-        if node.op_type in KEEPING and node.input(0) in names:
+        keeps = node.op_type in KEEPING or (
+            node.op_type in CASTING and view.cast_type(node) == elem_type
+        )
+        if keeps and node.input(0) in names:
             names.append(node.outputs[0])
     return names
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from graphfuse.records.residual_stream import Reading, StreamVerdict
-from graphfuse.report.terminal import table_of
+from graphfuse.report.console import SafeConsole, table_of
 
 WORSE = (StreamVerdict.DRIFTING, StreamVerdict.SQUARES_OVERFLOW, StreamVerdict.OVERFLOWS)
 
 
 def print_readings(
-    console: Console, readings: Sequence[Reading], fused: int, notes: Sequence[str] = ()
+    console: SafeConsole, readings: Sequence[Reading], fused: int, notes: Sequence[str] = ()
 ) -> None:
     """A row for each sum of the stream, where it first leaves a range, and what else is to say.
 
@@ -34,7 +32,7 @@ def print_readings(
             found.verdict,
         )
     if readings:
-        console.print(table)
+        console.table(table)
     console.print(summary(readings))
     if fused and not readings:
         console.print(f"{fused} nodes are fused already: scan the original model for their sums")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-
 from graphfuse.records import Explanation, NearMiss, Site
+from graphfuse.report.console import SafeConsole
 from graphfuse.report.terminal import shapes, sum_readers
 
 
-def print_explanation(console: Console, found: Explanation) -> None:
+def print_explanation(console: SafeConsole, found: Explanation) -> None:
     """Facts, the normal form that was seen beside the definition, and where they differ."""
     item = found.item
     lines = _of_a_miss(item) if isinstance(item, NearMiss) else _of_a_site(item)

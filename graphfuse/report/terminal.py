@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from rich.console import Console
-from rich.table import Table
-
 from graphfuse.planning.operands import MARK
 from graphfuse.records import (
     Check,
@@ -22,6 +19,7 @@ from graphfuse.records import (
     ValidationReport,
 )
 from graphfuse.records.reasons import Reason
+from graphfuse.report.console import SafeConsole, table_of
 
 SHOWN = 12
 """How many failures, and sites that could not be paired, are listed."""
@@ -35,7 +33,7 @@ GATES = {
 }
 
 
-def print_scan(console: Console, scan: Scan, notes: Sequence[str] = ()) -> None:
+def print_scan(console: SafeConsole, scan: Scan, notes: Sequence[str] = ()) -> None:
     """Every site and every near miss, one row each, and what else is to be said."""
     columns = ("site", "layer", "norm", "layout", "type", "shape", "sum also read by", "output")
     table = table_of(*columns)
@@ -51,7 +49,7 @@ def print_scan(console: Console, scan: Scan, notes: Sequence[str] = ()) -> None:
             site.output if not site.scope.text else f"{site.output} in {site.scope.text}",
         )
     if scan.sites:
-        console.print(table)
+        console.table(table)
         print_spellings(console, scan)
     print_left(console, scan.near_misses)
     sites = f"{len(scan.sites)} site{'' if len(scan.sites) == 1 else 's'}"
@@ -68,15 +66,16 @@ def shapes(site: Site) -> str:
     """The shape of the sum, and that of the operand that broadcasts to it."""
     text = _extents(site.shape)
     if not site.order_proven:
-        return f"{text}, broadcast unknown"
+        return f"{text}, which operand broadcasts is not known"
     if site.b_shape is None or site.b_shape == site.shape:
         return text
     return f"{text} + {_extents(site.b_shape)}"
 
 
 def _extents(shape: tuple[Dim, ...]) -> str:
-    """`2xSx64`; what inference named itself is as good as unknown."""
-    return "x".join("?" if str(dim).startswith(("unk__", "None")) else str(dim) for dim in shape)
+    """`[2, S, 64]`; what inference named itself is as good as unknown."""
+    dims = ("?" if str(dim).startswith(("unk__", "None")) else str(dim) for dim in shape)
+    return f"[{', '.join(dims)}]"
 
 
 def sum_readers(site: Site) -> str:
@@ -87,35 +86,34 @@ def sum_readers(site: Site) -> str:
     return text or ("an output" if site.sum_is_read else "-")
 
 
-def print_spellings(console: Console, scan: Scan) -> None:
+def print_spellings(console: SafeConsole, scan: Scan) -> None:
     """How the norms are written, one line for all that are written alike."""
     alike: dict[tuple[str, float], list[str]] = {}
     for site in scan.sites:
         alike.setdefault((site.notation, site.epsilon), []).append(site.id)
     for (notation, epsilon), ids in alike.items():
         shown = ", ".join(ids[:6]) + (f" and {len(ids) - 6} more" if len(ids) > 6 else "")
-        console.print(f"{shown}: {notation} (epsilon {epsilon:.6g})")
+        console.print(f"{shown}: {notation} (epsilon {epsilon:.6g})", soft_wrap=True)
 
 
-def print_left(console: Console, misses: Iterable[NearMiss]) -> None:
-    """The near misses, one row each, with what was seen and what would help."""
+def print_left(console: SafeConsole, misses: Iterable[NearMiss]) -> None:
+    """The near misses: each with its reason, where it is, what was seen, what would help."""
     rows = list(misses)
     if not rows:
         return
-    table = table_of("not fused", "reason", "at", "seen", "what would help")
     for miss in rows:
-        seen = miss.got if len(miss.got) <= 60 else miss.got[:57] + "..."
-        table.add_row(
-            miss.site or f"{miss.id} {miss.add}",
-            miss.reason.sentence,
-            str(miss.culprit),
-            seen,
-            miss.reason.remedy,
+        seen = miss.got if len(miss.got) <= SEEN else f"{miss.got[: SEEN - 3]}..."
+        said = f"; seen: {seen}" if seen else ""
+        console.print(
+            f"not fused: {miss.site or f'{miss.id} {miss.add}'}: {miss.reason.sentence} "
+            f"({miss.reason.value})",
+            soft_wrap=True,
         )
-    console.print(table)
+        console.print(f"  at {miss.culprit}{said}", soft_wrap=True)
+        console.print(f"  would help: {miss.reason.remedy}", soft_wrap=True)
 
 
-def print_summary(console: Console, model: str, result: FuseResult) -> None:
+def print_summary(console: SafeConsole, model: str, result: FuseResult) -> None:
     """The table that ends `graphfuse fuse`."""
     table = table_of(model, "found", "fused")
     fused = Counter(fusion.site.kind for fusion in result.fused)
@@ -124,7 +122,7 @@ def print_summary(console: Console, model: str, result: FuseResult) -> None:
     if result.scan.already_fused:
         table.add_row("fused before", str(result.scan.already_fused), "")
     table.add_row("nodes", str(result.nodes_before), str(result.nodes_after))
-    console.print(table)
+    console.table(table)
     for reason, count in sorted(result.reasons().items(), key=lambda item: item[0].value):
         console.print(f"not fused: {count} x {reason.sentence} ({reason.value})", soft_wrap=True)
         console.print(f"  would help: {reason.remedy}", soft_wrap=True)
@@ -157,14 +155,14 @@ def _seen(reason: Reason, result: FuseResult) -> list[str]:
     return found[:SHOWN] + more
 
 
-def print_unfused(console: Console, model: str, result: UnfuseResult) -> None:
+def print_unfused(console: SafeConsole, model: str, result: UnfuseResult) -> None:
     """The table that ends `graphfuse unfuse`."""
     table = table_of(model, "written out")
     counts = Counter(each.operator for each in result.unfused)
     for operator, count in sorted(counts.items()):
         table.add_row(operator, str(count))
     table.add_row("nodes", f"{result.nodes_before} -> {result.nodes_after}")
-    console.print(table)
+    console.table(table)
     for miss in result.left:
         console.print(f"left: {miss.add}: {miss.reason.sentence} ({miss.got})")
     if result.validation is not None:
@@ -176,7 +174,7 @@ def print_unfused(console: Console, model: str, result: UnfuseResult) -> None:
     _print_files(console, result)
 
 
-def _print_files(console: Console, result: FuseResult | UnfuseResult) -> None:
+def _print_files(console: SafeConsole, result: FuseResult | UnfuseResult) -> None:
     for file in result.written:
         digest = f", sha256 {file.sha256[:16]}" if file.sha256 else ", blocks shared"
         console.print(f"wrote {file.path}, {file.size:,} bytes{digest}")
@@ -184,7 +182,7 @@ def _print_files(console: Console, result: FuseResult | UnfuseResult) -> None:
         console.print(f"note: {note}")
 
 
-def print_costs(console: Console, result: FuseResult) -> None:
+def print_costs(console: SafeConsole, result: FuseResult) -> None:
     """What autotuning found for each distinct site, and what was left as it would not win."""
     alike: dict[tuple[str, bool], list[Cost]] = {}
     for cost in result.costs:
@@ -202,7 +200,7 @@ def print_costs(console: Console, result: FuseResult) -> None:
         console.print(f"left: {count} x {got}")
 
 
-def print_checks(console: Console, report: ValidationReport, command: str) -> None:
+def print_checks(console: SafeConsole, report: ValidationReport, command: str) -> None:
     """The worst figure of each gate, and every failure; `command` and its options repeat it."""
     if report.checks:
         print_gates(console, report)
@@ -218,27 +216,37 @@ def print_checks(console: Console, report: ValidationReport, command: str) -> No
     print_context(console, report)
 
 
-def print_gates(console: Console, report: ValidationReport) -> None:
+def print_gates(console: SafeConsole, report: ValidationReport) -> None:
     """The worst figure of each gate."""
-    table = table_of("gate", "worst", "bound", "at", "verdict")
+    table = table_of("gate", "worst", "bound", "verdict", "at")
     for gate, meaning in GATES.items():
         worst = report.worst(gate)
         if worst is not None:
             table.add_row(
                 f"{gate} {meaning}",
-                f"{worst.value:.2g}",
-                f"{worst.bound:.2g}",
-                f"{worst.subject} ({worst.where})",
+                *figures(worst),
                 "pass" if worst.passed else "FAIL",
+                worst.subject if worst.passed else f"{worst.subject} ({worst.where})",
             )
-    console.print(table)
+    console.table(table)
 
 
-def print_certificates(console: Console, report: ValidationReport, command: str) -> None:
+def figures(check: Check) -> tuple[str, str]:
+    """A figure and its bound, with as many digits as it takes to tell them apart."""
+    bound = f"{check.bound:.2g}"
+    texts = (f"{check.value:.{digits}g}" for digits in range(2, 6))
+    return next(
+        (text for text in texts if text != bound or check.value == check.bound), bound
+    ), bound
+
+
+def print_certificates(console: SafeConsole, report: ValidationReport, command: str) -> None:
     """Each certificate in one row, and what is said of those that are not plainly identical."""
     if not report.certificates:
         return
-    table = table_of("certificate", "sites", "spelling", "extents", "rows", "difference", "verdict")
+    table = table_of(
+        "certificate", "sites", "written as", "extents", "rows", "difference", "verdict"
+    )
     for each in report.certificates:
         table.add_row(
             f"{each.kind} {each.site}",
@@ -249,7 +257,7 @@ def print_certificates(console: Console, report: ValidationReport, command: str)
             "-" if each.difference is None else f"{each.difference:.2g}",
             each.verdict if each.passed else each.verdict.upper(),
         )
-    console.print(table)
+    console.table(table)
     for each in [each for each in report.certificates if each.detail][:SHOWN]:
         console.print(f"{each.verdict}: {each.site}: {each.detail}", soft_wrap=True)
         if command and not each.passed:
@@ -263,7 +271,7 @@ def print_certificates(console: Console, report: ValidationReport, command: str)
     )
 
 
-def print_context(console: Console, report: ValidationReport) -> None:
+def print_context(console: SafeConsole, report: ValidationReport) -> None:
     """What a verdict rests on, and what it leaves out."""
     for change in report.changes[:SHOWN]:
         scope = f" in {change.scope}" if change.scope else ""
@@ -308,9 +316,5 @@ def describe(check: Check) -> str:
     )
 
 
-def table_of(*columns: str) -> Table:
-    """An empty table as all of these views have it."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
+SEEN = 200
+"""Characters of what was seen at a near miss."""

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from graphfuse.report.console import SafeConsole, table_of
 from graphfuse.report.head import head
 from graphfuse.speed.measurements import (
     BEST,
@@ -40,7 +38,7 @@ def bench_document(original: str, fused: str | None, report: BenchReport) -> dic
     }
 
 
-def print_bench(console: Console, report: BenchReport) -> None:
+def print_bench(console: SafeConsole, report: BenchReport) -> None:
     """One row for each comparison or site, and below it what was seen inside."""
     console.print(", ".join(f"{key} {value}" for key, value in report.environment.items()))
     if report.comparisons:
@@ -51,13 +49,13 @@ def print_bench(console: Console, report: BenchReport) -> None:
         console.print(f"note: {note}")
 
 
-def _print_comparisons(console: Console, report: BenchReport) -> None:
+def _print_comparisons(console: SafeConsole, report: BenchReport) -> None:
     for found in report.comparisons:
         console.print(_head(found))
-        table = _table("session", "median (quartiles)", *_besides(found))
+        table = table_of("session", "median (quartiles)", *_besides(found))
         for name, figures in _sessions(found).items():
             table.add_row(name, _time(figures), *_speedups(found, name))
-        console.print(table)
+        console.table(table)
         console.print(f"times faster: median of {found.pairs} pairs, 95 % interval")
         _print_inside(console, found)
 
@@ -91,7 +89,7 @@ def _speedups(found: Comparison, of: str) -> list[str]:
     return texts
 
 
-def _print_inside(console: Console, found: Comparison) -> None:
+def _print_inside(console: SafeConsole, found: Comparison) -> None:
     for name, figures in (("original", found.original), ("fused", found.fused)):
         words: list[str] = []
         if figures.profile is not None:
@@ -111,9 +109,9 @@ def _needs(footprint: Footprint) -> str:
     return text
 
 
-def _print_sites(console: Console, sites: tuple[SiteTiming, ...]) -> None:
+def _print_sites(console: SafeConsole, sites: tuple[SiteTiming, ...]) -> None:
     console.print("times faster than the original's nodes in the best session without graphfuse")
-    table = _table("sites", "norm", "type", "shape", "sum read", "original", "forms", "best")
+    table = table_of("sites", "norm", "type", "shape", "sum read", "original", "forms", "best")
     for site in sites:
         first, more = site.sites[0], len(site.sites) - 1
         forms = [
@@ -130,7 +128,7 @@ def _print_sites(console: Console, sites: tuple[SiteTiming, ...]) -> None:
             ", ".join(forms),
             site.best,
         )
-    console.print(table)
+    console.table(table)
 
 
 def interval(speedup: Interval) -> str:
@@ -146,10 +144,3 @@ def _time(figures: Figures) -> str:
 def _shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:
     distinct = dict.fromkeys("x".join(map(str, shape)) or "scalar" for shape in shapes.values())
     return " ".join(distinct)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table

@@ -57,6 +57,9 @@ Some decoders take several tokens only while their caches are empty, and then on
 LITTLE = (Sizes(2, 7), Sizes(1, 7), Sizes(1, 1))
 """What is drawn in place of sizes that are too large for the memory there is."""
 
+LABELLED = 2
+"""Inputs whose shapes a label says."""
+
 ONES = (Sizes(1, 1),)
 ODD = (Sizes(3, 5, 2), Sizes(3, 5), Sizes(1, 5), Sizes(3, 5, empty=True), Sizes(1, 5, empty=True))
 """A small odd size; different ones for different symbols, where the model runs so."""
@@ -205,7 +208,8 @@ class Feeding:
         extents = shapes_of(known, shapes, sizes, self.symbols, tokens)
         draw = partial(random_feeds, known, seed, extents, sizes, condition, self.ranges)
         fixed = self._fixes_all(model, shapes)
-        label = f"seed {seed}" if fixed else f"seed {seed}, {sizes}"
+        label = f"seed {seed}" if fixed else f"seed {seed}, {_in_words(extents)}"
+        label += ", empty caches" * sizes.empty
         label += "".join(f", {name} {size}" for name, size in self.symbols.items())
         label += f", {tokens.value}" if tokens.value else ""
         label += "" if condition is None else f", conditions {condition}"
@@ -227,6 +231,13 @@ class Feeding:
         for name, (low, high) in self.ranges.items():
             words += ["--val-range", f"{name}:[{low!r},{high!r}]".removeprefix(":")]
         return shlex.join(words)
+
+
+def _in_words(extents: Mapping[str, tuple[int, ...]]) -> str:
+    """The shapes of the first inputs, such as `input_ids 2x7 and 2 more inputs`."""
+    texts = [f"{name} {'x'.join(map(str, shape)) or 'scalar'}" for name, shape in extents.items()]
+    more = len(texts) - LABELLED
+    return ", ".join(texts[:LABELLED]) + (f" and {more} more inputs" if more > 0 else "")
 
 
 def _same(values: Mapping[str, Array]) -> Mapping[str, Array]:

@@ -54,10 +54,6 @@ class Sizes:
     step: int = 0
     empty: bool = False
 
-    def __str__(self) -> str:
-        more = f" and {self.step} more each" if self.step else ""
-        return f"batch {self.batch}, extents {self.later}{more}" + ", empty caches" * self.empty
-
 
 DEFAULT_SIZES = Sizes()
 

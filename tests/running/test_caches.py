@@ -131,7 +131,7 @@ def test_a_symbol_is_the_extent_of_all_inputs_and_of_every_draw() -> None:
     shapes = [[feed.extents for feed in group] for group in groups]
     assert shapes[0] == [{"a": (2, 6, 8), "b": (2, 6, 8)}, {"a": (1, 6, 8), "b": (1, 6, 8)}]
     assert {each["b"][1] for group in shapes for each in group} == {6}
-    assert groups[0][0].label == "seed 0, batch 2, extents 7, S 6"
+    assert groups[0][0].label == "seed 0, a 2x6x8, b 2x6x8, S 6"
     both = random_feeds(residual(NORM), symbols={"B": 3, "S": 5})
     assert {array.shape for array in both.values()} == {(3, 5, 8)}
 

@@ -127,8 +127,8 @@ def test_smaller_feeds_are_drawn_where_the_asked_for_do_not_fit(
     assert (report.passed, report.level) == (True, "fast")
     [note] = [note for note in report.notes if "takes about" in note]
     assert "a and 1 more [64, 100000, 8]" in note
-    assert "drawn was seed 0, batch 2, extents 7" in note
-    assert all("batch 2" in check.where for check in report.checks if check.gate == "G2")
+    assert "drawn was seed 0, a 2x7x8, b 2x7x8" in note
+    assert all("a 2x7x8" in check.where for check in report.checks if check.gate == "G2")
 
 
 def test_what_fits_nowhere_and_has_no_site_to_judge_is_one_line(
