@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     )
     from graphfuse.records.progress import Progress
     from graphfuse.records.reasons import Reason
-    from graphfuse.records.requests import Costs, Feeds, Level, Output, Selection, Weights
+    from graphfuse.records.requests import Feeds, Output, Selection
     from graphfuse.records.residual_stream import Reading
     from graphfuse.running.sessions import providers, session_options
     from graphfuse.speed.measurements import BenchOptions, BenchReport
@@ -78,14 +78,11 @@ __all__ = [
     "fuse_graph",
     # what one asks for
     "BenchOptions",
-    "Costs",
     "Feeds",
-    "Level",
     "Limits",
     "Output",
     "Progress",
     "Selection",
-    "Weights",
     # records
     "BenchReport",
     "Explanation",
@@ -117,7 +114,7 @@ _HOMES = {
     "running.sessions": ("session_options", "providers"),
     "integrations.pytorch": ("export",),
     "integrations.graphsurgeon": ("fuse_graph",),
-    "records.requests": ("Costs", "Feeds", "Level", "Output", "Selection", "Weights"),
+    "records.requests": ("Feeds", "Output", "Selection"),
     "records.progress": ("Progress",),
     "records.residual_stream": ("Reading",),
     "records.reasons": ("Reason",),

@@ -85,7 +85,7 @@ class GraphfuseError(Exception):
         self.message = printable(message)
         self.remedy = printable(remedy)
         super().__init__(f"{self.message}; {self.remedy}" if remedy else self.message)
-        for option in dict.fromkeys(OPTION.findall(self.remedy)):
+        for option in dict.fromkeys(OPTION.findall(str(self))):
             if option in IN_PYTHON:
                 self.add_note(f"in Python {option} is {IN_PYTHON[option]}")
 
@@ -156,6 +156,7 @@ class MachineError(GraphfuseError):
 
 
 class GateError(GraphfuseError):
-    """A threshold that the user set (--min-fused) was missed."""
+    """A threshold that the user set (--min-fused) was missed; `result` is what there is, if any."""
 
     exit_code = 6
+    result: object = None

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "graphfuse"
 PUBLIC = {
     "scan", "explain", "activations", "fuse", "unfuse", "optimize", "unfuse_file", "validate", "bench",
     "session", "session_options", "providers", "export", "fuse_graph",
-    "BenchOptions", "Costs", "Feeds", "Level", "Limits", "Output", "Progress", "Selection", "Weights",
+    "BenchOptions", "Feeds", "Limits", "Output", "Progress", "Selection",
     "BenchReport", "Explanation", "FuseResult", "NearMiss", "Reading", "Reason", "Scan", "Site",
     "UnfuseResult", "ValidationReport",
     "GraphfuseError", "GateError", "InternalError", "ModelError", "OriginalModelError",

@@ -8,7 +8,7 @@ from dataclasses import replace
 from graphfuse.files.limits import Limits
 from graphfuse.files.model_file import unchanged
 from graphfuse.planning import runtimes, targets
-from graphfuse.records import FuseResult, UnfuseResult
+from graphfuse.records import FuseResult, UnfuseResult, arguments
 from graphfuse.records.progress import SILENT, Progress
 from graphfuse.records.requests import (
     DRAWN,
@@ -205,6 +205,8 @@ def unfuse_file(
         >>> graphfuse.unfuse_file("gpt2-fused.onnx", "gpt2-plain.onnx").validation.passed
         True
     """
+    arguments.told(progress)
+    arguments.flag("strict", strict)
     asked, feeds = Asked(chosen(Level, level, "level")), feeds_of(feeds)
     file = None if output is None else output_of(output)
     source = opened(model, file, limits, progress)

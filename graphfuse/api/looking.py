@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from graphfuse.files.limits import Limits
 from graphfuse.files.model_file import unchanged
-from graphfuse.records import Explanation, Scan
+from graphfuse.records import Explanation, Scan, arguments
 from graphfuse.records.progress import SILENT, Progress
 from graphfuse.records.requests import DRAWN, AnyFeeds, feeds_of
 from graphfuse.records.residual_stream import Reading
@@ -60,6 +60,7 @@ def explain(model: ModelLike, site: str, *, limits: Limits | None = None) -> Exp
     """
     from graphfuse.recognition.explain import explain as explain_item
 
+    arguments.expect("the site", site, str, "give an id of the scan, such as s1")
     return explain_item(scan(model, limits=limits), site)
 
 
@@ -97,6 +98,7 @@ def activations(
     from graphfuse.stream.sums import stream
     from graphfuse.views.view import views
 
+    arguments.told(progress)
     loaded = as_model(model, limits=limits)
     feeding = feeding_of(feeds_of(feeds))
     with unchanged(loaded):

@@ -6,6 +6,7 @@ from graphfuse.errors import GraphfuseError, OriginalModelError, UsageError, in_
 from graphfuse.files.limits import Limits
 from graphfuse.files.model_file import unchanged
 from graphfuse.planning import faults, runtimes, targets
+from graphfuse.records import arguments
 from graphfuse.records.progress import SILENT, Progress
 from graphfuse.records.requests import (
     DRAWN,
@@ -71,7 +72,12 @@ def session(
         >>> [output.name for output in session.get_outputs()]
         ['last_hidden_state', 'pooler_output']
     """
-    wanted = sessions.with_needed(providers)
+    wanted = sessions.with_needed(_by_their_names(providers))
+    if kernels is not None:
+        arguments.flag("kernels", kernels)
+    if options is not None:
+        kind = libraries.onnxruntime().SessionOptions
+        arguments.expect("options", options, kind, "give an onnxruntime.SessionOptions")
     asked, source = Asked(chosen(Level, level, "level")), as_model(model, limits=limits)
     target = _target(wanted[0][0])
     strict = wanted[0][1].get(faults.STRICT_MODE) == "1"
@@ -95,6 +101,13 @@ def session(
                 f"onnxruntime does not take the model: {in_one_line(error)}",
                 "load the original in onnxruntime first",
             ) from error
+
+
+def _by_their_names(providers: sessions.Providers) -> sessions.Providers:
+    """Providers as onnxruntime names them: `cpu` is one of graphfuse's own words for them."""
+    known = {name: row.provider for name, row in targets.TARGETS.items()}
+    given = (providers,) if isinstance(providers, str) else providers
+    return [known.get(each, each) if isinstance(each, str) else each for each in given]
 
 
 def _target(provider: str) -> targets.Target:

@@ -9,7 +9,7 @@ from graphfuse.errors import UsageError
 from graphfuse.files.limits import Limits
 from graphfuse.files.model_file import unchanged
 from graphfuse.planning import targets
-from graphfuse.records import ValidationReport
+from graphfuse.records import ValidationReport, arguments
 from graphfuse.records.progress import SILENT, Progress
 from graphfuse.records.requests import DRAWN, AnyFeeds, Level, chosen, feeds_of
 from graphfuse.running.feeding import feeding_of
@@ -39,7 +39,7 @@ def validate(
     every fused node alone, on hard inputs, is within its type's rounding bound. G2: the fused model
     is no further from float64 than the original. G3: no finite number is lost. G4: integers and
     clear decisions are kept. With a certificate, a fused node and what it replaced, evaluated with
-    200 digits, are the same to 90 (`Certificate`).
+    100 digits (and 100 guard digits), are the same to 90 (`Certificate`).
 
     Args:
         original: The path of an .onnx file, or an onnx.ModelProto.
@@ -68,19 +68,19 @@ def validate(
         >>> report.verdict, report.worst("G0").value < 1e-11
         ('pass', True)
     """
-    asked = Asked(chosen(Level, level, "level"), _names(sites), certify)
+    asked = Asked(chosen(Level, level, "level"), sites, certify)
+    arguments.told(progress)
     if asked.level == Level.NONE and not certify:
-        levels = [each for each in Level if each != Level.NONE]
-        raise UsageError(f"unknown level {level!r}", f"choose one of {', '.join(levels)}")
+        levels = ", ".join(each for each in Level if each != Level.NONE)
+        raise UsageError(
+            "at the level none there are certificates alone, and none are asked for",
+            f"pass --certify, or choose one of {levels}",
+        )
     target, feeding = targets.target(ep), feeding_of(feeds_of(feeds))
     first = as_model(original, limits=limits)
     second = as_model(fused, first.folder, limits)
     with unchanged(first, second):
         return validate_models(first, second, target, asked, feeding, progress)
-
-
-def _names(sites: Sequence[str]) -> Sequence[str]:
-    return (sites,) if isinstance(sites, str) else sites
 
 
 def bench(
@@ -123,7 +123,9 @@ def bench(
     from graphfuse.speed.measurements import BenchOptions
     from graphfuse.speed.site_timing import time_sites
 
-    options, asked = options or BenchOptions(), feeds_of(feeds)
+    arguments.told(progress)
+    options, asked = BenchOptions() if options is None else options, feeds_of(feeds)
+    arguments.expect("options", options, BenchOptions, "give a graphfuse.BenchOptions")
     target = targets.target(ep)
     for single in target.singles:
         require_provider(single.provider, targets.since(single))

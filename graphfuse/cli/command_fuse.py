@@ -66,22 +66,28 @@ def fuse(
     from graphfuse.api import changing
 
     with progress() as shown:
-        result = changing.optimize(
-            model,
-            output.of(model),
-            ep,
-            runtime=runtime,
-            strict_mode=strict_mode,
-            selection=selection,
-            level=level,
-            feeds=feeds,
-            strict=strict,
-            certify=certify,
-            min_fused=min_fused,
-            limits=limits,
-            progress=shown,
-        )
-    missed = _missed(result)
+        try:
+            result = changing.optimize(
+                model,
+                output.of(model),
+                ep,
+                runtime=runtime,
+                strict_mode=strict_mode,
+                selection=selection,
+                level=level,
+                feeds=feeds,
+                strict=strict,
+                certify=certify,
+                min_fused=min_fused,
+                limits=limits,
+                progress=shown,
+            )
+            missed = _missed(result)
+        except GateError as error:
+            if not as_json or not isinstance(error.result, FuseResult):
+                raise
+            # The report says what was fused, and why the rest was not.
+            result, missed = error.result, error
     with reporting(result.written):
         if as_json:
             from graphfuse.report.document import fuse_document

@@ -43,6 +43,8 @@ def run_isolated(arguments: Sequence[str], memory_gib: float, seconds: float) ->
     try:
         code = child.wait(seconds)
     except subprocess.TimeoutExpired:
+        # First of all: while its last words are waited for it could finish, and write.
+        _kill(child)
         raise _died(f"took more than {seconds:g} s", stages.last()) from None
     finally:
         _kill(child)

@@ -178,16 +178,20 @@ class Destination:
                 "a model is not written to standard output: what is cut short would look whole",
                 "name a file, or ./- for one of that name",
             )
+        if self.named is not None and self.named.startswith("--"):
+            raise UsageError(
+                f"-o is followed by {self.named}", f"name a file, or ./{self.named} for that name"
+            )
         return None if self.dry_run else self.make(model if self.named is None else self.named)
 
 
 def _output(
-    output: Annotated[str | None, typer.Option("--output", "-o", help="The fused model.")] = None,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="The file to write.")] = None,
     in_place: Annotated[
-        bool, typer.Option("--in-place", help="Let the fused model replace MODEL.")
+        bool, typer.Option("--in-place", help="Let the result replace MODEL.")
     ] = False,
     only_if_changed: Annotated[
-        bool, typer.Option("--only-if-changed", help="Write nothing when nothing is fused.")
+        bool, typer.Option("--only-if-changed", help="Write nothing when nothing is rewritten.")
     ] = False,
     weights: Annotated[Weights, typer.Option(help="Where weights go.")] = Weights.AUTO,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing output.")] = False,
@@ -206,10 +210,12 @@ def writes(command: Callable[..., None]) -> Callable[..., None]:
 
 def _selection(
     include: Annotated[
-        list[str] | None, typer.Option(help="Only this site: an id or a pattern of outputs.")
+        list[str] | None,
+        typer.Option(help="Only this site: an id or a pattern of outputs. May be repeated."),
     ] = None,
     exclude: Annotated[
-        list[str] | None, typer.Option(help="Not this site: an id or a pattern of outputs.")
+        list[str] | None,
+        typer.Option(help="Not this site: an id or a pattern of outputs. May be repeated."),
     ] = None,
     fold_bias: Annotated[
         bool | None,

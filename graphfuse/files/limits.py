@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from graphfuse.records import arguments
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -22,3 +24,9 @@ class Limits:
     expanded_nodes: int = 1_000_000
     name_bytes: int = 64 * 2**20
     allow_links: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what is no budget."""
+        for name in ("proto_bytes", "nodes", "expanded_nodes", "name_bytes"):
+            arguments.count(name, getattr(self, name))
+        arguments.flag("allow_links", self.allow_links)

@@ -115,9 +115,9 @@ def of_left(left: Iterable[NearMiss], model: str) -> str:
         f"{count} x {reason.sentence} ({reason.value}; would help: {reason.remedy})"
         for reason, count in planned.items()
     ]
-    if len(found) > planned.total() or not said:
+    if len(found) > planned.total():
         said.append(f"`graphfuse scan {model}` says why others were left")
-    return ", ".join(said)
+    return ", ".join(said) or "it has no more of them"
 
 
 def of_scan(found: Scan) -> list[str]:

@@ -220,7 +220,8 @@ def _check_selection(scan: Scan, patterns: Sequence[str]) -> None:
     for pattern in patterns:
         if not any(_selects(pattern, site) for site in scan.sites):
             raise UsageError(
-                f"no site is named {pattern!r}", "`graphfuse scan` lists the sites of a model"
+                f"no site is named {pattern!r}",
+                "`graphfuse scan` lists the sites; an option names one, and may be repeated",
             )
 
 

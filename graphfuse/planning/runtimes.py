@@ -31,7 +31,7 @@ from typing import Any
 
 from graphfuse import ops
 from graphfuse.errors import GraphfuseError, ProviderError, UsageError, in_one_line
-from graphfuse.records import NormKind
+from graphfuse.records import NormKind, arguments
 from graphfuse.records.element_types import ElementType
 
 FILE = "runtimes.json"
@@ -199,6 +199,8 @@ def runtime(name: str | None = None) -> Runtime:
 
     Raises UsageError for a name that is no version, or one before 1.20.
     """
+    if name is not None:
+        arguments.expect("runtime", name, str, "give a version as text, such as '1.29'")
     text: str = name or installed() or table()[-1]["onnxruntime"]
     version = parse_version(text)
     if name and version < MINIMUM:

@@ -16,7 +16,7 @@ from functools import cache
 from graphfuse import ops
 from graphfuse.errors import UsageError
 from graphfuse.planning import faults
-from graphfuse.records import NormKind, Site
+from graphfuse.records import NormKind, Site, arguments
 from graphfuse.records.element_types import FLOAT_TYPES, HALF_TYPES, ElementType
 from graphfuse.records.reasons import Reason, Refusal
 from graphfuse.system import libraries
@@ -212,7 +212,7 @@ def target(ep: str | Sequence[str]) -> Target:
     fused. A name is a target's, its execution provider's, or `auto`, the best one that this machine
     has. Raises UsageError for others, and ProviderError when `auto` needs onnxruntime.
     """
-    given = ep.split(",") if isinstance(ep, str) else ep
+    given = ep.split(",") if isinstance(ep, str) else arguments.names("ep", ep)
     if not given:
         raise UsageError(f"{ep!r} names no execution provider", f"choose one of {_choices()}")
     return _combined(tuple(dict.fromkeys(map(_named, given))))

@@ -20,6 +20,9 @@ class Progress(Protocol):
 class Silent:
     """Nobody is told."""
 
+    def __repr__(self) -> str:
+        return "SILENT"
+
     def stage(self, name: str) -> None:
         """Nothing is shown."""
 

@@ -78,8 +78,8 @@ class Reason(Enum):
     OTHER_AXES = (
         "other-axes",
         "the mean is not taken over the last axis alone",
-        "normalise over the last axis, or choose --ep cpu or --ep portable where the axes are the "
-        "last ones",
+        "where the axes are the last ones choose --ep cpu or --ep portable; else move the axis to "
+        "the end of both operands, before the Add",
     )
     AXIS_NOT_PUT_BACK = (
         "axis-not-put-back",

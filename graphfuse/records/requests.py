@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from graphfuse.errors import UsageError
+from graphfuse.records import arguments
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -104,20 +105,28 @@ class Feeds:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant, where it is said; None says nothing."""
-        for name in ("input_shapes", "symbols", "val_range"):
-            object.__setattr__(self, name, getattr(self, name) or {})
-        for name, least in (("seed", 0), ("iterations", 1)):
-            _check_count(name, getattr(self, name), least)
-        if not self.run_limit > 0:
-            raise UsageError(f"run_limit is {self.run_limit!r}", "give seconds above 0")
+        shapes = arguments.by_name("input_shapes", self.input_shapes, '{"ids": (1, 128)}')
+        symbols = arguments.by_name("symbols", self.symbols, '{"batch": 1}')
+        ranges = arguments.by_name("val_range", self.val_range, '{"ids": (0, 99)}')
+        sizes = {name: arguments.count(f"symbol {name!r}", size) for name, size in symbols.items()}
+        for name, value in (
+            ("input_shapes", {name: arguments.shape(name, each) for name, each in shapes.items()}),
+            ("symbols", sizes),
+            ("val_range", {name: arguments.interval(name, each) for name, each in ranges.items()}),
+            ("inputs", _arrays(self.inputs)),
+        ):
+            object.__setattr__(self, name, value)
+        arguments.count("seed", self.seed)
+        if self.iterations is not None:
+            asked = arguments.count("iterations", self.iterations, least=-(2**31))
+            if asked < 1:
+                raise UsageError(f"{asked} iterations were asked for", "ask for 1 or more")
+        arguments.seconds("run_limit", self.run_limit)
         if self.inputs is not None and self.symbols:
             raise UsageError(
                 f"feeds are given, so --symbol {min(self.symbols)} says nothing",
                 "leave one of them out",
             )
-        wrong = next((name for name, size in self.symbols.items() if size < 0), None)
-        if wrong is not None:
-            raise UsageError(f"symbol {wrong!r} is below 0", "give an extent, such as batch=1")
 
     @property
     def given(self) -> bool:
@@ -128,16 +137,16 @@ class Feeds:
         )
 
 
-def _check_count(name: str, value: object, least: int) -> None:
-    if value is None and name == "iterations":
-        return
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise UsageError(f"{name} is {value!r}, which is no whole number", "give one")
-    if value.__index__() < least:  # type: ignore[attr-defined]
-        raise UsageError(
-            f"{value} {name} were asked for" if least else f"{name} is {value}, below 0",
-            f"ask for {least} or more",
-        )
+def _arrays(inputs: Any) -> tuple[Mapping[str, Array], ...] | None:
+    """Mappings of arrays: one or several."""
+    if inputs is None:
+        return None
+    remedy = 'give an array for each input by its name, such as {"ids": array}, or several such'
+    given = cast("Any", (inputs,) if isinstance(inputs, Mapping | str) else inputs)
+    found = tuple(arguments.expect("feeds", given, Iterable, remedy))
+    if not found:
+        raise UsageError("no feeds are given", remedy)
+    return tuple(arguments.expect("feeds", each, Mapping, remedy) for each in found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,9 +173,10 @@ class Selection:
     def __post_init__(self) -> None:
         """A string is one pattern, not its letters."""
         for name in ("include", "exclude"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
+            object.__setattr__(self, name, arguments.names(name, getattr(self, name)))
         object.__setattr__(self, "costs", chosen(Costs, self.costs, "costs"))
+        if self.fold_bias is not None:
+            arguments.flag("fold_bias", self.fold_bias)
 
 
 @dataclass(frozen=True)
@@ -200,10 +210,13 @@ class Output:
         in_place: bool = False,
         only_if_changed: bool = False,
     ) -> None:
-        try:
-            path = os.fspath(path)
-        except TypeError as error:
-            raise UsageError(f"the output is {error}", "name a file by its path") from None
+        if not str(
+            arguments.expect("the output", path, (str, os.PathLike), "name a file by its path")
+        ):  # type: ignore[arg-type]
+            raise UsageError("the path of the output is empty", "name a file")
+        for name, value in (("force", force), ("in_place", in_place)):
+            arguments.flag(name, value)
+        arguments.flag("only_if_changed", only_if_changed)
         for name, value in (
             ("path", Path(path)),
             ("weights", chosen(Weights, weights, "way to keep weights")),

@@ -35,8 +35,9 @@ def _of_a_miss(item: NearMiss) -> list[tuple[str, str]]:
 
 def _of_a_site(item: Site) -> list[tuple[str, str]]:
     layer = "" if item.layer is None else f", layer {item.layer}"
+    state = f"is fused already ({item.fused_by})" if item.fused_by else "can be fused"
     return [
-        (item.id, f"{item.kind}, {item.layout}{layer}: can be fused"),
+        (item.id, f"{item.kind}, {item.layout}{layer}: {state}"),
         ("add", f"{item.add}: x = {' + '.join(item.addends)}"),
         ("type", f"{item.elem_type.text}, {shapes(item)}, axis {item.axis}"),
         ("sum read by", sum_readers(item)),

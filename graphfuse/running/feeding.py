@@ -263,7 +263,9 @@ def _unbound(
 
 def feeding_of(asked: Feeds) -> Feeding:
     """What to feed, as the user asks for it."""
-    inputs = [asked.inputs] if isinstance(asked.inputs, Mapping) else asked.inputs
+    # A list of numbers is as good as an array.
+    given: Any = asked.inputs
+    inputs = None if given is None else [_as_feeds(each) for each in given]
     return Feeding(
         asked.seed,
         asked.iterations,

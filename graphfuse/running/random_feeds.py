@@ -153,7 +153,7 @@ def is_condition(value: onnx.ValueInfoProto) -> bool:
 
 
 def check_feeds(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> None:
-    """Raise UsageError when given feeds are not those that a model takes, by name."""
+    """Raise UsageError when given feeds are not those that a model takes: name, type, rank."""
     initialized = {tensor.name for tensor in model.graph.initializer}
     inputs = {value.name for value in model.graph.input}
     unknown, missing = feeds.keys() - inputs, inputs - initialized - feeds.keys()
@@ -162,6 +162,27 @@ def check_feeds(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> None:
         raise UsageError(f"the model has no input {min(unknown)!r}", takes)
     if missing:
         raise UsageError(f"the feeds have no array for input {min(missing)!r}", takes)
+    for value in model.graph.input:
+        if value.name in feeds:
+            _check_array(value, np.asarray(feeds[value.name]))
+
+
+def _check_array(value: onnx.ValueInfoProto, array: Array) -> None:
+    declared = type_of(value.type)
+    remedy = "give an array of the type and rank that the model declares"
+    if declared.shape is not None and len(declared.shape) != array.ndim:
+        raise UsageError(
+            f"input {value.name!r} has {len(declared.shape)} axes, and its array the shape "
+            f"{list(array.shape)}",
+            remedy,
+        )
+    wanted, numeric = declared.elem_type, array.dtype.kind in "biufcV"
+    if not wanted or wanted == ElementType.STRING or not value.type.HasField("tensor_type"):
+        return
+    if not numeric or onnx.helper.tensor_dtype_to_np_dtype(wanted) != array.dtype:
+        raise UsageError(
+            f"input {value.name!r} is {wanted.text}, and its array {array.dtype}", remedy
+        )
 
 
 def check_names(inputs: Sequence[onnx.ValueInfoProto], names: Iterable[str]) -> None:

@@ -152,7 +152,7 @@ def with_needed(providers: Providers) -> list[tuple[str, dict[str, Any]]]:
         (each, {}) if isinstance(each, str) else (each[0], dict(each[1])) for each in given
     ]
     for name, _ in pairs:
-        require_provider(name)
+        require_provider(name, otherwise="name one that it has")
     return [(name, {**provider_options(name), **options}) for name, options in pairs]
 
 
@@ -196,7 +196,11 @@ def release() -> runtimes.Version:
     return runtimes.parse_version(libraries.onnxruntime().__version__)
 
 
-def require_provider(provider: str, since: tuple[int, int] = (0, 0)) -> None:
+def require_provider(
+    provider: str,
+    since: tuple[int, int] = (0, 0),
+    otherwise: str = "skip the run with `fuse --validate none`",
+) -> None:
     """Raise ProviderError when onnxruntime lacks a provider, or is older than `since`."""
     runtime = libraries.onnxruntime()
     if release() < since:
@@ -210,7 +214,7 @@ def require_provider(provider: str, since: tuple[int, int] = (0, 0)) -> None:
         build = f"`graphfuse[{extra}]`" if extra else "a build of onnxruntime that has it"
         raise ProviderError(
             f"onnxruntime {runtime.__version__} has no {provider} (it has {', '.join(available)})",
-            f"install {build} on a machine for it, or skip the run with `fuse --validate none`",
+            f"install {build} on a machine for it, or {otherwise}",
         )
     if provider == CUDA:
         libraries.load_cuda_libraries()

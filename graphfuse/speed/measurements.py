@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from graphfuse.errors import UsageError
+from graphfuse.records import arguments
 from graphfuse.records.element_types import ElementType
 from graphfuse.records.requests import Clock, chosen
 from graphfuse.running.random_feeds import Sizes
@@ -41,7 +43,17 @@ class BenchOptions:
     clock: Clock | str = Clock.WALL
 
     def __post_init__(self) -> None:
-        """A clock by its name is that clock."""
+        """A clock by its name is that clock; a number of threads alone is one."""
+        arguments.seconds("seconds", self.seconds, above=-1.0)
+        threads = (self.threads,) if isinstance(self.threads, int) else tuple(self.threads)
+        counts = tuple(arguments.count("threads", each, 1) for each in threads)
+        if not counts:
+            raise UsageError("no number of threads is given", "give one, such as (1,)")
+        object.__setattr__(self, "threads", counts)
+        for size in self.sizes:
+            arguments.expect("a size", size, Sizes, "give running.random_feeds.Sizes(1, 128)")
+        for name in ("kernels", "look_inside", "memory"):
+            arguments.flag(name, getattr(self, name))
         object.__setattr__(self, "clock", chosen(Clock, self.clock, "clock"))
 
 

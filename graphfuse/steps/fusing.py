@@ -14,7 +14,16 @@ from graphfuse.planning import advice
 from graphfuse.planning.plan import plan as make_plan
 from graphfuse.planning.runtimes import Runtime
 from graphfuse.planning.targets import Target
-from graphfuse.records import Cost, FuseResult, Fusion, Plan, Scan, Site, ValidationReport
+from graphfuse.records import (
+    Cost,
+    FuseResult,
+    Fusion,
+    Plan,
+    Scan,
+    Site,
+    ValidationReport,
+    arguments,
+)
 from graphfuse.records.progress import Progress
 from graphfuse.records.requests import Costs, Feeds, Level, Selection
 from graphfuse.rewriting.putting_back import Attempt, PuttingBack
@@ -36,6 +45,12 @@ class Fusing:
     strict_mode: bool
     feeds: Feeds
     progress: Progress
+
+    def __post_init__(self) -> None:
+        """Refuse what is no such record."""
+        arguments.expect("selection", self.selection, Selection, "give a graphfuse.Selection")
+        arguments.flag("strict_mode", self.strict_mode)
+        arguments.told(self.progress)
 
     @cached_property
     def _measured(self) -> Mapping[str, Cost]:
@@ -127,6 +142,8 @@ class Fusing:
 
         Raises GateError when fewer than `min_fused` sites are fused, and what `validated` raises.
         """
+        arguments.flag("strict", strict)
+        arguments.count("min_fused", min_fused)
         result = self.result({})
         self._check_fused(result, min_fused)
         if (asked.level != Level.NONE or asked.certify) and result.changed:
@@ -137,10 +154,12 @@ class Fusing:
     def _check_fused(self, result: FuseResult, wanted: int) -> None:
         fused = len(result.fused) + result.kept
         if fused < wanted:
-            raise GateError(
+            missed = GateError(
                 f"{fused} of {wanted} sites were fused that --min-fused asks for",
                 advice.of_left(result.left, str(self.source.path or "MODEL")),
             )
+            missed.result = result
+            raise missed
 
     def validated(self, asked: Asked, strict: bool) -> FuseResult:
         """The rewritten model without the sites that fail validation, and the report of the rest.

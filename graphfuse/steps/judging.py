@@ -13,7 +13,7 @@ from graphfuse.files.model_file import Model
 from graphfuse.graph.bodies import strange_names
 from graphfuse.planning import advice, runtimes
 from graphfuse.planning.targets import Target
-from graphfuse.records import CertificateVerdict, ValidationReport
+from graphfuse.records import CertificateVerdict, ValidationReport, arguments
 from graphfuse.records.progress import Progress
 from graphfuse.records.requests import Level
 from graphfuse.running import empty_inputs
@@ -29,6 +29,11 @@ class Asked:
     level: Level
     sites: Sequence[str] = ()
     certify: bool = False
+
+    def __post_init__(self) -> None:
+        """One text is one site."""
+        arguments.flag("certify", self.certify)
+        object.__setattr__(self, "sites", arguments.names("sites", self.sites))
 
 
 def validate_models(

@@ -14,7 +14,7 @@ from graphfuse.files import leftovers
 from graphfuse.files.limits import Limits
 from graphfuse.files.model_file import Model, load, unchanged, wrap
 from graphfuse.files.weights import check_output, drafted
-from graphfuse.records import FuseResult, HashedFile, UnfuseResult
+from graphfuse.records import FuseResult, HashedFile, UnfuseResult, arguments
 from graphfuse.records.progress import SILENT, Progress
 from graphfuse.records.requests import Output
 from graphfuse.records.results import Rewritten
@@ -25,6 +25,8 @@ ModelLike = str | os.PathLike[str] | onnx.ModelProto
 
 def as_model(model: ModelLike, folder: Path | None = None, limits: Limits | None = None) -> Model:
     """Load a path, or wrap a ModelProto whose external data lies in `folder`."""
+    if limits is not None:
+        arguments.expect("limits", limits, Limits, "give a graphfuse.Limits")
     if isinstance(model, onnx.ModelProto):
         return wrap(model, folder or Path(), limits)
     if model == "":
