@@ -3,7 +3,7 @@
 `cpu` and `portable` take graphfuse's own operators, which every model carries as functions; so does
 every provider of which no source shows that it runs onnxruntime's contrib operators. Each row names
 its source: a file of microsoft/onnxruntime unless it says otherwise. Facts about the contrib
-operators on the CPU were measured on onnxruntime 1.31.1 (CONTRIBUTING.md, decisions).
+operators on the CPU were measured on onnxruntime 1.31.1 (README.md of this room, decisions).
 """
 
 from __future__ import annotations
@@ -122,6 +122,7 @@ def _contrib(
 _HALF = (ElementType.FLOAT, ElementType.FLOAT16)
 _NO_SOURCE = "no source shows that it runs the contrib operators; functions are inlined"
 
+# `portable` stays the last row: `auto` and a provider's name take the first row of a provider.
 _TABLE: tuple[tuple[str, str, str, Mapping[str, Row]], ...] = (
     (
         "cpu",

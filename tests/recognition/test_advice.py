@@ -104,7 +104,10 @@ def test_the_advice_works(case: tuple[Reason, str]) -> None:
 def test_every_reason_is_followed_or_says_why_not() -> None:
     followed = {reason for reason, _ in CASES} | set(ELSEWHERE)
     assert not followed & (NOTHING.keys() | NOT_FOLLOWED.keys())
-    assert followed | NOTHING.keys() | NOT_FOLLOWED.keys() == set(Reason)
+    assert followed | NOTHING.keys() | NOT_FOLLOWED.keys() == set(Reason), (
+        "follow the advice of each reason in tests/support/advice_cases.py, or list the reason here: "
+        "in NOTHING (its remedy begins with 'nothing: '), ELSEWHERE or NOT_FOLLOWED"
+    )
     for reason in NOTHING:
         assert reason.remedy.startswith("nothing: "), reason
     for reason in followed:
