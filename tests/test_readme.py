@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import onnx
 import pytest
 
-from tests.conftest import MODELS, ROOT
+from tests.conftest import MODELS, ROOT, Shell
 from tests.support.silence import silence
 
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -40,6 +41,21 @@ def test_readme_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exec(blocks[2], names)
     fused = onnx.load("fused.onnx")
     assert sum(node.domain == "graphfuse" for node in fused.graph.node) == len(names["scan"].sites)
+
+
+def test_the_first_command_prints_what_the_page_shows(shell: Shell, tmp_path: Path) -> None:
+    """But for figures, which hang on the processor, and a hash, which hangs on the runtime."""
+    text = (ROOT / "README.md").read_text()
+    command = re.search(r"&& .venv/bin/graphfuse (fuse .*)\n", text)
+    shown = re.search(r"It ends with this summary:\n\n```text\n(.*?)```", text, re.DOTALL)
+    assert command is not None
+    assert shown is not None
+    (tmp_path / "models").mkdir()
+    shutil.copy(MODELS / "bert.onnx", tmp_path / "models" / "bert.onnx")
+    run = shell(*shlex.split(command[1]))
+    figure = re.compile(r"(?<= )[\d.,e-]+(?= |$)|sha256 \w+|made for .*", re.MULTILINE)
+    words = [" ".join(figure.sub("#", each).split()) for each in (run.stdout, shown[1])]
+    assert words[0] == words[1]
 
 
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")

@@ -49,7 +49,9 @@ class CertificateVerdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What 100 digits (and 100 guard digits) say of a fused node and what it replaced, for all `sites` that are alike.
+    """What 100 digits (and 100 guard digits) say of a fused node and what it replaced.
+
+    It stands for all `sites` that are alike.
 
     `site` is the output of the one that was evaluated, `sites` the outputs of all that it stands
     for. `notation` are the original's operators, `extents` the shapes of the operands, `rows` how
