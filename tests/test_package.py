@@ -150,7 +150,7 @@ def defined(path: Path) -> dict[str, str]:
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.ClassDef):
             # The names of ONNX's reference operators are ONNX's.
-            is_operator = any(ast.unparse(base) == "OpRun" for base in node.bases)
+            is_operator = any(ast.unparse(base) == "Formula" for base in node.bases)
             found.update({} if is_operator else {node.name: str(path)})
         elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]

@@ -5,7 +5,7 @@ A float that a file holds is the rational number that its bits say: nothing is l
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ DIGITS = 100
 GUARD = 100
 """Digits that cancellation may take: a mean of squares less a squared mean takes up to twenty."""
 
-FORMATS = {
+FORMATS: Mapping[int, tuple[int, int, int]] = {
     TensorProto.FLOAT: (24, -149, 128),
     TensorProto.FLOAT16: (11, -24, 16),
     TensorProto.BFLOAT16: (8, -133, 128),
@@ -111,7 +111,7 @@ def finite(array: Array) -> NDArray[np.bool_]:
 
 def unit(value: Any, elem_type: int) -> Any:
     """The distance between neighbours of a type around a number."""
-    bits, least, _ = FORMATS[elem_type]  # pyright: ignore[reportArgumentType]
+    bits, least, _ = FORMATS[elem_type]
     top = int(context().frexp(value)[1])
     return context().ldexp(1, max(top - bits, least))
 
@@ -123,5 +123,5 @@ def rounded(value: Any, elem_type: int) -> Any:
         return value
     step = unit(value, elem_type)
     nearest = mp.nint(value / step) * step
-    limit = mp.ldexp(1, FORMATS[elem_type][2])  # pyright: ignore[reportArgumentType]
+    limit = mp.ldexp(1, FORMATS[elem_type][2])
     return nearest if abs(nearest) < limit else mp.inf * mp.sign(nearest)

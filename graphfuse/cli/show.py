@@ -26,7 +26,7 @@ def console(stderr: bool = False) -> SafeConsole:
     made = SafeConsole(
         stderr=stderr, highlight=False, soft_wrap=False, markup=False, force_terminal=terminal
     )
-    if not made.is_terminal and "COLUMNS" not in made._environ:  # pyright: ignore[reportPrivateUsage]
+    if not made.is_terminal and "COLUMNS" not in os.environ:
         # Piped output is read by programs and logs: do not fold it at 80 columns.
         made.width = 240
     return made

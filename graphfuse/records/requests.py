@@ -210,9 +210,8 @@ class Output:
         in_place: bool = False,
         only_if_changed: bool = False,
     ) -> None:
-        if not str(
-            arguments.expect("the output", path, (str, os.PathLike), "name a file by its path")
-        ):  # type: ignore[arg-type]
+        arguments.expect("the output", path, (str, os.PathLike), "name a file by its path")
+        if not str(path):
             raise UsageError("the path of the output is empty", "name a file")
         for name, value in (("force", force), ("in_place", in_place)):
             arguments.flag(name, value)

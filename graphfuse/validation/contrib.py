@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx.reference.op_run import OpRun
 
-from graphfuse.validation.formulas import erf
+from graphfuse.validation.formulas import Formula, erf
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,60 +30,50 @@ def _gelu(x: Array) -> Array:
     return 0.5 * x * (1 + erf(x / math.sqrt(2)))
 
 
-class Gelu(OpRun):
+class Gelu(Formula):
     """x * Phi(x); onnx.reference also hands it what ONNX's operator of that name has."""
 
     op_domain = "com.microsoft"
 
-    def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, x: Array, **_: object
-    ) -> tuple[Array]:
+    def _run(self, x: Array, **_: object) -> tuple[Array]:
         return (_gelu(x),)
 
 
-class BiasGelu(OpRun):
+class BiasGelu(Formula):
     """(a + b) * Phi(a + b)."""
 
     op_domain = "com.microsoft"
 
-    def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, a: Array, b: Array
-    ) -> tuple[Array]:
+    def _run(self, a: Array, b: Array) -> tuple[Array]:
         return (_gelu(a + b),)
 
 
-class FastGelu(OpRun):
+class FastGelu(Formula):
     """The tanh approximation of Gelu, of x or of x + bias."""
 
     op_domain = "com.microsoft"
 
-    def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, x: Array, bias: Array | None = None
-    ) -> tuple[Array]:
+    def _run(self, x: Array, bias: Array | None = None) -> tuple[Array]:
         x = x if bias is None else x + bias
         inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
         return (0.5 * x * (1 + np.tanh(inner)),)
 
 
-class QuickGelu(OpRun):
+class QuickGelu(Formula):
     """x * sigmoid(alpha * x)."""
 
     op_domain = "com.microsoft"
 
-    def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, x: Array, alpha: float = ALPHA
-    ) -> tuple[Array]:
+    def _run(self, x: Array, alpha: float = ALPHA) -> tuple[Array]:
         return (x / (1 + np.exp(-alpha * x)),)
 
 
-class FusedMatMul(OpRun):
+class FusedMatMul(Formula):
     """alpha * A @ B, the last two axes of each transposed where that is asked for."""
 
     op_domain = "com.microsoft"
 
-    def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, a: Array, b: Array, alpha: float = 1.0, **flags: int
-    ) -> tuple[Array]:
+    def _run(self, a: Array, b: Array, alpha: float = 1.0, **flags: int) -> tuple[Array]:
         if any(flags.get(name) for name in ("transBatchA", "transBatchB")):
             raise NotImplementedError("FusedMatMul with transposed batches")
         a = np.swapaxes(a, -1, -2) if flags.get("transA") and a.ndim > 1 else a

@@ -56,48 +56,51 @@ def erf(x: Array) -> Array:
     return flat.reshape(x.shape)
 
 
-class Erf(OpRun):
+class Formula(OpRun):
+    """An operator in float64; each takes its own inputs and attributes."""
+
+    if TYPE_CHECKING:
+        _run: Any
+
+
+class Erf(Formula):
     """erf in float64; onnx.reference rounds it to float32."""
 
     op_domain = ""
 
-    def _run(self, x: Array) -> tuple[Array]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def _run(self, x: Array) -> tuple[Array]:
         return (erf(x),)
 
 
-class Gelu(OpRun):
+class Gelu(Formula):
     """x * Phi(x), exactly or by its tanh approximation, in float64."""
 
     op_domain = ""
 
-    def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, x: Array, approximate: str = "none"
-    ) -> tuple[Array]:
+    def _run(self, x: Array, approximate: str = "none") -> tuple[Array]:
         if approximate == "tanh":
             inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
             return (0.5 * x * (1 + np.tanh(inner)),)
         return (0.5 * x * (1 + erf(x / math.sqrt(2))),)
 
 
-class GatherElements(OpRun):
+class GatherElements(Formula):
     """Elements picked along one axis; onnx.reference fails where that axis is long."""
 
     op_domain = ""
 
-    def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, data: Array, indices: Array, axis: int = 0
-    ) -> tuple[Array]:
+    def _run(self, data: Array, indices: Array, axis: int = 0) -> tuple[Array]:
         axis %= data.ndim
         extents = [slice(None) if i == axis else slice(n) for i, n in enumerate(indices.shape)]
         return (np.take_along_axis(data[tuple(extents)], indices % data.shape[axis], axis),)
 
 
-class Pad(OpRun):
+class Pad(Formula):
     """Pad, by negative amounts as well, which crop; onnx.reference refuses those."""
 
     op_domain = ""
 
-    def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
+    def _run(
         self,
         data: Array,
         pads: Array,
@@ -117,7 +120,7 @@ class Pad(OpRun):
         return (np.pad(data[kept], grow.T, cast(Any, mode), **more),)
 
 
-class BatchNormalization(OpRun):
+class BatchNormalization(Formula):
     """scale * (x - mean) / sqrt(variance + epsilon) + bias, at inference, channels on axis 1.
 
     onnx.reference mixes batch statistics into the given ones at opsets 9 to 13.
@@ -125,7 +128,7 @@ class BatchNormalization(OpRun):
 
     op_domain = ""
 
-    def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
+    def _run(
         self, *operands: Array, epsilon: float = EPSILON, training_mode: int = 0, **_: object
     ) -> tuple[Array]:
         if training_mode:
@@ -136,12 +139,12 @@ class BatchNormalization(OpRun):
         return (scale * (x - mean) / np.sqrt(variance + epsilon) + bias,)
 
 
-class LayerNormalization(OpRun):
+class LayerNormalization(Formula):
     """ONNX's LayerNormalization in float64, its optional outputs included."""
 
     op_domain = ""
 
-    def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
+    def _run(
         self,
         x: Array,
         scale: Array,
@@ -158,12 +161,12 @@ class LayerNormalization(OpRun):
         return outputs[: len(self.onnx_node.output)]
 
 
-class RMSNormalization(OpRun):
+class RMSNormalization(Formula):
     """ONNX's RMSNormalization in float64."""
 
     op_domain = ""
 
-    def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
+    def _run(
         self,
         x: Array,
         scale: Array,
@@ -186,24 +189,22 @@ def round_to(array: Array, elem_type: int) -> Array:
         return array.astype(onnx.helper.tensor_dtype_to_np_dtype(elem_type)).astype(np.float64)
 
 
-class RoundTo(OpRun):
+class RoundTo(Formula):
     """What the rounded twin puts behind each node of a body."""
 
     op_domain = "graphfuse"
 
-    def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, x: Array, to: int = TensorProto.DOUBLE
-    ) -> tuple[Array]:
+    def _run(self, x: Array, to: int = TensorProto.DOUBLE) -> tuple[Array]:
         return (round_to(x, to),)
 
 
-class AddLayerNormalization(OpRun):
+class AddLayerNormalization(Formula):
     """graphfuse's fused LayerNorm: Y = LayerNorm(A + B), Sum = A + B."""
 
     op_domain = "graphfuse"
     centred = True
 
-    def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
+    def _run(
         self,
         *operands: Array,
         axis: int = -1,
@@ -236,12 +237,12 @@ def _contrib_outputs(node: onnx.NodeProto, y: Array, total: Array) -> tuple[Arra
     return (y, total[:0], total[:0], total)[: max(1, len(node.output))]
 
 
-class SkipLayerNormalization(OpRun):
+class SkipLayerNormalization(Formula):
     """onnxruntime's contrib operator; its epsilon defaults to 1e-12."""
 
     op_domain = "com.microsoft"
 
-    def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
+    def _run(
         self,
         x: Array,
         skip: Array,
@@ -257,12 +258,12 @@ class SkipLayerNormalization(OpRun):
         return _contrib_outputs(self.onnx_node, y, total)
 
 
-class SkipSimplifiedLayerNormalization(OpRun):
+class SkipSimplifiedLayerNormalization(Formula):
     """onnxruntime's contrib operator for the RMSNorm; its epsilon defaults to 1e-12."""
 
     op_domain = "com.microsoft"
 
-    def _run(  # pyright: ignore[reportIncompatibleMethodOverride]
+    def _run(
         self,
         x: Array,
         skip: Array,
