@@ -11,10 +11,9 @@ import pytest
 
 import graphfuse
 from graphfuse import kernels
-from graphfuse.records import NormKind
 from tests.campaigns.kernels import node as node_module
 from tests.campaigns.kernels.node import OPERATORS, Node, isa
-from tests.kernels.test_kernels import KINDS, SETS, chain, factor, same_bits
+from tests.kernels.test_kernels import KINDS, LAYER_NORM, SETS, chain, factor, same_bits
 
 pytestmark = pytest.mark.skipif(
     kernels.find() is None and shutil.which("c++") is None,
@@ -68,7 +67,7 @@ def test_broadcasting_is_what_it_spells_out(name: str, length: int) -> None:
     with isa(name):
         for a, b in pairs:
             for kind in KINDS:
-                for operator in (NormKind.LAYER_NORM, "AddBiasRMSNormalization"):
+                for operator in (LAYER_NORM, "AddBiasRMSNormalization"):
                     node = Node(operator, *kind)
                     feeds = node.feeds(rng, a, b)
                     results = node.run(feeds)
@@ -123,7 +122,7 @@ def test_nothing_is_written_beside_an_output(
     monkeypatch.setattr(node_module, "aligned", marked)
     with isa(name):
         for kind in KINDS:
-            node = Node(NormKind.LAYER_NORM, *kind)
+            node = Node(LAYER_NORM, *kind)
             for rows, offset in ((1, 0), (2, 24), (16, 8), (21, 40)):
                 feeds = node.feeds(rng, (rows, length))
                 results = node.run(feeds, offset=offset)
@@ -141,7 +140,7 @@ def test_threads_and_addresses_change_no_bit(name: str, length: int) -> None:
     rng = np.random.default_rng(13)
     with isa(name):
         for kind in KINDS:
-            node = Node(NormKind.LAYER_NORM, *kind)
+            node = Node(LAYER_NORM, *kind)
             feeds = node.feeds(rng, (4096, length))
             one = node.run(feeds)
             for threads in (2, 5):
