@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,8 +23,10 @@ from graphfuse.cli.show import console, print_json, progress
 from graphfuse.cli.streams import reporting
 from graphfuse.errors import GateError
 from graphfuse.files.limits import Limits
-from graphfuse.records import FuseResult
 from graphfuse.records.requests import Feeds, Level, Selection
+
+if TYPE_CHECKING:
+    from graphfuse.records import FuseResult
 
 
 @can_isolate
@@ -64,6 +66,7 @@ def fuse(
 ) -> None:
     """Fuse every site of a model, validate the result, and write it."""
     from graphfuse.api import changing
+    from graphfuse.records import FuseResult
 
     with progress() as shown:
         try:

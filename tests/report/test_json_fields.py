@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -26,6 +24,7 @@ from graphfuse.records import (
 )
 from graphfuse.records.residual_stream import Reading
 from tests.conftest import MODELS, ROOT, Shell
+from tests.support.commands import Commands
 
 COMMANDS = ("scan", "explain", "fuse", "unfuse", "validate", "bench")
 
@@ -74,7 +73,7 @@ def _section(section: str, name: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def documents(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def documents(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """A document of each command, those of an error and of a missed gate among them."""
     folder = tmp_path_factory.mktemp("json")
     bert, gpt2, out = MODELS / "bert.onnx", MODELS / "gpt2.onnx", folder / "fused.onnx"
@@ -90,12 +89,8 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         ("bench", bert, out, *quick),
         ("bench", gpt2, "--sites", *quick),
     ]
-    return [json.loads(_run(*call, "--json")) for call in calls]
-
-
-def _run(*words: object) -> str:
-    command = [sys.executable, "-m", "graphfuse", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300).stdout
+    runs = [commands.run(*map(str, call), "--json", cwd=folder) for call in calls]
+    return [json.loads(run.stdout) for run in runs]
 
 
 def test_every_field_is_explained(documents: list[dict[str, Any]]) -> None:
