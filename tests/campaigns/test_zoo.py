@@ -16,14 +16,10 @@ from tests.support.eager import count_sites
 
 FAST = [
     ("deberta", "torchscript", 17),
-    ("ctrl", "torchscript", 17),
     ("falcon-new", "torchscript", 17),
     ("gemma2", "torchscript", 17),
-    ("gpt-neox", "torchscript", 17),
     ("m2m100", "torchscript", 17),
-    ("mobilebert", "torchscript", 17),
     ("swin", "torchscript", 17),
-    ("wav2vec2", "torchscript", 17),
     ("whisper", "torchscript", 17),
     ("cohere", "dynamo", 18),
     ("mpt", "dynamo", 18),
