@@ -39,13 +39,13 @@ EXPORTS = [
 D18, D23 = ("dynamo", 18), ("dynamo", 23)
 SAMPLE = {
     "hf-bert": (D18, ("torchscript", 11)),
-    "hf-gpt2": (D18, ("torchscript", 13)),
-    "hf-llama": (D18, D23),
+    "hf-gpt2": (("torchscript", 13),),
+    "hf-llama": (D23,),
     "hf-mistral": (D23,),
-    "hf-gemma": (D18, ("torchscript", 18)),
-    "hf-t5": (D18, ("torchscript", 17)),
+    "hf-gemma": (("torchscript", 18),),
+    "hf-t5": (D18,),
     "hf-opt": (("torchscript", 11),),
-    "hf-vit": (D18, ("torchscript", 17)),
+    "hf-vit": (("torchscript", 17),),
     "hf-whisper": (D18,),
     "torch-encoder-pre": (D23,),
     "torch-encoder-post": (("torchscript", 17),),
