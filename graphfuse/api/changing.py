@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from graphfuse.files.limits import Limits
 from graphfuse.files.model_file import unchanged
@@ -25,7 +24,7 @@ from graphfuse.records.requests import (
 from graphfuse.steps import unfusing
 from graphfuse.steps.fusing import Fusing
 from graphfuse.steps.judging import Asked
-from graphfuse.steps.opening import ModelLike, as_model, files_read, opened, write
+from graphfuse.steps.opening import ModelLike, as_model, opened, write
 from graphfuse.system import libraries
 
 
@@ -72,7 +71,7 @@ def fuse(
     target, known = targets.target(ep), runtimes.runtime(runtime)
     fusing = Fusing(source, target, selection, known, strict_mode, Feeds(), progress)
     with unchanged(source):
-        return replace(fusing.result({}), read=files_read(source))
+        return fusing.result({})
 
 
 def optimize(
@@ -139,7 +138,6 @@ def optimize(
     fusing = Fusing(source, target, selection, known, strict_mode, feeds, progress)
     with unchanged(source):
         result = fusing.accepted(Asked(level, certify=certify), strict, min_fused)
-        result = replace(result, read=files_read(source))
     return result if file is None else write(result, source, file, progress)
 
 

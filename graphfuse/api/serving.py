@@ -72,7 +72,7 @@ def session(
         >>> [output.name for output in session.get_outputs()]
         ['last_hidden_state', 'pooler_output']
     """
-    wanted = sessions.with_needed(_by_their_names(providers))
+    wanted = sessions.with_needed(providers)
     if kernels is not None:
         arguments.flag("kernels", kernels)
     if options is not None:
@@ -101,13 +101,6 @@ def session(
                 f"onnxruntime does not take the model: {in_one_line(error)}",
                 "load the original in onnxruntime first",
             ) from error
-
-
-def _by_their_names(providers: sessions.Providers) -> sessions.Providers:
-    """Providers as onnxruntime names them: `cpu` is one of graphfuse's own words for them."""
-    known = {name: row.provider for name, row in targets.TARGETS.items()}
-    given = (providers,) if isinstance(providers, str) else providers
-    return [known.get(each, each) if isinstance(each, str) else each for each in given]
 
 
 def _target(provider: str) -> targets.Target:

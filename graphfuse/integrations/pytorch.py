@@ -45,7 +45,7 @@ from graphfuse.records.requests import (
 from graphfuse.running.sessions import require_provider, run, session
 from graphfuse.steps.fusing import Fusing
 from graphfuse.steps.judging import Asked
-from graphfuse.steps.opening import files_read, write
+from graphfuse.steps.opening import write
 from graphfuse.system import machine
 from graphfuse.types.shapes import type_of
 from graphfuse.validation.outputs import OutputJudge
@@ -142,7 +142,6 @@ def export(
         fusing = Fusing(source, target, selection, known, strict_mode, feeds, progress)
         with unchanged(source):
             result = fusing.accepted(Asked(level), strict, min_fused)
-            result = replace(result, read=files_read(source))
         progress.stage("comparing with eager PyTorch")
         report = _with_eager(call, eager, source, result, arrays, target.provider)
         _require(report)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any, SupportsIndex, cast
 
 from graphfuse.errors import UsageError
 
@@ -27,25 +27,26 @@ def flag(name: str, value: Any) -> None:
     expect(name, value, bool, "give True or False")
 
 
+def whole(name: str, value: Any) -> int:
+    """A whole number. Raises UsageError."""
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise UsageError(f"{name} is {_shown(value)}, which is no whole number", "give one")
+    return operator.index(value)
+
+
 def count(name: str, value: Any, least: int = 0) -> int:
     """A whole number of at least `least`. Raises UsageError."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
-        raise UsageError(f"{name} is {_shown(value)}, which is no whole number", "give one")
+    number = whole(name, value)
     if number < least:
         raise UsageError(f"{name} is {number}, below {least}", f"give {least} or more")
     return number
 
 
-def seconds(name: str, value: Any, above: float = 0.0) -> float:
-    """A number of seconds of more than `above`. Raises UsageError."""
+def seconds(name: str, value: Any, or_none: bool = False) -> None:
+    """Raise UsageError for what is no number of seconds above 0, or 0 itself with `or_none`."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or math.isnan(value) or not value > above:
-        raise UsageError(f"{name} is {_shown(value)}", f"give seconds above {max(above, 0.0):g}")
-    return float(value)
+    if not is_number or not (value > 0 or (or_none and value == 0)):
+        raise UsageError(f"{name} is {_shown(value)}", f"give seconds{', 0 or' * or_none} above 0")
 
 
 def names(name: str, value: Any) -> tuple[str, ...]:

@@ -118,7 +118,7 @@ class Feeds:
             object.__setattr__(self, name, value)
         arguments.count("seed", self.seed)
         if self.iterations is not None:
-            asked = arguments.count("iterations", self.iterations, least=-(2**31))
+            asked = arguments.whole("iterations", self.iterations)
             if asked < 1:
                 raise UsageError(f"{asked} iterations were asked for", "ask for 1 or more")
         arguments.seconds("run_limit", self.run_limit)
@@ -131,9 +131,9 @@ class Feeds:
     @property
     def given(self) -> bool:
         """Whether anything was said."""
-        usual = {each.name: getattr(Feeds(), each.name) for each in fields(Feeds)}
+        names = [each.name for each in fields(Feeds) if each.name != "inputs"]
         return self.inputs is not None or any(
-            getattr(self, name) != value for name, value in usual.items() if name != "inputs"
+            getattr(self, name) != getattr(DRAWN, name) for name in names
         )
 
 
@@ -213,17 +213,12 @@ class Output:
         arguments.expect("the output", path, (str, os.PathLike), "name a file by its path")
         if not str(path):
             raise UsageError("the path of the output is empty", "name a file")
-        for name, value in (("force", force), ("in_place", in_place)):
+        flags = {"force": force, "in_place": in_place, "only_if_changed": only_if_changed}
+        for name, value in flags.items():
             arguments.flag(name, value)
-        arguments.flag("only_if_changed", only_if_changed)
-        for name, value in (
-            ("path", Path(path)),
-            ("weights", chosen(Weights, weights, "way to keep weights")),
-            ("force", force),
-            ("in_place", in_place),
-            ("only_if_changed", only_if_changed),
-        ):
             object.__setattr__(self, name, value)
+        object.__setattr__(self, "path", Path(path))
+        object.__setattr__(self, "weights", chosen(Weights, weights, "way to keep weights"))
 
 
 DRAWN = Feeds()

@@ -62,4 +62,6 @@ class KnownInputs:
     def of(self, model: onnx.ModelProto) -> Inputs:
         """The inputs of a model."""
         # By identity: while its inputs are kept, so is the model, and no other has its place.
-        return self._known.setdefault(id(model), Inputs(model))
+        if id(model) not in self._known:
+            self._known[id(model)] = Inputs(model)
+        return self._known[id(model)]

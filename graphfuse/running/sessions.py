@@ -22,7 +22,7 @@ from graphfuse.files.model_file import is_utf8, serialize
 from graphfuse.files.weights import as_file, has_external, without_links
 from graphfuse.graph.bodies import strange
 from graphfuse.kernels import register, why_not
-from graphfuse.planning import faults, runtimes
+from graphfuse.planning import faults, runtimes, targets
 from graphfuse.running import empty_inputs
 from graphfuse.system import libraries, machine
 
@@ -135,8 +135,6 @@ def providers(
         [('CUDAExecutionProvider', {'enable_skip_layer_norm_strict_mode': '1'}),
          ('CPUExecutionProvider', {})]
     """
-    from graphfuse.planning import targets
-
     names = dict.fromkeys(targets.target(ep).providers.values())
     return [(name, provider_options(name, version)) for name in names]
 
@@ -144,12 +142,16 @@ def providers(
 def with_needed(providers: Providers) -> list[tuple[str, dict[str, Any]]]:
     """Providers as (name, options) pairs, with the options that the installed version needs.
 
+    Names may be targets', such as `cpu`: they are the execution provider's then.
+
     Raises UsageError when none is named, and ProviderError when onnxruntime lacks one.
     """
     _first(providers)
     given = (providers,) if isinstance(providers, str) else providers
+    known = {name: row.provider for name, row in targets.TARGETS.items()}
     pairs: list[tuple[str, dict[str, Any]]] = [
-        (each, {}) if isinstance(each, str) else (each[0], dict(each[1])) for each in given
+        (known.get(each, each), {}) if isinstance(each, str) else (each[0], dict(each[1]))
+        for each in given
     ]
     for name, _ in pairs:
         require_provider(name, otherwise="name one that it has")

@@ -44,7 +44,7 @@ class BenchOptions:
 
     def __post_init__(self) -> None:
         """A clock by its name is that clock; a number of threads alone is one."""
-        arguments.seconds("seconds", self.seconds, above=-1.0)
+        arguments.seconds("seconds", self.seconds, or_none=True)
         threads = (self.threads,) if isinstance(self.threads, int) else tuple(self.threads)
         counts = tuple(arguments.count("threads", each, 1) for each in threads)
         if not counts:

@@ -30,7 +30,7 @@ from graphfuse.rewriting.putting_back import Attempt, PuttingBack
 from graphfuse.rewriting.rewrite import rewrite
 from graphfuse.running.feeding import Feeding, feeding_of
 from graphfuse.steps.judging import Asked, failure, remedy, validate_models, why
-from graphfuse.steps.opening import saved
+from graphfuse.steps.opening import files_read, saved
 from graphfuse.steps.scanning import Looked, look
 
 
@@ -117,6 +117,7 @@ class Fusing:
             runtime=planned.runtime,
             made_for=planned.made_for,
             notes=(*self.scan.notes, *advice.of_scan(self.scan)),
+            read=self.source.once(files_read),
             complete=partial(materialized, self.source),
             saver=partial(saved, self.source),
         )
@@ -175,8 +176,7 @@ class Fusing:
         if not result.changed:
             return Attempt(result, None, {})
         fused = self.source.edited(result.proto)
-        judged = (self.source, fused, self.target, asked, feeding, self.progress)
-        report = validate_models(*judged)
+        report = validate_models(self.source, fused, self.target, asked, feeding, self.progress)
         if report.passed:
             return Attempt(replace(result, validation=report), report, {})
         unknown = {item.subject: item.why for item in report.not_shown}

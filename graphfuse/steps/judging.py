@@ -50,11 +50,10 @@ def validate_models(
     level, sites = asked.level, asked.sites
     if asked.certify:
         libraries.mpmath()
+    check_signature(original.proto.graph, fused.proto.graph)
     if level == Level.NONE:
-        check_signature(original.proto.graph, fused.proto.graph)
         alone = ValidationReport((), (), feeding.seed, level)
         return _certified(alone, original, fused, sites, progress)
-    check_signature(original.proto.graph, fused.proto.graph)
     report = judge(original, fused, target.providers, feeding, level, sites, progress)
     said = advice.of_bodies(fused.proto, runtimes.runtime())
     names = (*strange_names(original.proto), *strange_names(fused.proto))

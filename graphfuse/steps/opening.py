@@ -14,12 +14,12 @@ from graphfuse.files import leftovers
 from graphfuse.files.limits import Limits
 from graphfuse.files.model_file import Model, load, unchanged, wrap
 from graphfuse.files.weights import check_output, drafted
-from graphfuse.records import FuseResult, HashedFile, UnfuseResult, arguments
+from graphfuse.records import HashedFile, arguments
 from graphfuse.records.progress import SILENT, Progress
 from graphfuse.records.requests import Output
 from graphfuse.records.results import Rewritten
 
-Result = TypeVar("Result", FuseResult, UnfuseResult)
+Result = TypeVar("Result", bound=Rewritten)
 ModelLike = str | os.PathLike[str] | onnx.ModelProto
 
 
@@ -66,25 +66,18 @@ def write(result: Result, source: Model, output: Output, progress: Progress) -> 
     progress.stage("writing")
     check_output(output, source)
     proto = result.proto if result.changed else None
-    written, notes = _written(proto, source, output, progress)
-    return replace(result, written=written, notes=(*result.notes, *notes))
-
-
-def _written(
-    proto: onnx.ModelProto | None, source: Model, output: Output, progress: Progress
-) -> tuple[tuple[HashedFile, ...], list[str]]:
     with (
         unchanged(source, at_end=False),
         drafted(proto, source, output, progress) as (draft, notes),
     ):
-        return draft.commit(source.check_same), notes
+        written = draft.commit(source.check_same)
+    return replace(result, written=written, notes=(*result.notes, *notes))
 
 
 def saved(source: Model, result: Rewritten, output: Output) -> tuple[HashedFile, ...]:
     """The files of a result that was written; see records.results.Rewritten.save."""
     leftovers.remove(output.path.parent)
-    check_output(output, source)
-    return _written(result.proto if result.changed else None, source, output, SILENT)[0]
+    return write(result, source, output, SILENT).written
 
 
 def files_read(source: Model) -> tuple[HashedFile, ...]:

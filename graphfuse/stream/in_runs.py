@@ -16,7 +16,7 @@ from graphfuse.running.feeding import Feed, Feeding
 from graphfuse.running.fitting import Fitting
 from graphfuse.running.sessions import CPU, require_provider, run, session
 from graphfuse.system import machine
-from graphfuse.views.exposing import CHUNK, exposed
+from graphfuse.views.exposing import CHUNK, chunks, exposed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -71,8 +71,7 @@ def read(model: Model, sums: Sequence[StreamSum], feeding: Feeding) -> list[Read
     feeds: list[Feed] | None = None
     readings: list[Reading] = []
     measured = False
-    for start in range(0, len(sums), CHUNK):
-        chunk = sums[start : start + CHUNK]
+    for chunk in chunks(sums):
         wider = exposed(model, [each.sum for each in chunk])
         pools = [_Pool() for _ in chunk]
         try:
