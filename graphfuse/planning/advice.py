@@ -117,7 +117,7 @@ def of_left(left: Iterable[NearMiss], model: str) -> str:
     ]
     if len(found) > planned.total():
         said.append(f"`graphfuse scan {model}` says why others were left")
-    return ", ".join(said) or "it has no more of them"
+    return ", ".join(said) or "the model has no other sites"
 
 
 def of_scan(found: Scan) -> list[str]:
