@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from graphfuse.files.limits import Limits
 from graphfuse.files.model_file import unchanged
 from graphfuse.records import Explanation, Scan, arguments
@@ -9,17 +11,19 @@ from graphfuse.records.progress import SILENT, Progress
 from graphfuse.records.requests import DRAWN, AnyFeeds, feeds_of
 from graphfuse.records.residual_stream import Reading
 from graphfuse.running.feeding import feeding_of
-from graphfuse.steps.opening import ModelLike, as_model
+from graphfuse.steps.opening import ModelLike, as_model, files_read
+from graphfuse.steps.picturing import of_scan
 from graphfuse.steps.scanning import look
 
 
-def scan(model: ModelLike, *, limits: Limits | None = None) -> Scan:
+def scan(model: ModelLike, *, pictures: bool = False, limits: Limits | None = None) -> Scan:
     """Find every residual Add that feeds a LayerNorm or an RMSNorm.
 
     Weights are not read, and nothing is run.
 
     Args:
         model: The path of an .onnx file, or an onnx.ModelProto.
+        pictures: Whether to draw the graph around each distinct spelling and near miss as well.
         limits: The budgets of what is admitted; None for those of `Limits()`.
 
     Returns:
@@ -33,9 +37,12 @@ def scan(model: ModelLike, *, limits: Limits | None = None) -> Scan:
         >>> print(len(found.sites), found.sites[0].kind, found.sites[0].layout)
         5 LayerNorm post-norm
     """
+    arguments.flag("pictures", pictures)
     loaded = as_model(model, limits=limits)
     with unchanged(loaded):
-        return look(loaded).shown
+        looked = look(loaded)
+        drawn = of_scan(looked) if pictures else ()
+        return replace(looked.shown, pictures=drawn, read=files_read(loaded))
 
 
 def explain(model: ModelLike, site: str, *, limits: Limits | None = None) -> Explanation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from graphfuse.errors import UsageError
@@ -14,7 +15,7 @@ from graphfuse.records.progress import SILENT, Progress
 from graphfuse.records.requests import DRAWN, AnyFeeds, Level, chosen, feeds_of
 from graphfuse.running.feeding import feeding_of
 from graphfuse.steps.judging import Asked, check_signature, validate_models
-from graphfuse.steps.opening import ModelLike, as_model
+from graphfuse.steps.opening import ModelLike, as_model, files_read
 from graphfuse.steps.scanning import look
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ def validate(
     first = as_model(original, limits=limits)
     second = as_model(fused, first.folder, limits)
     with unchanged(first, second):
-        return validate_models(first, second, target, asked, feeding, progress)
+        report = validate_models(first, second, target, asked, feeding, progress)
+    return replace(report, read=(*files_read(first), *files_read(second)))
 
 
 def bench(
@@ -133,8 +135,10 @@ def bench(
     if fused is None:
         with unchanged(first):
             looked = look(first)
-            return time_sites(looked.model, looked.scan, target, options, asked, progress)
+            report = time_sites(looked.model, looked.scan, target, options, asked, progress)
+        return replace(report, read=files_read(first))
     second = as_model(fused, first.folder, limits)
     check_signature(first.proto.graph, second.proto.graph)
     with unchanged(first, second):
-        return compare(first, second, target, feeding_of(asked), options, progress)
+        report = compare(first, second, target, feeding_of(asked), options, progress)
+    return replace(report, read=(*files_read(first), *files_read(second)))

@@ -6,11 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from graphfuse.records.provenance import HashedFile
     from graphfuse.records.results import (
         Cost,
         FuseResult,
         Fusion,
-        HashedFile,
         Plan,
         UnfuseResult,
         Vector,
@@ -75,7 +75,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "results": ("Cost", "FuseResult", "Fusion", "HashedFile", "Plan", "UnfuseResult", "Vector"),
+    "provenance": ("HashedFile",),
+    "results": ("Cost", "FuseResult", "Fusion", "Plan", "UnfuseResult", "Vector"),
     "runs": (
         "Certificate",
         "CertificateVerdict",

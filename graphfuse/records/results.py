@@ -10,7 +10,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from graphfuse.errors import UsageError
+from graphfuse.records.drawings import Picture
 from graphfuse.records.element_types import ElementType
+from graphfuse.records.provenance import HashedFile
 from graphfuse.records.reasons import Reason
 from graphfuse.records.requests import AnyOutput, Output, output_of
 from graphfuse.records.runs import ValidationReport
@@ -113,20 +115,12 @@ class Plan:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class HashedFile:
-    """A file that was read or written: path as given, size in bytes, SHA-256 in hexadecimal.
-
-    `sha256` is empty for a file that was not read as a whole: weights that stayed where they are.
-    """
-
-    path: str
-    size: int
-    sha256: str
-
-
 def _nowhere(_: Rewritten, output: Output) -> tuple[HashedFile, ...]:
     raise UsageError(f"{output.path} cannot be written: the result has no model", "fuse one")
+
+
+def _undrawn(_: Rewritten) -> tuple[Picture, ...]:
+    return ()
 
 
 def _as_it_is(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -158,10 +152,19 @@ class Rewritten(ABC):
         default=_nowhere, repr=False, compare=False
     )
 
+    drawer: Callable[[Rewritten], tuple[Picture, ...]] = field(
+        default=_undrawn, repr=False, compare=False
+    )
+
     @property
     @abstractmethod
     def changed(self) -> bool:
         """Whether anything was rewritten."""
+
+    @cached_property
+    def pictures(self) -> tuple[Picture, ...]:
+        """The graph around each distinct spelling, before and after; drawn when first asked for."""
+        return self.drawer(self)
 
     def _in_words(self, done: str) -> str:
         nodes = f"{self.nodes_before} to {self.nodes_after} nodes"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from graphfuse.records.provenance import HashedFile
 from graphfuse.records.residual_stream import Reading
 from graphfuse.records.sites import NormKind
 
@@ -115,7 +116,8 @@ class ValidationReport:
     `wrong` are outputs of fused nodes that are to blame for a failure, in the order of the model.
     `evaluated` tells what evaluated which operators for the float64 twins. `activations` are the
     sums of the original's own run, `unpaired` the fused nodes that only the whole model was judged
-    by, and `notes` what was left out and why.
+    by, and `notes` what was left out and why. `read` are the files of both models, where it is they
+    alone that were asked about.
     """
 
     checks: tuple[Check, ...]
@@ -130,6 +132,7 @@ class ValidationReport:
     changes: tuple[Change, ...] = ()
     not_shown: tuple[NotShown, ...] = ()
     certificates: tuple[Certificate, ...] = ()
+    read: tuple[HashedFile, ...] = ()
 
     def __repr__(self) -> str:
         said = f"{len(self.checks)} checks at {self.level} on {', '.join(self.providers)}"

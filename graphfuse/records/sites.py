@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from graphfuse.records.drawings import Picture
 from graphfuse.records.element_types import ElementType
+from graphfuse.records.provenance import HashedFile
 from graphfuse.records.reasons import Reason
 
 Dim = int | str | None
@@ -229,7 +231,8 @@ class Scan:
 
     `strange` are functions under our operators' names that graphfuse did not write, `unimported`
     domains that nodes are of and that their graph imports no opset of, `notes` what was put right
-    of the model before it was scanned.
+    of the model before it was scanned. `pictures` are there where they are asked for, `read` where
+    the model is a file.
     """
 
     sites: tuple[Site, ...]
@@ -239,6 +242,8 @@ class Scan:
     strange: tuple[str, ...] = ()
     unimported: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    read: tuple[HashedFile, ...] = ()
 
     def __repr__(self) -> str:
         found = f"{len(self.sites)} sites, {len(self.near_misses)} near misses"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from graphfuse.errors import UsageError
 from graphfuse.records import arguments
+from graphfuse.records import HashedFile
 from graphfuse.records.element_types import ElementType
 from graphfuse.records.requests import Clock, chosen
 from graphfuse.running.random_feeds import Sizes
@@ -158,9 +159,10 @@ class SiteTiming:
 
 @dataclass(frozen=True, slots=True)
 class BenchReport:
-    """What `graphfuse bench` measured, and on what machine."""
+    """What `graphfuse bench` measured, on what machine, and of which files."""
 
     environment: Mapping[str, str]
     comparisons: tuple[Comparison, ...] = ()
     sites: tuple[SiteTiming, ...] = ()
     notes: tuple[str, ...] = ()
+    read: tuple[HashedFile, ...] = ()

@@ -31,6 +31,7 @@ from graphfuse.rewriting.rewrite import rewrite
 from graphfuse.running.feeding import Feeding, feeding_of
 from graphfuse.steps.judging import Asked, failure, remedy, validate_models, why
 from graphfuse.steps.opening import files_read, saved
+from graphfuse.steps.picturing import of_fusion
 from graphfuse.steps.scanning import Looked, look
 
 
@@ -120,6 +121,7 @@ class Fusing:
             read=self.source.once(files_read),
             complete=partial(materialized, self.source),
             saver=partial(saved, self.source),
+            drawer=partial(of_fusion, looked),
         )
 
     def _without(self, stay: Sequence[Site], first: Plan) -> tuple[Model, Plan]:

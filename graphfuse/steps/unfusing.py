@@ -17,6 +17,7 @@ from graphfuse.rewriting.apart import take_apart
 from graphfuse.running.feeding import feeding_of
 from graphfuse.steps.judging import Asked, failure, validate_models
 from graphfuse.steps.opening import files_read, saved
+from graphfuse.steps.picturing import of_unfusing
 
 
 def unfused(source: Model) -> UnfuseResult:
@@ -33,6 +34,7 @@ def unfused(source: Model) -> UnfuseResult:
         notes=source.notes,
         complete=partial(materialized, source),
         saver=partial(saved, source),
+        drawer=partial(of_unfusing, source),
     )
 
 
