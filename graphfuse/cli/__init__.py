@@ -19,12 +19,13 @@ from graphfuse.cli.command_bench import bench
 from graphfuse.cli.command_env import env
 from graphfuse.cli.command_explain import explain
 from graphfuse.cli.command_fuse import fuse
+from graphfuse.cli.command_report import report
 from graphfuse.cli.command_scan import scan
 from graphfuse.cli.command_unfuse import unfuse
 from graphfuse.cli.command_validate import validate
 from graphfuse.cli.invocation import invocation
 from graphfuse.cli.isolation import begin
-from graphfuse.cli.show import print_json
+from graphfuse.cli.show import finished, print_json
 from graphfuse.cli.streams import ReportError, check_memory, prepare, reporting
 from graphfuse.errors import GraphfuseError, UsageError, printable
 from graphfuse.system import machine
@@ -38,7 +39,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (scan, explain, fuse, unfuse, validate, bench, env):
+for command in (scan, explain, fuse, unfuse, validate, bench, report, env):
     app.command()(command)
 
 
@@ -143,7 +144,7 @@ def _fail(error: GraphfuseError) -> NoReturn:
         from graphfuse.report.head import head
 
         with contextlib.suppress(ReportError), reporting():
-            print_json(head(invocation.command), error)
+            print_json(finished(head(invocation.command), error))
     _stopped(str(error), error.exit_code)
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graphfuse.cli.options import JsonOption, can_isolate, takes_feeds, takes_limits
-from graphfuse.cli.show import console, print_json, progress
-from graphfuse.cli.streams import reporting
+from graphfuse.cli.options import can_isolate, ends, takes_feeds, takes_limits
+from graphfuse.cli.saying import Saying
+from graphfuse.cli.show import progress
 from graphfuse.errors import UsageError
 from graphfuse.files.limits import Limits
 from graphfuse.records.requests import Clock, Feeds
@@ -25,10 +25,12 @@ SIZE = re.compile(r"(\d{1,6})x(\d{1,6})")
 @can_isolate
 @takes_limits
 @takes_feeds
+@ends
 def bench(
     original: Annotated[str, typer.Argument(metavar="ORIGINAL")],
     feeds: Feeds,
     limits: Limits,
+    says: Saying,
     fused: Annotated[str | None, typer.Argument(metavar="FUSED")] = None,
     ep: Annotated[
         str, typer.Option(help="Execution providers, such as cpu,cuda, or auto.")
@@ -62,7 +64,6 @@ def bench(
     clock: Annotated[
         Clock, typer.Option(help="Time that passes, or the work of this process on a busy machine.")
     ] = Clock.WALL,
-    as_json: JsonOption = False,
 ) -> None:
     """Time two models against each other in paired runs, or each site of one alone."""
     from graphfuse.api import verdicts
@@ -70,6 +71,7 @@ def bench(
     from graphfuse.speed.measurements import BenchOptions
 
     _check_models(fused, sites)
+    says.check_apart(original, fused)
     if sites:
         _check_alone(feeds, require_speedup is not None, no_kernels)
     options = BenchOptions(
@@ -87,13 +89,13 @@ def bench(
             *models, options=options, feeds=feeds, limits=limits, progress=shown
         )
     missed = None if require_speedup is None else missed_speedup(report, require_speedup)
-    from graphfuse.report.timings import bench_document, print_bench
+    from graphfuse.report import timings
 
-    with reporting():
-        if as_json:
-            print_json(bench_document(original, fused, report), missed)
-        else:
-            print_bench(console(), report)
+    says.say(
+        lambda: timings.bench_document(original, fused, report),
+        lambda console: timings.print_bench(console, report),
+        error=missed,
+    )
     if missed is not None:
         raise missed
 

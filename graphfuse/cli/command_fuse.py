@@ -9,18 +9,18 @@ import typer
 from graphfuse.cli.options import (
     CertifyOption,
     Destination,
-    JsonOption,
     LevelOption,
     ModelArgument,
     Repeated,
     can_isolate,
+    ends,
     takes_feeds,
     takes_limits,
     takes_selection,
     writes,
 )
-from graphfuse.cli.show import console, print_json, progress
-from graphfuse.cli.streams import reporting
+from graphfuse.cli.saying import Saying
+from graphfuse.cli.show import progress
 from graphfuse.errors import GateError
 from graphfuse.files.limits import Limits
 from graphfuse.records.requests import Feeds, Level, Selection
@@ -34,12 +34,14 @@ if TYPE_CHECKING:
 @takes_feeds
 @writes
 @takes_selection
+@ends
 def fuse(
     model: ModelArgument,
     feeds: Feeds,
     limits: Limits,
     output: Destination,
     selection: Selection,
+    says: Saying,
     ep: Annotated[
         str, typer.Option(help="cpu, cuda, portable, auto, or several: one file for cpu,cuda.")
     ] = "cpu",
@@ -62,12 +64,13 @@ def fuse(
     min_fused: Annotated[
         int, typer.Option(min=0, help="Exit with 6 and write nothing when fewer sites are fused.")
     ] = 0,
-    as_json: JsonOption = False,
 ) -> None:
     """Fuse every site of a model, validate the result, and write it."""
     from graphfuse.api import changing
     from graphfuse.records import FuseResult
+    from graphfuse.report import document, terminal
 
+    says.check_apart(model, output.named)
     with progress() as shown:
         try:
             result = changing.optimize(
@@ -87,19 +90,16 @@ def fuse(
             )
             missed = _missed(result)
         except GateError as error:
-            if not as_json or not isinstance(error.result, FuseResult):
+            if not says.wants_document or not isinstance(error.result, FuseResult):
                 raise
             # The report says what was fused, and why the rest was not.
             result, missed = error.result, error
-    with reporting(result.written):
-        if as_json:
-            from graphfuse.report.document import fuse_document
-
-            print_json(fuse_document(model, result, Repeated.words(feeds)), missed)
-        else:
-            from graphfuse.report.terminal import print_summary
-
-            print_summary(console(), model, result)
+    says.say(
+        lambda: document.fuse_document(model, result, Repeated.words(feeds)),
+        lambda console: terminal.print_summary(console, model, result),
+        result.written,
+        missed,
+    )
     if missed is not None:
         raise missed
 

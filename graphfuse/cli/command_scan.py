@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 
 from graphfuse.cli.options import (
-    JsonOption,
     ModelArgument,
     can_isolate,
+    ends,
     takes_feeds,
     takes_limits,
 )
-from graphfuse.cli.show import console, print_json, progress
-from graphfuse.cli.streams import reporting
+from graphfuse.cli.saying import Saying
+from graphfuse.cli.show import progress
 from graphfuse.errors import UsageError
 from graphfuse.files.limits import Limits
 from graphfuse.records.requests import Feeds
@@ -23,41 +23,40 @@ from graphfuse.records.requests import Feeds
 @can_isolate
 @takes_limits
 @takes_feeds
+@ends
 def scan(
     model: ModelArgument,
     feeds: Feeds,
     limits: Limits,
+    says: Saying,
     activations: Annotated[
         bool,
         typer.Option(
             "--activations", help="Run the model on the feeds: how large its residual stream gets."
         ),
     ] = False,
-    as_json: JsonOption = False,
 ) -> None:
     """List the sites of a model, and what is not fused and why."""
     from graphfuse.api import looking
     from graphfuse.planning import advice, runtimes
+    from graphfuse.report import document, terminal
+    from graphfuse.report.activations import print_readings
 
     if not activations and feeds.given:
         raise UsageError("feeds are given, and nothing is run", "pass --activations as well")
-    found = looking.scan(model, limits=limits)
+    says.check_apart(model)
+    found = looking.scan(model, pictures=says.wants_document, limits=limits)
     right = [*found.notes, *advice.of_scan(found)]
     notes = advice.of_sites(found.sites, runtimes.runtime()) + right
     readings = None
     if activations:
         with progress() as shown:
             readings = looking.activations(model, feeds=feeds, limits=limits, progress=shown)
-    with reporting():
-        if as_json:
-            from graphfuse.report.document import scan_document
-
-            print_json(scan_document(model, found, readings, notes))
-        elif readings is None:
-            from graphfuse.report.terminal import print_scan
-
-            print_scan(console(), found, notes)
-        else:
-            from graphfuse.report.activations import print_readings
-
-            print_readings(console(), readings, found.already_fused, right)
+    says.say(
+        lambda: document.scan_document(model, found, readings, notes),
+        lambda console: (
+            terminal.print_scan(console, found, notes)
+            if readings is None
+            else print_readings(console, readings, found.already_fused, right)
+        ),
+    )

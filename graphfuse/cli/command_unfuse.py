@@ -8,17 +8,17 @@ import typer
 
 from graphfuse.cli.options import (
     Destination,
-    JsonOption,
     LevelOption,
     ModelArgument,
     Repeated,
     can_isolate,
+    ends,
     takes_feeds,
     takes_limits,
     writes,
 )
-from graphfuse.cli.show import console, print_json, progress
-from graphfuse.cli.streams import reporting
+from graphfuse.cli.saying import Saying
+from graphfuse.cli.show import progress
 from graphfuse.files.limits import Limits
 from graphfuse.records.requests import Feeds, Level
 
@@ -27,19 +27,23 @@ from graphfuse.records.requests import Feeds, Level
 @takes_limits
 @takes_feeds
 @writes
+@ends
 def unfuse(
     model: ModelArgument,
     feeds: Feeds,
     limits: Limits,
     output: Destination,
+    says: Saying,
     level: LevelOption = Level.FAST,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 6 when a fused node has to stay.")
     ] = False,
-    as_json: JsonOption = False,
 ) -> None:
     """Write every fused node out again in ONNX's own operators, validate, and write the result."""
     from graphfuse.api import changing
+    from graphfuse.report import document, terminal
+
+    says.check_apart(model, output.named)
 
     with progress() as shown:
         result = changing.unfuse_file(
@@ -51,12 +55,8 @@ def unfuse(
             limits=limits,
             progress=shown,
         )
-    with reporting(result.written):
-        if as_json:
-            from graphfuse.report.document import unfuse_document
-
-            print_json(unfuse_document(model, result, Repeated.words(feeds)))
-        else:
-            from graphfuse.report.terminal import print_unfused
-
-            print_unfused(console(), model, result)
+    says.say(
+        lambda: document.unfuse_document(model, result, Repeated.words(feeds)),
+        lambda console: terminal.print_unfused(console, model, result),
+        result.written,
+    )

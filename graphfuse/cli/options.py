@@ -13,6 +13,7 @@ import typer
 from graphfuse.cli.invocation import JSON, invocation
 from graphfuse.cli.isolation import run_isolated
 from graphfuse.cli.parsing import parse_ranges, parse_shapes, parse_symbols
+from graphfuse.cli.saying import saying
 from graphfuse.errors import UsageError
 from graphfuse.files.limits import Limits
 from graphfuse.records.requests import (
@@ -125,8 +126,12 @@ def _feeds(
     )
 
 
+LAST = tuple(inspect.signature(saying).parameters)
+"""What every command's options end with."""
+
+
 def _with_group(command: Callable[..., None], group: Callable[..., Any], into: str | None) -> Any:
-    """A command with the options of a group before its last one; they become its `into`."""
+    """A command with the options of a group before what it ends with; they become `into`."""
     names = list(inspect.signature(group).parameters)
 
     def wrapper(**given: Any) -> None:
@@ -137,15 +142,20 @@ def _with_group(command: Callable[..., None], group: Callable[..., Any], into: s
     more = dict(inspect.signature(group, eval_str=True).parameters)
     if into is not None:
         own.pop(into)
-    *first, last = own.values()
+    last = [own.pop(name) for name in LAST if name in own]
     parameters = [
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for parameter in (*first, *more.values(), last)
+        for parameter in (*own.values(), *more.values(), *last)
     ]
     wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
     wrapper.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
     wrapper.__annotations__ = {each.name: each.annotation for each in parameters}
     return wrapper
+
+
+def ends(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command --json, --html and --markdown; it gets them as `says`."""
+    return _with_group(command, saying, "says")
 
 
 def can_isolate(command: Callable[..., None]) -> Callable[..., None]:

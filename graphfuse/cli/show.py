@@ -49,14 +49,10 @@ def progress() -> Generator[StageProgress]:
         raise
 
 
-def print_json(
+def finished(
     document: dict[str, Any], error: GraphfuseError | None = None, code: int = 0
-) -> None:
-    """One JSON document on stdout: ASCII, control characters escaped.
-
-    `error` is what the command ends with, `code` its exit code where there is none.
-    """
-    invocation.printed = True
+) -> dict[str, Any]:
+    """A document with how the command ends: an error, or the exit code where there is none."""
     document["exit_code"] = code if error is None else error.exit_code
     if error is not None:
         document["error"] = {
@@ -64,5 +60,11 @@ def print_json(
             "message": error.message,
             "remedy": error.remedy,
         }
+    return document
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """One JSON document on stdout: ASCII, control characters escaped."""
+    invocation.printed = True
     # JSON itself lets DEL stand.
     print(json.dumps(document, indent=2, allow_nan=False).replace("\x7f", "\\u007f"))

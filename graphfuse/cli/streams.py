@@ -47,12 +47,14 @@ PLENTY = 2**30 + 2**27 * (os.cpu_count() or 1)
 
 
 class ReportError(GraphfuseError):
-    """Standard output does not take the report."""
+    """Standard output, or the file of a page, does not take the report."""
 
     exit_code = 1
 
-    def __init__(self, error: OSError, written: Sequence[HashedFile]) -> None:
-        what = f"standard output cannot be written ({error.strerror or error})"
+    def __init__(
+        self, error: OSError, written: Sequence[HashedFile], place: str = "standard output"
+    ) -> None:
+        what = f"{place} cannot be written ({error.strerror or error})"
         if written:
             self.exit_code = 7
             super().__init__(f"{what}; {written[0].path} is written, and whole")

@@ -23,7 +23,7 @@ def explain(scan: Scan, name: str) -> Explanation:
     items: tuple[Site | NearMiss, ...] = (*scan.sites, *scan.near_misses)
     for item in items:
         if any(known and fnmatchcase(known, name) for known in _names(item)):
-            return _explained(item)
+            return explained(item)
     ids = ", ".join(item.id for item in items[:3]) + (", ..." if len(items) > 3 else "")
     raise UsageError(
         f"the model has no site or near miss {name!r}",
@@ -37,7 +37,8 @@ def _names(item: Site | NearMiss) -> tuple[str, ...]:
     return (item.id, item.add.name, item.culprit.name)
 
 
-def _explained(item: Site | NearMiss) -> Explanation:
+def explained(item: Site | NearMiss) -> Explanation:
+    """What was seen at a site or near miss, beside the definition that is nearest to it."""
     seen = item.form
     if not isinstance(seen, Form):
         return Explanation(item)

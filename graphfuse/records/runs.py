@@ -10,6 +10,15 @@ from graphfuse.records.provenance import HashedFile
 from graphfuse.records.residual_stream import Reading
 from graphfuse.records.sites import NormKind
 
+GATES = {
+    "G0": "meaning, both in float64",
+    "G1": "each site alone, times its rounding bound",
+    "G2": "whole model, distance to float64",
+    "G3": "values lost to NaN, infinity or zero",
+    "G4": "integers and clear decisions changed",
+}
+"""What each gate of a validation asks."""
+
 
 @dataclass(frozen=True, slots=True)
 class Check:

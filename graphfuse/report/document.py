@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from graphfuse.recognition.explain import explained
 from graphfuse.records import (
     BiasAdd,
     Certificate,
@@ -24,6 +25,7 @@ from graphfuse.records import (
     UnfuseResult,
     ValidationReport,
 )
+from graphfuse.records.drawings import Drawing, Picture
 from graphfuse.records.residual_stream import Reading
 from graphfuse.report.head import Document, head
 
@@ -43,6 +45,8 @@ def scan_document(
         "already_fused": scan.already_fused,
         "sites": [_site(site) for site in scan.sites],
         "near_misses": [_near_miss(miss) for miss in scan.near_misses],
+        "pictures": [_picture(each) for each in scan.pictures],
+        "read": [file_document(file) for file in scan.read],
         "notes": list(notes),
         **more,
     }
@@ -84,8 +88,9 @@ def fuse_document(model: str, result: FuseResult, options: Sequence[str] = ()) -
         "validation": None
         if result.validation is None
         else _validation(result.validation, model, written, options),
-        "read": [_file(file) for file in result.read],
-        "written": [_file(file) for file in result.written],
+        "pictures": [_picture(each) for each in result.pictures],
+        "read": [file_document(file) for file in result.read],
+        "written": [file_document(file) for file in result.written],
         "notes": list(result.notes),
     }
 
@@ -103,13 +108,14 @@ def unfuse_document(model: str, result: UnfuseResult, options: Sequence[str] = (
         "unfused": [asdict(each) for each in result.unfused],
         "left": [_near_miss(miss) for miss in result.left],
         "validation": None if report is None else _validation(report, model, written, options),
-        "read": [_file(file) for file in result.read],
-        "written": [_file(file) for file in result.written],
+        "pictures": [_picture(each) for each in result.pictures],
+        "read": [file_document(file) for file in result.read],
+        "written": [file_document(file) for file in result.written],
         "notes": list(result.notes),
     }
 
 
-def _file(file: HashedFile) -> Document:
+def file_document(file: HashedFile) -> Document:
     """The hash is null for a file that was not read as a whole."""
     return {"path": file.path, "size": file.size, "sha256": file.sha256 or None}
 
@@ -123,6 +129,7 @@ def validation_document(
         "original": original,
         "fused": fused,
         **_validation(report, original, fused, options),
+        "read": [file_document(file) for file in report.read],
     }
 
 
@@ -196,6 +203,38 @@ def _near_miss(miss: NearMiss) -> Document:
         "culprit": _node(miss.culprit),
         "got": miss.got,
         "form": str(miss.form),
+        "difference": _difference(miss),
+    }
+
+
+def _difference(miss: NearMiss) -> Document | None:
+    """The first term of what was seen that the definition has not, and the other way round."""
+    found = explained(miss)
+    if not found.extra and not found.missing:
+        return None
+    return {
+        "kind": found.kind,
+        "seen": found.seen,
+        "definition": found.definition,
+        "extra": found.extra[0] if found.extra else None,
+        "missing": found.missing[0] if found.missing else None,
+    }
+
+
+def _picture(picture: Picture) -> Document:
+    return {
+        "sites": list(picture.sites),
+        "near_misses": list(picture.near_misses),
+        "notation": picture.notation,
+        "before": _drawing(picture.before),
+        "after": None if picture.after is None else _drawing(picture.after),
+    }
+
+
+def _drawing(drawing: Drawing) -> Document:
+    return {
+        "boxes": [{**asdict(box), "constants": list(box.constants)} for box in drawing.boxes],
+        "wires": [asdict(wire) for wire in drawing.wires],
     }
 
 

@@ -19,18 +19,11 @@ from graphfuse.records import (
     ValidationReport,
 )
 from graphfuse.records.reasons import Reason
+from graphfuse.records.runs import GATES
 from graphfuse.report.console import SafeConsole, table_of
 
 SHOWN = 12
 """How many failures, and sites that could not be paired, are listed."""
-
-GATES = {
-    "G0": "meaning, both in float64",
-    "G1": "each site alone, times its rounding bound",
-    "G2": "whole model, distance to float64",
-    "G3": "values lost to NaN, infinity or zero",
-    "G4": "integers and clear decisions changed",
-}
 
 
 def print_scan(console: SafeConsole, scan: Scan, notes: Sequence[str] = ()) -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from graphfuse.report.console import SafeConsole, table_of
+from graphfuse.report.document import file_document
 from graphfuse.report.head import head
 from graphfuse.speed.measurements import (
     BEST,
@@ -34,6 +35,7 @@ def bench_document(original: str, fused: str | None, report: BenchReport) -> dic
         "environment": dict(report.environment),
         "comparisons": [asdict(found) for found in report.comparisons],
         "sites": [{**asdict(site), "elem_type": site.elem_type.text} for site in report.sites],
+        "read": [file_document(file) for file in report.read],
         "notes": list(report.notes),
     }
 

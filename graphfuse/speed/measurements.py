@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from graphfuse.errors import UsageError
-from graphfuse.records import arguments
-from graphfuse.records import HashedFile
+from graphfuse.records import HashedFile, arguments
 from graphfuse.records.element_types import ElementType
 from graphfuse.records.requests import Clock, chosen
 from graphfuse.running.random_feeds import Sizes

@@ -66,9 +66,7 @@ def node_key(node: onnx.NodeProto) -> NodeKey:
     return node.op_type, node.domain, tuple(node.output)
 
 
-def counterpart(
-    before: onnx.ModelProto, after: onnx.ModelProto, ref: ScopeRef
-) -> AnyGraph | None:
+def counterpart(before: onnx.ModelProto, after: onnx.ModelProto, ref: ScopeRef) -> AnyGraph | None:
     """The graph of a rewritten model that a graph of the model became; None where it is gone."""
     old: AnyGraph = before.graph
     new: AnyGraph | None = after.graph

@@ -1,0 +1,158 @@
+"""What a command says in the end: tables or JSON on standard output, and pages in files."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphfuse.cli.invocation import JSON
+from graphfuse.cli.show import console, finished, print_json
+from graphfuse.cli.streams import ReportError, reporting
+from graphfuse.errors import GraphfuseError, UsageError
+
+if TYPE_CHECKING:
+    from graphfuse.records import HashedFile
+    from graphfuse.report.console import SafeConsole
+
+MODELS = (".onnx", ".data", ".onnx_data", ".bin", ".pt2", ".safetensors", ".npz", ".json")
+"""What a page is never called: a slip of the hand would replace a model, its weights, its feeds."""
+
+
+@dataclass(frozen=True)
+class Saying:
+    """Where a command's outcome goes: `as_json` to standard output, pages to files."""
+
+    as_json: bool
+    html: str | None
+    markdown: str | None
+
+    def __post_init__(self) -> None:
+        """Refuse files that cannot be written, now and not after minutes of work."""
+        for option, name in (("--html", self.html), ("--markdown", self.markdown)):
+            if name is not None:
+                _check(option, name)
+        if self.html is not None and self.html == self.markdown:
+            raise UsageError("--html and --markdown name one file", "name two")
+
+    @property
+    def wants_document(self) -> bool:
+        """Whether the JSON document is asked for, or a page, which is made of it."""
+        return self.as_json or self.html is not None or self.markdown is not None
+
+    def check_apart(self, *models: str | None) -> None:
+        """Raise UsageError for a page in the place of a model that is read or written."""
+        for name in (self.html, self.markdown):
+            for model in models:
+                if name is not None and model is not None and _same(Path(name), Path(model)):
+                    raise UsageError(f"{name} is the model's file", "name another for the page")
+
+    def say(
+        self,
+        document: Callable[[], dict[str, Any]],
+        tables: Callable[[SafeConsole], None],
+        written: Sequence[HashedFile] = (),
+        error: GraphfuseError | None = None,
+        code: int = 0,
+    ) -> None:
+        """Write the pages, then print; `written` are model files that are there in any case.
+
+        `error` is what the command ends with, `code` its exit code where there is none. Raises
+        ReportError when something cannot be written.
+        """
+        found = finished(document(), error, code) if self.wants_document else {}
+        with reporting(written):
+            if self.as_json:
+                print_json(found)
+            else:
+                tables(console())
+        self.write(found, written)
+
+    def write(self, found: dict[str, Any], written: Sequence[HashedFile] = ()) -> None:
+        """Write the pages of a document. Raises ReportError when one cannot be written."""
+        for name, text in self._pages(found):
+            write_page(name, text, written)
+
+    def _pages(self, found: dict[str, Any]) -> Iterable[tuple[str, str]]:
+        if self.html is not None:
+            from graphfuse.pages import page
+
+            yield self.html, page.html(found)
+        if self.markdown is not None:
+            from graphfuse.pages import page
+
+            yield self.markdown, page.markdown(found)
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one == other or one.absolute() == other.absolute() or one.resolve() == other.resolve()
+
+
+def _check(option: str, name: str) -> None:
+    """Raise UsageError for a file that a page cannot or should not be written to."""
+    path = Path(name)
+    if not name or name == "-":
+        raise UsageError(f"{option} has no file", f"name one, such as {option} run.html")
+    if path.suffix.lower() in MODELS:
+        raise UsageError(
+            f"{option} names {name}, which is called like a model or its data",
+            "name a file such as run.html or run.md",
+        )
+    if path.is_dir():
+        raise UsageError(f"{option} names the folder {name}", "name a file in it")
+    if not path.parent.is_dir():
+        raise UsageError(
+            f"{option} names {name}, and there is no folder {path.parent}", "make it first"
+        )
+    if not os.access(path.parent, os.W_OK):
+        raise UsageError(
+            f"{option} names {name}, and nothing can be written in {path.parent}",
+            "name another folder",
+        )
+
+
+def write_page(name: str, text: str, written: Sequence[HashedFile] = ()) -> None:
+    """Write a page, whole or not at all; one that exists is replaced.
+
+    Raises ReportError when it cannot be written.
+    """
+    path = Path(name)
+    draft = ""
+    try:
+        descriptor, draft = tempfile.mkstemp(prefix=f".{path.name[:50]}.", dir=path.parent)
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+        umask = os.umask(0)
+        os.umask(umask)
+        Path(draft).chmod(0o666 & ~umask)
+        Path(draft).replace(path)
+    except OSError as error:
+        raise ReportError(error, written, f"the page {name}") from error
+    finally:
+        if draft:
+            with suppress(OSError):
+                Path(draft).unlink()
+
+
+HtmlOption = Annotated[
+    str | None, typer.Option("--html", metavar="FILE", help="Write a report to look at as well.")
+]
+MarkdownOption = Annotated[
+    str | None,
+    typer.Option("--markdown", metavar="FILE", help="Write one for a pull request as well."),
+]
+
+
+def saying(
+    html: HtmlOption = None,
+    markdown: MarkdownOption = None,
+    as_json: Annotated[bool, typer.Option(JSON, help="Print one JSON document.")] = False,
+) -> Saying:
+    """The group of options."""
+    return Saying(as_json, html, markdown)
