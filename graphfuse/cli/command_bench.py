@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -67,11 +68,12 @@ def bench(
 ) -> None:
     """Time two models against each other in paired runs, or each site of one alone."""
     from graphfuse.api import verdicts
+    from graphfuse.report import timings
     from graphfuse.speed.contests import missed_speedup
     from graphfuse.speed.measurements import BenchOptions
 
-    _check_models(fused, sites)
     says.check_apart(original, fused)
+    _check_models(fused, sites)
     if sites:
         _check_alone(feeds, require_speedup is not None, no_kernels)
     options = BenchOptions(
@@ -83,14 +85,10 @@ def bench(
         memory=not no_memory,
         clock=clock,
     )
+    time = partial(verdicts.bench, original, fused, ep)
     with progress() as shown:
-        models = (original, fused, ep)
-        report = verdicts.bench(
-            *models, options=options, feeds=feeds, limits=limits, progress=shown
-        )
+        report = time(options=options, feeds=feeds, limits=limits, progress=shown)
     missed = None if require_speedup is None else missed_speedup(report, require_speedup)
-    from graphfuse.report import timings
-
     says.say(
         lambda: timings.bench_document(original, fused, report),
         lambda console: timings.print_bench(console, report),

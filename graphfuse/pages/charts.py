@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-FLOAT16_LARGEST = 65504.0
-FLOAT16_LARGEST_SQUARED = 255.0
+from graphfuse.records.residual_stream import FLOAT16_LARGEST, FLOAT16_LARGEST_SQUARED
+
 LEAST_SHARE = 1e-6
 """Share of a bound at which the gates' scale begins: what is smaller, 0 among it, stands there."""
 WIDTH = 640.0
@@ -64,7 +64,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Row:
+class ChartRow:
     """One line of a chart with marks on a common scale."""
 
     label: str
@@ -79,7 +79,7 @@ class Chart:
 
     width: float
     height: float
-    rows: tuple[Row, ...]
+    rows: tuple[ChartRow, ...]
     ticks: tuple[Tick, ...]
     words: str
     lines: tuple[Tick, ...] = ()
@@ -95,7 +95,7 @@ def gates(checks: Sequence[Mapping[str, Any]], meanings: Mapping[str, str]) -> C
     # Up to the next power of ten beyond the bound, and beyond what is worst.
     top = 10.0 ** max(1, math.ceil(math.log10(max(worst, 1.0)) + 0.01))
     scale = Scale(LEAST_SHARE, top, 60.0, WIDTH - 20.0)
-    rows: list[Row] = []
+    rows: list[ChartRow] = []
     words: list[str] = []
     for gate, meaning in meanings.items():
         of_gate = [(check, share) for check, share in shares if check["gate"] == gate]
@@ -110,7 +110,7 @@ def gates(checks: Sequence[Mapping[str, Any]], meanings: Mapping[str, str]) -> C
         most = max(share for _, share in of_gate)
         failed = sum(not check["passed"] for check, _ in of_gate)
         said = f"{len(of_gate)} checks, " + (f"{failed} failed" if failed else "all pass")
-        rows.append(Row(f"{gate} {meaning}", y, tuple(marks.values()), said))
+        rows.append(ChartRow(f"{gate} {meaning}", y, tuple(marks.values()), said))
         words.append(f"{gate}: {said}, worst {most:.3g} of its bound")
     ticks = (Tick(scale.at(LEAST_SHARE), f"{LEAST_SHARE:g} and less"), *scale.powers(5)[1:])
     lines = (Tick(scale.at(1.0), "bound"),)
@@ -141,7 +141,7 @@ def speedups(intervals: Iterable[tuple[str, Mapping[str, Any]]]) -> Chart | None
     low = min(1.0, *(each["low"] for _, each in known)) / 1.05
     high = max(1.0, *(each["high"] for _, each in known)) * 1.05
     scale = Scale(low, high, 40.0, WIDTH - 40.0)
-    rows: list[Row] = []
+    rows: list[ChartRow] = []
     words: list[str] = []
     for label, each in known:
         y = 34.0 + 44.0 * len(rows)
@@ -149,7 +149,7 @@ def speedups(intervals: Iterable[tuple[str, Mapping[str, Any]]]) -> Chart | None
         said = f"{each['median']:.3f} ({each['low']:.3f} to {each['high']:.3f})"
         ends = scale.at(each["low"]), scale.at(each["high"])
         mark = Mark(scale.at(each["median"]), y, style, f"{label}: {said}", *ends)
-        rows.append(Row(label, y, (mark,), f"{said}, {style}"))
+        rows.append(ChartRow(label, y, (mark,), f"{said}, {style}"))
         words.append(f"{label}: {said}")
     ticks = tuple(Tick(scale.at(value), f"{value:g}") for value in _ratios(low, high))
     lines = (Tick(scale.at(1.0), "as fast"),)
@@ -211,7 +211,7 @@ def stream(readings: Sequence[Mapping[str, Any]]) -> Chart | None:
     return Chart(
         WIDTH,
         height,
-        (Row("largest magnitude", 0, tuple(marks)),),
+        (ChartRow("largest magnitude", 0, tuple(marks)),),
         tuple(scale.powers(9)),
         f"{len(readings)} sums in order of depth: {words}",
         limits,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from graphfuse.pages import charts, folding
-from graphfuse.pages.drawing import Figure, placed
+from graphfuse.pages.diagrams import Figure, placed
 from graphfuse.pages.folding import Group, count
 from graphfuse.records.runs import GATES
+from graphfuse.report.head import Document
 
 SESSIONS = {
     "original": "original",
@@ -23,8 +24,6 @@ SESSIONS = {
 
 MOST_CHECKS = 200
 """Checks that are listed: those nearest to their bounds."""
-
-Document = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Left:
 
 
 @dataclass(frozen=True)
-class Timing:
+class Timed:
     """One comparison of sessions."""
 
     heading: str
@@ -232,7 +231,7 @@ class Page:
         return charts.gates((self.validation or {}).get("checks", ()), GATES)
 
     @cached_property
-    def timings(self) -> list[Timing]:
+    def timings(self) -> list[Timed]:
         """The comparisons of a bench."""
         return [_timing(each) for each in self.document.get("comparisons") or ()]
 
@@ -339,12 +338,12 @@ def _facts(document: Document) -> Iterator[tuple[str, Any]]:
             yield text, document[name]
 
 
-def _timing(found: Document) -> Timing:
+def _timing(found: Document) -> Timed:
     names = [*SESSIONS]
     shapes = dict.fromkeys(
         "x".join(map(str, each)) or "scalar" for each in found["shapes"].values()
     )
-    return Timing(
+    return Timed(
         f"{found['ep']}, {count(found['threads'], 'thread')}, {' '.join(shapes)}",
         [(SESSIONS[name], found[name]) for name in names if found[name]],
         charts.speedups((f"{s['of']} beside {s['beside']}", s["times"]) for s in found["speedups"]),

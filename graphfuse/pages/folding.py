@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from graphfuse.report.head import Document
+
 MOST_ROWS = 1000
 """Rows that a group lists; the document has all."""
-
-Item = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Group:
     """Items that are alike but for their names: the first, and all."""
 
-    first: Item
-    members: tuple[Item, ...]
+    first: Document
+    members: tuple[Document, ...]
 
     @property
     def count(self) -> int:
@@ -25,7 +25,7 @@ class Group:
         return len(self.members)
 
     @property
-    def rows(self) -> tuple[Item, ...]:
+    def rows(self) -> tuple[Document, ...]:
         """Those that are listed."""
         return self.members[:MOST_ROWS]
 
@@ -41,17 +41,17 @@ class Group:
         return text and f"layer{'' if text.isdecimal() else 's'} {text}"
 
 
-def sites(items: Iterable[Item]) -> list[Group]:
+def sites(items: Iterable[Document]) -> list[Group]:
     """Sites in groups, in the order of the first of each."""
     return _folded(items, _site_key)
 
 
-def near_misses(items: Iterable[Item]) -> list[Group]:
+def near_misses(items: Iterable[Document]) -> list[Group]:
     """Near misses of one reason at one operator."""
     return _folded(items, lambda each: (each["reason"], each["culprit"]["op_type"]))
 
 
-def _site_key(site: Item) -> tuple[Any, ...]:
+def _site_key(site: Document) -> tuple[Any, ...]:
     return (
         site["kind"],
         site["layout"],
@@ -67,8 +67,8 @@ def _site_key(site: Item) -> tuple[Any, ...]:
     )
 
 
-def _folded(items: Iterable[Item], key: Callable[[Item], object]) -> list[Group]:
-    alike: dict[object, list[Item]] = {}
+def _folded(items: Iterable[Document], key: Callable[[Document], object]) -> list[Group]:
+    alike: dict[object, list[Document]] = {}
     for item in items:
         alike.setdefault(key(item), []).append(item)
     return [Group(group[0], tuple(group)) for group in alike.values()]
@@ -98,7 +98,7 @@ def shape(dims: Sequence[int | str | None]) -> str:
     return f"[{', '.join(known)}]"
 
 
-def node(ref: Item) -> str:
+def node(ref: Document) -> str:
     """A node in words, as everywhere: its operator, its name or number, and where it is."""
     named = (
         f"{ref['op_type']} {ref['name']!r}" if ref["name"] else f"{ref['op_type']} #{ref['index']}"
@@ -106,7 +106,7 @@ def node(ref: Item) -> str:
     return f"{named} in {ref['scope']}" if ref["scope"] else named
 
 
-def value(check: Item) -> str:
+def value(check: Document) -> str:
     """The figure of a check, with as many digits as it takes to tell it from its bound."""
     found, bound = check["value"], check["bound"]
     if found is None or found == bound:

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any, cast
 from graphfuse.errors import UsageError, printable
 from graphfuse.pages import folding, plain_text
 from graphfuse.pages.contents import Page
-from graphfuse.report.head import SCHEMA
+from graphfuse.report.head import SCHEMA, Document
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-Document = dict[str, Any]
 TEMPLATES = Path(__file__).parent / "templates"
 
 

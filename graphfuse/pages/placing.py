@@ -15,7 +15,7 @@ from itertools import pairwise
 SWEEPS = 12
 """How often rows are put in order, and shifted; small graphs are at rest long before."""
 
-Pair = tuple[int, int]
+WirePair = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,14 @@ class Placed:
     """Where boxes and wires are: centres of boxes, and the points that each wire leads through."""
 
     boxes: Mapping[int, tuple[float, float]]
-    wires: Mapping[Pair, tuple[tuple[float, float], ...]]
+    wires: Mapping[WirePair, tuple[tuple[float, float], ...]]
     width: float
     height: float
 
 
 def place(
     widths: Sequence[float],
-    wires: Sequence[Pair],
+    wires: Sequence[WirePair],
     row_height: float,
     gap: float,
     joint: float = 10.0,
@@ -60,7 +60,7 @@ def place(
     )
 
 
-def _rows(count: int, pairs: Sequence[Pair]) -> list[int]:
+def _rows(count: int, pairs: Sequence[WirePair]) -> list[int]:
     """The row of each box: below all that lead to it, and no higher than its readers ask for."""
     into: list[list[int]] = [[] for _ in range(count)]
     out: list[list[int]] = [[] for _ in range(count)]
@@ -88,11 +88,11 @@ def _rows(count: int, pairs: Sequence[Pair]) -> list[int]:
 
 
 def _with_joints(
-    pairs: Sequence[Pair], rows: Sequence[int], widths: list[float], joint: float
-) -> tuple[dict[Pair, list[int]], list[int], list[float]]:
+    pairs: Sequence[WirePair], rows: Sequence[int], widths: list[float], joint: float
+) -> tuple[dict[WirePair, list[int]], list[int], list[float]]:
     """The numbers that each wire leads through: a joint in every row that it passes."""
     row_of, extents = list(rows), widths
-    chains: dict[Pair, list[int]] = {}
+    chains: dict[WirePair, list[int]] = {}
     for source, target in pairs:
         chain = [source]
         for row in range(rows[source] + 1, rows[target]):
@@ -103,7 +103,7 @@ def _with_joints(
     return chains, row_of, extents
 
 
-def _ordered(row_of: Sequence[int], links: Sequence[Pair]) -> list[list[int]]:
+def _ordered(row_of: Sequence[int], links: Sequence[WirePair]) -> list[list[int]]:
     """The rows, each in an order in which few wires cross."""
     rows: list[list[int]] = [[] for _ in range(max(row_of, default=-1) + 1)]
     for number, row in enumerate(row_of):
@@ -121,7 +121,7 @@ def _ordered(row_of: Sequence[int], links: Sequence[Pair]) -> list[list[int]]:
     return best
 
 
-def _neighbours(links: Sequence[Pair]) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
+def _neighbours(links: Sequence[WirePair]) -> tuple[dict[int, list[int]], dict[int, list[int]]]:
     above: dict[int, list[int]] = {}
     below: dict[int, list[int]] = {}
     for source, target in links:
@@ -140,7 +140,7 @@ def _mean_place(
     return mean
 
 
-def _crossings(rows: Sequence[Sequence[int]], links: Sequence[Pair]) -> int:
+def _crossings(rows: Sequence[Sequence[int]], links: Sequence[WirePair]) -> int:
     places = {n: (y, x) for y, row in enumerate(rows) for x, n in enumerate(row)}
     found = 0
     for one, (a, b) in enumerate(links):
@@ -151,7 +151,7 @@ def _crossings(rows: Sequence[Sequence[int]], links: Sequence[Pair]) -> int:
 
 
 def _shifted(
-    rows: Sequence[Sequence[int]], links: Sequence[Pair], extents: Sequence[float], gap: float
+    rows: Sequence[Sequence[int]], links: Sequence[WirePair], extents: Sequence[float], gap: float
 ) -> dict[int, float]:
     """The centres of all boxes and joints: each as near to the mean of its neighbours as its
     place in its row allows.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Part(StrEnum):
+class Fate(StrEnum):
     """What becomes of a box: it stays, goes, comes, or stays and is what forbids to fuse."""
 
     STAYS = "stays"
@@ -36,7 +36,7 @@ class Box:
     kind: BoxKind
     operator: str
     name: str
-    part: Part
+    fate: Fate
     constants: tuple[str, ...] = ()
 
 
@@ -51,7 +51,7 @@ class Wire:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
+class Diagram:
     """A part of a graph: no wire leads from a box to one before it on its way."""
 
     boxes: tuple[Box, ...]
@@ -70,5 +70,5 @@ class Picture:
     sites: tuple[str, ...]
     near_misses: tuple[str, ...]
     notation: str
-    before: Drawing
-    after: Drawing | None = None
+    before: Diagram
+    after: Diagram | None = None

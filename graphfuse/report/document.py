@@ -25,7 +25,7 @@ from graphfuse.records import (
     UnfuseResult,
     ValidationReport,
 )
-from graphfuse.records.drawings import Drawing, Picture
+from graphfuse.records.drawings import Diagram, Picture
 from graphfuse.records.residual_stream import Reading
 from graphfuse.report.head import Document, head
 
@@ -231,7 +231,7 @@ def _picture(picture: Picture) -> Document:
     }
 
 
-def _drawing(drawing: Drawing) -> Document:
+def _drawing(drawing: Diagram) -> Document:
     return {
         "boxes": [{**asdict(box), "constants": list(box.constants)} for box in drawing.boxes],
         "wires": [asdict(wire) for wire in drawing.wires],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from graphfuse.files.model_file import Model
 from graphfuse.records import MAIN, Dim, NearMiss, ScopeRef, Site
-from graphfuse.records.drawings import Drawing, Part, Picture
+from graphfuse.records.drawings import Diagram, Fate, Picture
 from graphfuse.records.results import FuseResult, Rewritten, UnfuseResult
 from graphfuse.steps.scanning import Looked
 from graphfuse.views.analyses import types_of
@@ -58,9 +58,9 @@ def of_unfusing(source: Model, result: Rewritten) -> tuple[Picture, ...]:
     for operator, outputs in alike.items():
         index = before.makers[outputs[0]]
         made = came(before, after, [name for name in before.graph.node[index].output if name])
-        gone = draw(before, {index: Part.GOES}, label)
+        gone = draw(before, {index: Fate.GOES}, label)
         if gone is not None:
-            drawn = draw(after, dict.fromkeys(made, Part.COMES), label)
+            drawn = draw(after, dict.fromkeys(made, Fate.COMES), label)
             found.append(Picture(tuple(outputs), (), operator, gone, drawn))
     return tuple(found)
 
@@ -143,7 +143,7 @@ class _Artist:
         known = None if site is None else self._scanned.get(site.id)
         return _Label(self._looked.model, ref if known is None else known.scope)
 
-    def _site(self, site: Site) -> tuple[Drawing, Drawing | None] | None:
+    def _site(self, site: Site) -> tuple[Diagram, Diagram | None] | None:
         places, label = self._places(site.scope), self._label(site, site.scope)
         core = {site.add.index, *site.path, *site.interior}
         after = None if self._result is None else self._rewritten(site.scope)
@@ -153,16 +153,16 @@ class _Artist:
             folded = places.graph.node[site.bias_add.add.index]
             core |= set() if node_key(folded) in kept else {site.bias_add.add.index}
         parts = {
-            index: Part.STAYS if node_key(places.graph.node[index]) in kept else Part.GOES
+            index: Fate.STAYS if node_key(places.graph.node[index]) in kept else Fate.GOES
             for index in core
         }
         before = draw(places, parts, label)
         if before is None or after is None:
             return None if before is None else (before, None)
         made = came(places, after, {site.sum, site.output})
-        return before, draw(after, dict.fromkeys(made, Part.COMES), label)
+        return before, draw(after, dict.fromkeys(made, Fate.COMES), label)
 
-    def _miss(self, miss: NearMiss) -> Drawing | None:
+    def _miss(self, miss: NearMiss) -> Diagram | None:
         """The Add, the node to blame, and what is between them."""
         site = self._shown.get(miss.site)
         if site is not None:
@@ -172,17 +172,17 @@ class _Artist:
         both = [each for each in (miss.add, miss.culprit) if each.scope == miss.add.scope]
         if any(each.index >= len(nodes) for each in both):
             return None
-        parts = dict.fromkeys(between(places, both[0].index, both[-1].index), Part.STAYS)
+        parts = dict.fromkeys(between(places, both[0].index, both[-1].index), Fate.STAYS)
         return draw(
-            places, {**parts, both[-1].index: Part.BLAMED}, self._label(None, miss.add.scope)
+            places, {**parts, both[-1].index: Fate.BLAMED}, self._label(None, miss.add.scope)
         )
 
-    def _left(self, site: Site, miss: NearMiss) -> Drawing | None:
+    def _left(self, site: Site, miss: NearMiss) -> Diagram | None:
         """A site that a plan left; the node to blame is counted in the model as it was scanned."""
         core = {site.add.index, *site.path, *site.interior}
         known = miss.culprit.index in core and not self._looked.apart.fused
         blamed = miss.culprit.index if known else site.add.index
-        parts = {index: Part.BLAMED if index == blamed else Part.STAYS for index in core}
+        parts = {index: Fate.BLAMED if index == blamed else Fate.STAYS for index in core}
         return draw(self._places(site.scope), parts, self._label(site, site.scope))
 
 

@@ -16,7 +16,7 @@ from graphfuse.graph.tensors import (
     value_names,
 )
 from graphfuse.records import ScopeRef
-from graphfuse.records.drawings import Box, BoxKind, Drawing, Part, Wire
+from graphfuse.records.drawings import Box, BoxKind, Diagram, Fate, Wire
 
 MOST_BOXES = 60
 """Nodes of one drawing; a larger one shows nothing to anybody."""
@@ -121,7 +121,7 @@ def between(places: Places, first: int, last: int) -> set[int]:
     return found
 
 
-def draw(places: Places, parts: Mapping[int, Part], label: Label) -> Drawing | None:
+def draw(places: Places, parts: Mapping[int, Fate], label: Label) -> Diagram | None:
     """Some nodes of a graph, each with what becomes of it, and what stands around them.
 
     None where that is more than anybody could read.
@@ -134,13 +134,13 @@ def draw(places: Places, parts: Mapping[int, Part], label: Label) -> Drawing | N
 class _Draughtsman:
     """Boxes and wires, each once."""
 
-    def __init__(self, places: Places, parts: Mapping[int, Part], label: Label) -> None:
+    def __init__(self, places: Places, parts: Mapping[int, Fate], label: Label) -> None:
         self._places, self._parts, self._label = places, parts, label
         self._boxes: list[Box] = []
         self._numbers: dict[object, int] = {}
         self._wires: dict[tuple[str, int, int], Wire] = {}
 
-    def drawing(self) -> Drawing:
+    def drawing(self) -> Diagram:
         """What computes the operands first, then the nodes, then those that read their results."""
         nodes = self._places.graph.node
         for index in sorted(self._parts):
@@ -151,14 +151,14 @@ class _Draughtsman:
             for name in nodes[index].output:
                 if name:
                     self._result(name, index)
-        return Drawing(tuple(self._boxes), tuple(self._wires.values()))
+        return Diagram(tuple(self._boxes), tuple(self._wires.values()))
 
     def _operand(self, name: str, reader: int) -> None:
         if not name or self._places.constant(name) is not None:
             return
         maker = self._places.makers.get(name)
         source = (
-            self._box(name, Box(BoxKind.INPUT, "", name, Part.STAYS))
+            self._box(name, Box(BoxKind.INPUT, "", name, Fate.STAYS))
             if maker is None
             else self._node(maker)
         )
@@ -173,20 +173,20 @@ class _Draughtsman:
             if index in self._numbers or index in outside[:shown]:
                 self._wire(name, source, self._node(index))
         if len(outside) > shown:
-            more = Box(BoxKind.MORE, "", f"{len(outside) - shown} more", Part.STAYS)
+            more = Box(BoxKind.MORE, "", f"{len(outside) - shown} more", Fate.STAYS)
             self._wire(name, source, self._box(("more", name), more))
         if name in self._places.outputs:
-            target = self._box(("output", name), Box(BoxKind.OUTPUT, "", name, Part.STAYS))
+            target = self._box(("output", name), Box(BoxKind.OUTPUT, "", name, Fate.STAYS))
             self._wire(name, source, target)
 
     def _node(self, index: int) -> int:
         node = self._places.graph.node[index]
         known = node.domain in DEFAULT_DOMAINS
         operator = node.op_type if known else f"{node.domain}::{node.op_type}"
-        part = self._parts.get(index)
-        constants = () if part is None else tuple(self._constants(node.input))
+        fate = self._parts.get(index)
+        constants = () if fate is None else tuple(self._constants(node.input))
         return self._box(
-            index, Box(BoxKind.NODE, operator, node.name, part or Part.STAYS, constants)
+            index, Box(BoxKind.NODE, operator, node.name, fate or Fate.STAYS, constants)
         )
 
     def _constants(self, names: Iterable[str]) -> Iterable[str]:

@@ -33,7 +33,8 @@ KIND_OF = {
     "culprit": "node", "sum_readers": "node", "costs": "cost", "checks": "check", "changes": "change",
     "certificates": "certificate", "activations": "reading", "read": "file", "written": "file",
     "comparisons": "comparison", "original": "figures", "best": "figures", "plain": "figures",
-    "speedups": "speedup", "times": "interval",
+    "speedups": "speedup", "times": "interval", "pictures": "picture", "before": "drawing", "after": "drawing",
+    "boxes": "box", "wires": "wire",
 }  # fmt: skip
 """Which section a field's value is explained in; others are called as the field is."""
 
@@ -129,7 +130,7 @@ def test_fields_are_called_as_in_python() -> None:
     ):  # fmt: skip
         names = {each.name for each in fields(record)} | set(dir(record))
         # Of a reason its sentence and remedy stand beside it; an operator is the fusion's.
-        extra = {"sentence", "remedy", "operator"}
+        extra = {"sentence", "remedy", "operator", "difference"}
         assert explained()[section] <= names | extra, (section, explained()[section] - names)
 
 

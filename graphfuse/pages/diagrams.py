@@ -12,15 +12,15 @@ from graphfuse.pages.placing import place
 
 ROW = 98.0
 GAP = 18.0
-PADDING = 10.0
+BORDER = 10.0
 LETTER = 7.3
 """Width of a character of an operator's name; others are smaller."""
 SMALL_LETTER = 6.2
-WIDEST = 40
+LINE_LETTERS = 40
 """Characters of a line in a box: of a longer one the middle is left out, and its title has it."""
 LINE = 14.0
 
-PARTS = {
+FATES = {
     "stays": "stays",
     "goes": "goes",
     "comes": "comes",
@@ -78,7 +78,7 @@ def placed(drawing: Mapping[str, Any]) -> Figure:
     """The shapes of a drawing, as the JSON document has it."""
     boxes, wires = drawing["boxes"], drawing["wires"]
     lines = [_lines(box) for box in boxes]
-    widths = [2 * PADDING + max(_width(line) for line in each) for each in lines]
+    widths = [2 * BORDER + max(_width(line) for line in each) for each in lines]
     found = place(widths, [(wire["source"], wire["target"]) for wire in wires], ROW, GAP)
     types = Counter(wire["type"] for wire in wires if wire["type"])
     usual = types.most_common(1)[0][0] if types else ""
@@ -97,7 +97,7 @@ def placed(drawing: Mapping[str, Any]) -> Figure:
     )
 
 
-def short(text: str, most: int = WIDEST) -> str:
+def short(text: str, most: int = LINE_LETTERS) -> str:
     """A text that is no longer than it may be; the middle is left out of one that is."""
     if len(text) <= most:
         return text
@@ -129,14 +129,14 @@ def _height(lines: Sequence[Line]) -> float:
 
 
 def _style(box: Mapping[str, Any]) -> str:
-    return f"{box['part']} {'node' if box['kind'] == 'node' else 'end'}"
+    return f"{box['fate']} {'node' if box['kind'] == 'node' else 'end'}"
 
 
 def _title(box: Mapping[str, Any]) -> str:
     what = box["operator"] or box["kind"]
     name = f" {box['name']}" if box["name"] else ""
     constants = f"; constants: {', '.join(box['constants'])}" if box["constants"] else ""
-    return f"{what}{name} ({PARTS[box['part']]}){constants}"
+    return f"{what}{name} ({FATES[box['fate']]}){constants}"
 
 
 def _curve(
@@ -167,9 +167,9 @@ def _words(boxes: Sequence[Mapping[str, Any]], wires: Sequence[Mapping[str, Any]
     """The graph as a text, for those who cannot see it."""
     names = [f"{box['operator'] or box['kind']} {box['name']}".strip() for box in boxes]
     marked = [
-        f"{name} ({PARTS[box['part']]})"
+        f"{name} ({FATES[box['fate']]})"
         for name, box in zip(names, boxes, strict=True)
-        if box["part"] != "stays"
+        if box["fate"] != "stays"
     ]
     ways = [f"{names[wire['source']]} to {names[wire['target']]}" for wire in wires]
     return f"Nodes: {', '.join(marked) or 'none of its own'}. Wires: {'; '.join(ways)}."
