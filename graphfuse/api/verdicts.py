@@ -16,6 +16,7 @@ from graphfuse.records.requests import DRAWN, AnyFeeds, Level, chosen, feeds_of
 from graphfuse.running.feeding import feeding_of
 from graphfuse.steps.judging import Asked, check_signature, validate_models
 from graphfuse.steps.opening import ModelLike, as_model, files_read
+from graphfuse.steps.picturing import of_comparison
 from graphfuse.steps.scanning import look
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def validate(
     level: Level | str = Level.FULL,
     sites: Sequence[str] = (),
     certify: bool = False,
+    pictures: bool = False,
     feeds: AnyFeeds = DRAWN,
     limits: Limits | None = None,
     progress: Progress = SILENT,
@@ -50,6 +52,7 @@ def validate(
         level: How much is run: fast, full or sites (`Level`), or none, with `certify`.
         sites: Outputs of fused nodes: only these are checked, alone.
         certify: Whether each distinct fused node gets a certificate as well.
+        pictures: Whether to draw the graph around each distinct site, before and after, as well.
         feeds: What the models are run on: arrays by input, or a `Feeds`.
         limits: The budgets of what is admitted; None for those of `Limits()`.
         progress: Is told of each stage.
@@ -71,6 +74,7 @@ def validate(
     """
     asked = Asked(chosen(Level, level, "level"), sites, certify)
     arguments.told(progress)
+    arguments.flag("pictures", pictures)
     if asked.level == Level.NONE and not certify:
         levels = ", ".join(each for each in Level if each != Level.NONE)
         raise UsageError(
@@ -82,7 +86,9 @@ def validate(
     second = as_model(fused, first.folder, limits)
     with unchanged(first, second):
         report = validate_models(first, second, target, asked, feeding, progress)
-    return replace(report, read=(*files_read(first), *files_read(second)))
+        found, drawn = of_comparison(first, second) if pictures else ((), ())
+    read = (*files_read(first), *files_read(second))
+    return replace(report, read=read, sites=found, pictures=drawn)
 
 
 def bench(

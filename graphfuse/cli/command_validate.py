@@ -54,6 +54,7 @@ def validate(
             level=level,
             sites=site or (),
             certify=certify,
+            pictures=says.wants_document,
             feeds=feeds,
             limits=limits,
             progress=shown,

@@ -113,7 +113,7 @@ class Page:
     def contents(self) -> list[tuple[str, str]]:
         """Anchors and headings of the sections that there are."""
         found, measured = self.document, self.validation or {}
-        asked = bool(found.get("activations"))
+        asked = found["command"] == "scan"
         return [
             (anchor, heading)
             for anchor, heading, there in (
@@ -121,7 +121,7 @@ class Page:
                 ("stream", "Residual stream", asked and self.stream),
                 ("sites", "Sites", self.sites),
                 ("unfused", "Nodes that were written out", found.get("unfused")),
-                ("pictures", "Before and after" if _is_rewrite(found) else "The graph around them",
+                ("pictures", "Before and after" if _has_both(found) else "The graph around them",
                  self.pictures),
                 ("left", "What was left, and why", self.left),
                 ("gates", "Gates", measured.get("checks")),
@@ -163,8 +163,9 @@ class Page:
     @cached_property
     def key(self) -> list[tuple[str, str]]:
         """What the styles of boxes mean."""
-        goes = "goes" if _is_rewrite(self.document) else "can be one node"
-        comes = [("comes", "comes")] if _is_rewrite(self.document) else []
+        both = _has_both(self.document)
+        goes = "goes" if both else "can be one node"
+        comes = [("comes", "comes")] if both else []
         return [("goes", goes), *comes, ("stays", "stays")]
 
     @cached_property
@@ -272,6 +273,11 @@ class Page:
 
 def _is_rewrite(document: Document) -> bool:
     return "nodes_after" in document
+
+
+def _has_both(document: Document) -> bool:
+    """Whether its pictures are of two models."""
+    return _is_rewrite(document) or document["command"] == "validate"
 
 
 def _sites_name(document: Document) -> str:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from graphfuse.records.drawings import Picture
 from graphfuse.records.provenance import HashedFile
 from graphfuse.records.residual_stream import Reading
-from graphfuse.records.sites import NormKind
+from graphfuse.records.sites import NormKind, Site
 
 GATES = {
     "G0": "meaning, both in float64",
@@ -125,8 +126,9 @@ class ValidationReport:
     `wrong` are outputs of fused nodes that are to blame for a failure, in the order of the model.
     `evaluated` tells what evaluated which operators for the float64 twins. `activations` are the
     sums of the original's own run, `unpaired` the fused nodes that only the whole model was judged
-    by, and `notes` what was left out and why. `read` are the files of both models, where it is they
-    alone that were asked about.
+    by, and `notes` what was left out and why. `read` are the files of both models where they alone
+    were asked about; `sites` are those of the first that are fused nodes in the second, and
+    `pictures` the graph around them, where that is asked for.
     """
 
     checks: tuple[Check, ...]
@@ -142,6 +144,8 @@ class ValidationReport:
     not_shown: tuple[NotShown, ...] = ()
     certificates: tuple[Certificate, ...] = ()
     read: tuple[HashedFile, ...] = ()
+    sites: tuple[Site, ...] = ()
+    pictures: tuple[Picture, ...] = ()
 
     def __repr__(self) -> str:
         said = f"{len(self.checks)} checks at {self.level} on {', '.join(self.providers)}"

@@ -129,6 +129,8 @@ def validation_document(
         "original": original,
         "fused": fused,
         **_validation(report, original, fused, options),
+        "sites": [_site(site) for site in report.sites],
+        "pictures": [_picture(each) for each in report.pictures],
         "read": [file_document(file) for file in report.read],
     }
 

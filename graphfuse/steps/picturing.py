@@ -8,10 +8,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from graphfuse.files.model_file import Model
+from graphfuse.ops import is_fused_node
 from graphfuse.records import MAIN, Dim, NearMiss, ScopeRef, Site
 from graphfuse.records.drawings import Diagram, Fate, Picture
 from graphfuse.records.results import FuseResult, Rewritten, UnfuseResult
-from graphfuse.steps.scanning import Looked
+from graphfuse.steps.scanning import Looked, look
 from graphfuse.views.analyses import types_of
 from graphfuse.views.surroundings import (
     Places,
@@ -43,6 +44,15 @@ def of_fusion(looked: Looked, result: Rewritten) -> tuple[Picture, ...]:
     fused = [fusion.site for fusion in result.fused]
     operators = {fusion.site.id: fusion.operator for fusion in result.fused}
     return tuple(artist.pictures(fused, operators, result.left))
+
+
+def of_comparison(original: Model, fused: Model) -> tuple[tuple[Site, ...], tuple[Picture, ...]]:
+    """The sites of one model that are fused nodes in another, and the graph around them in both."""
+    looked = look(original)
+    artist = _Artist(looked, fused.proto)
+    operators = {site.id: artist.became(site) for site in looked.shown.sites}
+    sites = tuple(site for site in looked.shown.sites if operators[site.id])
+    return sites, tuple(artist.pictures(sites, operators, ()))
 
 
 def of_unfusing(source: Model, result: Rewritten) -> tuple[Picture, ...]:
@@ -117,6 +127,16 @@ class _Artist:
             drawing = self._miss(group[0])
             if drawing is not None:
                 yield Picture((), ids, group[0].reason.value, drawing)
+
+    def became(self, site: Site) -> str:
+        """The operator of the fused node that a site is in the result; empty where it is none."""
+        places = self._rewritten(site.scope)
+        index = None if places is None else places.makers.get(site.output)
+        if places is None or index is None:
+            return ""
+        node = places.graph.node[index]
+        is_fused = is_fused_node(node.domain, node.op_type)
+        return f"{node.domain}::{node.op_type}" if is_fused else ""
 
     def _places(self, ref: ScopeRef) -> Places:
         if ref not in self._before:

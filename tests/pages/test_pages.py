@@ -234,6 +234,9 @@ def test_every_command_has_a_page(commands: Commands, tmp_path: Path, command: s
         "bench": "times as fast",
     }
     assert expected[command] in found.text
+    if command == "validate":
+        assert "Before and after" in found.text
+        assert "graphfuse::AddBiasLayerNormalization" in found.text
     assert (tmp_path / "p.md").read_text().startswith(f"## graphfuse {calls[command][0]}: ")
 
 
