@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -122,6 +121,8 @@ def write_page(name: str, text: str, written: Sequence[HashedFile] = ()) -> None
 
     Raises ReportError when it cannot be written.
     """
+    import tempfile
+
     path = Path(name)
     draft = ""
     try:
