@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
+from graphfuse.cli.fusing_folders import fuse_all
 from graphfuse.cli.options import (
     CertifyOption,
     Destination,
@@ -21,12 +23,9 @@ from graphfuse.cli.options import (
 )
 from graphfuse.cli.show import console, print_json, progress
 from graphfuse.cli.streams import reporting
-from graphfuse.errors import GateError
+from graphfuse.errors import GateError, UsageError
 from graphfuse.files.limits import Limits
 from graphfuse.records.requests import Feeds, Level, Selection
-
-if TYPE_CHECKING:
-    from graphfuse.records import FuseResult
 
 
 @can_isolate
@@ -62,30 +61,38 @@ def fuse(
     min_fused: Annotated[
         int, typer.Option(min=0, help="Exit with 6 and write nothing when fewer sites are fused.")
     ] = 0,
+    genai: Annotated[
+        bool,
+        typer.Option("--genai", help="genai_config.json names the fused file, and the kernels."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Fuse every site of a model, validate the result, and write it."""
+    """Fuse every site of a model, or of each model in a folder, validate it, and write it."""
+    options: dict[str, Any] = {
+        "ep": ep,
+        "runtime": runtime,
+        "strict_mode": strict_mode,
+        "selection": selection,
+        "level": level,
+        "feeds": feeds,
+        "strict": strict,
+        "certify": certify,
+        "min_fused": min_fused,
+        "limits": limits,
+    }
+    if Path(model).is_dir():
+        fuse_all(model, output, options, genai, as_json)
+        return
+    if genai:
+        raise UsageError("--genai is for a folder", "name the one that has genai_config.json")
     from graphfuse.api import changing
     from graphfuse.records import FuseResult
+    from graphfuse.steps.fusing import all_put_back
 
     with progress() as shown:
         try:
-            result = changing.optimize(
-                model,
-                output.of(model),
-                ep,
-                runtime=runtime,
-                strict_mode=strict_mode,
-                selection=selection,
-                level=level,
-                feeds=feeds,
-                strict=strict,
-                certify=certify,
-                min_fused=min_fused,
-                limits=limits,
-                progress=shown,
-            )
-            missed = _missed(result)
+            result = changing.optimize(model, output.of(model), **options, progress=shown)
+            missed = all_put_back(result)
         except GateError as error:
             if not as_json or not isinstance(error.result, FuseResult):
                 raise
@@ -102,14 +109,3 @@ def fuse(
             print_summary(console(), model, result)
     if missed is not None:
         raise missed
-
-
-def _missed(result: FuseResult) -> GateError | None:
-    if result.changed or not result.put_back:
-        return None
-    return GateError(
-        f"all {len(result.put_back)} sites that were fused failed validation and were put back: "
-        "the output, if one was asked for, is the original",
-        "the report says what each of them failed: real feeds (--load-inputs) may help, and "
-        "whatever is wrong with a node of graphfuse's please report",
-    )

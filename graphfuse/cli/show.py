@@ -57,12 +57,8 @@ def print_json(
     `error` is what the command ends with, `code` its exit code where there is none.
     """
     invocation.printed = True
-    document["exit_code"] = code if error is None else error.exit_code
-    if error is not None:
-        document["error"] = {
-            "type": type(error).__name__,
-            "message": error.message,
-            "remedy": error.remedy,
-        }
+    from graphfuse.report.head import ended
+
+    ended(document, error, code)
     # JSON itself lets DEL stand.
     print(json.dumps(document, indent=2, allow_nan=False).replace("\x7f", "\\u007f"))

@@ -84,8 +84,8 @@ def fuse_document(model: str, result: FuseResult, options: Sequence[str] = ()) -
         "validation": None
         if result.validation is None
         else _validation(result.validation, model, written, options),
-        "read": [_file(file) for file in result.read],
-        "written": [_file(file) for file in result.written],
+        "read": [file_document(file) for file in result.read],
+        "written": [file_document(file) for file in result.written],
         "notes": list(result.notes),
     }
 
@@ -103,14 +103,14 @@ def unfuse_document(model: str, result: UnfuseResult, options: Sequence[str] = (
         "unfused": [asdict(each) for each in result.unfused],
         "left": [_near_miss(miss) for miss in result.left],
         "validation": None if report is None else _validation(report, model, written, options),
-        "read": [_file(file) for file in result.read],
-        "written": [_file(file) for file in result.written],
+        "read": [file_document(file) for file in result.read],
+        "written": [file_document(file) for file in result.written],
         "notes": list(result.notes),
     }
 
 
-def _file(file: HashedFile) -> Document:
-    """The hash is null for a file that was not read as a whole."""
+def file_document(file: HashedFile) -> Document:
+    """A file; its hash is null where it was not read as a whole."""
     return {"path": file.path, "size": file.size, "sha256": file.sha256 or None}
 
 
