@@ -85,6 +85,11 @@ def fuse(
         return
     if genai:
         raise UsageError("--genai is for a folder", "name the one that has genai_config.json")
+    _fuse_one(model, output, options, as_json)
+
+
+def _fuse_one(model: str, output: Destination, options: dict[str, Any], as_json: bool) -> None:
+    """Fuse a single file as `options` say, and show what came of it."""
     from graphfuse.api import changing
     from graphfuse.records import FuseResult
     from graphfuse.steps.fusing import all_put_back
@@ -102,7 +107,7 @@ def fuse(
         if as_json:
             from graphfuse.report.document import fuse_document
 
-            print_json(fuse_document(model, result, Repeated.words(feeds)), missed)
+            print_json(fuse_document(model, result, Repeated.words(options["feeds"])), missed)
         else:
             from graphfuse.report.terminal import print_summary
 

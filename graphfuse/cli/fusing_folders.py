@@ -25,7 +25,7 @@ def fuse_all(
             result = fuse_folder(folder, output.of(folder), **options, genai=genai, progress=shown)
             error = result.error
         except GateError as missed:
-            if not isinstance(missed.result, FolderResult):
+            if not as_json or not isinstance(missed.result, FolderResult):
                 raise
             # The report says what was fused, and why the rest was not.
             result, error = missed.result, missed

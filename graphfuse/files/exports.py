@@ -25,10 +25,10 @@ from graphfuse.records import HashedFile
 from graphfuse.records.requests import Output
 
 ENDING = ".onnx"
-FUSED = "_graphfuse"
+FUSED_MARK = "_graphfuse"
 """What a fused model's name has before its ending, as optimum names what it makes."""
 
-MADE = re.compile(rf"{FUSED}({ENDING}|-[^/]*{ENDING}_data)$")
+MADE = re.compile(rf"{FUSED_MARK}({ENDING}|-[^/]*{ENDING}_data)$")
 """The end of what a run gives a name to: a fused model, a file with its weights."""
 
 EXCHANGE = 2
@@ -37,7 +37,7 @@ EXCHANGE = 2
 
 def fused_name(name: str) -> str:
     """The name of the fused model beside one."""
-    return f"{name.removesuffix(ENDING)}{FUSED}{ENDING}"
+    return f"{name.removesuffix(ENDING)}{FUSED_MARK}{ENDING}"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Listing:
         begins = tuple(
             f"{name.removesuffix(ENDING)}{more}"
             for name in self.models
-            for more in (f"{ENDING}_data", f"{ENDING}.data", f"{FUSED}.", f"{FUSED}-")
+            for more in (f"{ENDING}_data", f"{ENDING}.data", f"{FUSED_MARK}.", f"{FUSED_MARK}-")
         )
         return tuple(n for n in self.others if n not in gone and not n.startswith(begins))
 
@@ -78,7 +78,7 @@ def listed(folder: Path, allow_links: bool = False) -> Listing:
             "check the path and its rights",
         ) from error
     onnx = [name for name in names if name.endswith(ENDING)]
-    models = [name for name in onnx if not name.endswith(FUSED + ENDING)]
+    models = [name for name in onnx if not name.endswith(FUSED_MARK + ENDING)]
     if not models:
         has = f"; {onnx[0]} is fused already" if onnx else ""
         left = f"; {notes[0]}" if notes else ""
@@ -224,8 +224,7 @@ def _exchanged(one: Path, other: Path) -> bool:
     return not rename(AT_HERE, os.fsencode(one), AT_HERE, os.fsencode(other), EXCHANGE)
 
 
-def told_of(error: GraphfuseError, scratch: Path, target: Path) -> GraphfuseError:
-    """The same error; what is in a scratch folder is named as it was to be."""
+def told_of(error: GraphfuseError, scratch: Path, target: Path) -> None:
+    """Let an error name what is in a scratch folder as it was to be."""
     error.message = error.message.replace(str(scratch), str(target))
     error.args = (f"{error.message}; {error.remedy}" if error.remedy else error.message,)
-    return error

@@ -286,7 +286,8 @@ class FolderFusing:
                 added, said = self._genai(made, models, False)
                 exports.place_folder(made, output.path, output.force)
             except GraphfuseError as error:
-                raise exports.told_of(error, made, output.path) from error
+                exports.told_of(error, made, output.path)
+                raise
         kept = {file.path: file for file in (*files, *added)}
         return FolderResult(
             folder=str(self.folder),
