@@ -32,8 +32,13 @@ def print_folder(console: SafeConsole, result: FolderResult) -> None:
         console.print(f"note: {note}", soft_wrap=True)
     if result.output:
         count = sum(bool(model.written) for model in result.models)
-        more = f" and {len(result.copied)} other files" if result.copied else ""
-        console.print(f"wrote {count} models{more} to {result.output}", soft_wrap=True)
+        more = f" and {_several(len(result.copied), 'other file')}" if result.copied else ""
+        said = f"wrote {_several(count, 'model')}{more} to {result.output}"
+        console.print(said, soft_wrap=True)
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _verdict(model: FolderModel) -> str:

@@ -120,12 +120,14 @@ class FolderFusing:
 
     def _look(self, name: str) -> Known:
         self.progress.stage(f"{name}: looking")
-        leftovers.remove((self.folder / name).parent)
+        in_place = self.output is not None and self.output.in_place
+        if in_place:
+            leftovers.remove((self.folder / name).parent)
         try:
             model = as_model(self.folder / name, limits=self.wanted.limits)
         except GraphfuseError as error:
             return Known(error=error)
-        if self.output is not None and self.output.in_place:
+        if in_place:
             check_output(self._output(name, self.folder), model)
         values = model.proto.graph.input
         dims = (dim for value in values for dim in type_of(value.type).shape or ())
