@@ -42,24 +42,27 @@ def fused_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a folder has, as paths inside it, sorted; `notes` say what was left, and why."""
+    """What a folder has, as paths inside it, sorted; `notes` say what was left, and why.
+
+    `fused` are models that were fused before.
+    """
 
     folder: Path
     models: tuple[str, ...]
+    fused: tuple[str, ...]
     others: tuple[str, ...]
     notes: tuple[str, ...]
 
     def along(self, weights: Iterable[str]) -> tuple[str, ...]:
         """The files that a fused copy needs as well: all but `weights`, and those of models.
 
-        Of a model that cannot be read nobody knows the weights, nor of one that was fused before:
-        theirs begin with the name of the model.
+        Of a model that cannot be read nobody knows the weights: their names begin with its own.
         """
         gone = set(weights)
         begins = tuple(
             f"{name.removesuffix(ENDING)}{more}"
-            for name in self.models
-            for more in (f"{ENDING}_data", f"{ENDING}.data", f"{FUSED_MARK}.", f"{FUSED_MARK}-")
+            for name in (*self.models, *self.fused)
+            for more in (f"{ENDING}_data", f"{ENDING}.data")
         )
         return tuple(n for n in self.others if n not in gone and not n.startswith(begins))
 
@@ -87,7 +90,8 @@ def listed(folder: Path, allow_links: bool = False) -> Listing:
             "name a folder that an exporter wrote, or an .onnx file",
         )
     others = tuple(name for name in names if name not in set(onnx))
-    return Listing(folder, tuple(models), others, tuple(notes))
+    fused = tuple(name for name in onnx if name.endswith(FUSED_MARK + ENDING))
+    return Listing(folder, tuple(models), fused, others, tuple(notes))
 
 
 def _names(folder: Path, inside: str, allow_links: bool, notes: list[str]) -> Iterator[str]:

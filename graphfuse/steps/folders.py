@@ -91,6 +91,7 @@ class FolderFusing:
         Raises what speaks against the call: before any model is looked at, and GateError when
         fewer than `min_fused` sites of all models together are fused.
         """
+        _ = self.listing
         if self.output is not None and not self.output.in_place:
             exports.check_folder(self.output, self.folder)
             leftovers.remove(self.output.path.parent)
@@ -300,8 +301,9 @@ class FolderFusing:
         )
 
     def _along(self) -> tuple[str, ...]:
-        weights = (place for each in self.known.values() for place in each.weights)
-        return self.listing.along(weights)
+        before = (self._look(name) for name in self.listing.fused)
+        known = (*self.known.values(), *before)
+        return self.listing.along(place for each in known for place in each.weights)
 
     def _nothing(self, models: tuple[FolderModel, ...]) -> str:
         """Why no folder is to be written; an empty text where one is."""

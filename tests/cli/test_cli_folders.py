@@ -70,6 +70,18 @@ def test_into_another_folder(folder: Path, tmp_path: Path) -> None:
     )
 
 
+def test_what_was_fused_before_does_not_come_along(folder: Path, tmp_path: Path) -> None:
+    with_weights(folder / "encoder_model.onnx", "data.bin")
+    none(folder, in_place(folder, weights="copy"))
+    names = [path.name for path in folder.glob("data-*.bin")]
+    assert len(names) == 1
+    none(folder, tmp_path / "fused")
+    assert tree(tmp_path / "fused").keys() == {
+        "config.json", "data.bin", "encoder_model_graphfuse.onnx", "onnx/model_graphfuse.onnx",
+        "onnx/notes.txt",
+    }  # fmt: skip
+
+
 def test_weights_beside_stay_where_they_are(folder: Path) -> None:
     with_weights(folder / "encoder_model.onnx", "data.bin")
     status = (folder / "data.bin").stat()
