@@ -163,10 +163,18 @@ def write_file(
 
 
 def copy_file(source: Path, target: Path, replace: bool = False) -> HashedFile:
-    """Copy a file, piece by piece."""
-    with written(target):
-        size = source.stat().st_size
-        return write_file(target, [Span(source, 0, size)], source, replace)
+    """Copy a file, piece by piece. Raises ModelError when it cannot be read."""
+    try:
+        descriptor = os.open(source, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        raise ModelError(
+            f"{source} cannot be read ({error.strerror})", "check its rights, or leave it out"
+        ) from error
+    try:
+        size = os.fstat(descriptor).st_size
+        return write_file(target, [Span(Path(f"/dev/fd/{descriptor}"), 0, size)], source, replace)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

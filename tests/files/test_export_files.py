@@ -75,7 +75,7 @@ def test_what_is_stopped_leaves_nothing(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(exports, "write_file", fail)
+    monkeypatch.setattr(exports, "access_of", fail)
     with pytest.raises((WriteError, KeyboardInterrupt)) as caught:
         none(folder, tmp_path / "fused")
     assert files_of(tmp_path) == ["export"]
