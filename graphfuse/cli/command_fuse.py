@@ -13,7 +13,6 @@ from graphfuse.cli.options import (
     Destination,
     JsonOption,
     LevelOption,
-    ModelArgument,
     Repeated,
     can_isolate,
     takes_feeds,
@@ -34,7 +33,9 @@ from graphfuse.records.requests import Feeds, Level, Selection
 @writes
 @takes_selection
 def fuse(
-    model: ModelArgument,
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="An ONNX file, or the folder of an export.")
+    ],
     feeds: Feeds,
     limits: Limits,
     output: Destination,
