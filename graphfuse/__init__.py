@@ -6,7 +6,8 @@
     graphfuse.session("model.onnx")                   # fuse in memory, and run it
 
 Look:    scan, explain, activations
-Change:  fuse, unfuse (in memory); optimize, unfuse_file (validated, and written)
+Change:  fuse, unfuse (in memory); optimize, unfuse_file (validated, and written);
+         fuse_folder (each model of an export)
 Compare: validate, bench
 Run:     session; session_options, providers (for a session of your own)
 Others:  export (from PyTorch), fuse_graph (of onnx-graphsurgeon)
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from graphfuse.api.looking import activations, explain, scan
     from graphfuse.api.serving import session
     from graphfuse.api.verdicts import bench, validate
+    from graphfuse.api.whole_folders import fuse_folder
     from graphfuse.errors import (
         GateError,
         GraphfuseError,
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
         UnfuseResult,
         ValidationReport,
     )
+    from graphfuse.records.folder_results import FolderResult
     from graphfuse.records.progress import Progress
     from graphfuse.records.reasons import Reason
     from graphfuse.records.requests import Feeds, Output, Selection
@@ -69,6 +72,7 @@ __all__ = [
     "unfuse",
     "optimize",
     "unfuse_file",
+    "fuse_folder",
     "validate",
     "bench",
     "session",
@@ -86,6 +90,7 @@ __all__ = [
     # records
     "BenchReport",
     "Explanation",
+    "FolderResult",
     "FuseResult",
     "NearMiss",
     "Reading",
@@ -109,12 +114,14 @@ __all__ = [
 _HOMES = {
     "api.looking": ("scan", "explain", "activations"),
     "api.changing": ("fuse", "unfuse", "optimize", "unfuse_file"),
+    "api.whole_folders": ("fuse_folder",),
     "api.verdicts": ("validate", "bench"),
     "api.serving": ("session",),
     "running.sessions": ("session_options", "providers"),
     "integrations.pytorch": ("export",),
     "integrations.graphsurgeon": ("fuse_graph",),
     "records.requests": ("Feeds", "Output", "Selection"),
+    "records.folder_results": ("FolderResult",),
     "records.progress": ("Progress",),
     "records.residual_stream": ("Reading",),
     "records.reasons": ("Reason",),

@@ -45,6 +45,7 @@ IN_PYTHON = {
     "--exclude": "Selection(exclude=...)",
     "--fold-bias": "Selection(fold_bias=True)",
     "--force": "Output(path, force=True)",
+    "--genai": "genai=True",
     "--in-place": "Output(path, in_place=True)",
     "--include": "Selection(include=...)",
     "--input-shapes": "Feeds(input_shapes=...)",

@@ -18,10 +18,10 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "graphfuse"
 
 PUBLIC = {
-    "scan", "explain", "activations", "fuse", "unfuse", "optimize", "unfuse_file", "validate", "bench",
+    "scan", "explain", "activations", "fuse", "unfuse", "optimize", "unfuse_file", "fuse_folder", "validate", "bench",
     "session", "session_options", "providers", "export", "fuse_graph",
     "BenchOptions", "Feeds", "Limits", "Output", "Progress", "Selection",
-    "BenchReport", "Explanation", "FuseResult", "NearMiss", "Reading", "Reason", "Scan", "Site",
+    "BenchReport", "Explanation", "FolderResult", "FuseResult", "NearMiss", "Reading", "Reason", "Scan", "Site",
     "UnfuseResult", "ValidationReport",
     "GraphfuseError", "GateError", "InternalError", "ModelError", "OriginalModelError",
     "ProviderError", "UsageError", "ValidationError", "WriteError",

@@ -25,7 +25,7 @@ from graphfuse.cli.command_unfuse import unfuse
 from graphfuse.cli.command_validate import validate
 from graphfuse.cli.invocation import invocation
 from graphfuse.cli.isolation import begin
-from graphfuse.cli.show import finished, print_json
+from graphfuse.cli.show import print_json
 from graphfuse.cli.streams import ReportError, check_memory, prepare, reporting
 from graphfuse.errors import GraphfuseError, UsageError, printable
 from graphfuse.system import machine
@@ -125,7 +125,10 @@ def _let_go(error: BaseException | None) -> None:
 
     Where memory gave out there is no room for a line else.
     """
-    while error is not None:
+    known: set[int] = set()
+    # An error may be raised from itself.
+    while error is not None and id(error) not in known:
+        known.add(id(error))
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
 
@@ -141,10 +144,10 @@ def _fail_of_machine(error: Exception) -> None:
 def _fail(error: GraphfuseError) -> NoReturn:
     """End with an error: a line, and with --json the one document, where none is printed yet."""
     if invocation.wants_json and not invocation.printed:
-        from graphfuse.report.head import head
+        from graphfuse.report.head import ended, head
 
         with contextlib.suppress(ReportError), reporting():
-            print_json(finished(head(invocation.command), error))
+            print_json(ended(head(invocation.command), error))
     _stopped(str(error), error.exit_code)
 
 

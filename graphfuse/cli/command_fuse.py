@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
+from graphfuse.cli.fusing_folders import fuse_all
 from graphfuse.cli.options import (
     CertifyOption,
     Destination,
     LevelOption,
-    ModelArgument,
     Repeated,
     can_isolate,
     ends,
@@ -21,12 +22,9 @@ from graphfuse.cli.options import (
 )
 from graphfuse.cli.saying import Saying
 from graphfuse.cli.show import progress
-from graphfuse.errors import GateError
+from graphfuse.errors import GateError, UsageError
 from graphfuse.files.limits import Limits
 from graphfuse.records.requests import Feeds, Level, Selection
-
-if TYPE_CHECKING:
-    from graphfuse.records import FuseResult
 
 
 @can_isolate
@@ -36,7 +34,9 @@ if TYPE_CHECKING:
 @takes_selection
 @ends
 def fuse(
-    model: ModelArgument,
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="An ONNX file, or the folder of an export.")
+    ],
     feeds: Feeds,
     limits: Limits,
     output: Destination,
@@ -64,52 +64,54 @@ def fuse(
     min_fused: Annotated[
         int, typer.Option(min=0, help="Exit with 6 and write nothing when fewer sites are fused.")
     ] = 0,
+    genai: Annotated[
+        bool,
+        typer.Option("--genai", help="genai_config.json names the fused file, and the kernels."),
+    ] = False,
 ) -> None:
-    """Fuse every site of a model, validate the result, and write it."""
+    """Fuse every site of a model, or of each model in a folder, validate it, and write it."""
+    options: dict[str, Any] = {
+        "ep": ep,
+        "runtime": runtime,
+        "strict_mode": strict_mode,
+        "selection": selection,
+        "level": level,
+        "feeds": feeds,
+        "strict": strict,
+        "certify": certify,
+        "min_fused": min_fused,
+        "limits": limits,
+    }
+    says.check_apart(model, output.named)
+    if Path(model).is_dir():
+        fuse_all(model, output, options, genai, says)
+        return
+    if genai:
+        raise UsageError("--genai is for a folder", "name the one that has genai_config.json")
+    _fuse_one(model, output, options, says)
+
+
+def _fuse_one(model: str, output: Destination, options: dict[str, Any], says: Saying) -> None:
+    """Fuse a single file as `options` say, and show what came of it."""
     from graphfuse.api import changing
     from graphfuse.records import FuseResult
     from graphfuse.report import document, terminal
+    from graphfuse.steps.fusing import all_put_back
 
-    says.check_apart(model, output.named)
     with progress() as shown:
         try:
-            result = changing.optimize(
-                model,
-                output.of(model),
-                ep,
-                runtime=runtime,
-                strict_mode=strict_mode,
-                selection=selection,
-                level=level,
-                feeds=feeds,
-                strict=strict,
-                certify=certify,
-                min_fused=min_fused,
-                limits=limits,
-                progress=shown,
-            )
-            missed = _missed(result)
+            result = changing.optimize(model, output.of(model), **options, progress=shown)
+            missed = all_put_back(result)
         except GateError as error:
             if not says.wants_document or not isinstance(error.result, FuseResult):
                 raise
             # The report says what was fused, and why the rest was not.
             result, missed = error.result, error
     says.say(
-        lambda: document.fuse_document(model, result, Repeated.words(feeds)),
+        lambda: document.fuse_document(model, result, Repeated.words(options["feeds"])),
         lambda console: terminal.print_summary(console, model, result),
         result.written,
         missed,
     )
     if missed is not None:
         raise missed
-
-
-def _missed(result: FuseResult) -> GateError | None:
-    if result.changed or not result.put_back:
-        return None
-    return GateError(
-        f"all {len(result.put_back)} sites that were fused failed validation and were put back: "
-        "the output, if one was asked for, is the original",
-        "the report says what each of them failed: real feeds (--load-inputs) may help, and "
-        "whatever is wrong with a node of graphfuse's please report",
-    )

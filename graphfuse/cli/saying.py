@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphfuse.cli.invocation import JSON
-from graphfuse.cli.show import console, finished, print_json
+from graphfuse.cli.show import console, print_json
 from graphfuse.cli.streams import ReportError, reporting
 from graphfuse.errors import GraphfuseError, UsageError
 
@@ -65,28 +65,31 @@ class Saying:
         `error` is what the command ends with, `code` its exit code where there is none. Raises
         ReportError when something cannot be written.
         """
-        found = finished(document(), error, code) if self.wants_document else {}
+        from graphfuse.report.head import ended
+
+        found = ended(document(), error, code) if self.wants_document else {}
         with reporting(written):
             if self.as_json:
                 print_json(found)
             else:
                 tables(console())
-        self.write(found, written)
+        try:
+            self.write(found, written)
+        except ReportError:
+            raise
+        except Exception as error:
+            # What is written is written: no fault of a template may say otherwise.
+            raise ReportError(error, written, "the page") from error
 
     def write(self, found: dict[str, Any], written: Sequence[HashedFile] = ()) -> None:
         """Write the pages of a document. Raises ReportError when one cannot be written."""
-        for name, text in self._pages(found):
-            write_page(name, text, written)
+        if self.html is None and self.markdown is None:
+            return
+        from graphfuse.pages import page
 
-    def _pages(self, found: dict[str, Any]) -> Iterable[tuple[str, str]]:
-        if self.html is not None:
-            from graphfuse.pages import page
-
-            yield self.html, page.html(found)
-        if self.markdown is not None:
-            from graphfuse.pages import page
-
-            yield self.markdown, page.markdown(found)
+        for name, make in ((self.html, page.html), (self.markdown, page.markdown)):
+            if name is not None:
+                write_page(name, make(found), written)
 
 
 def _same(one: Path, other: Path) -> bool:

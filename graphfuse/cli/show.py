@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from graphfuse.cli.invocation import invocation
-from graphfuse.errors import GraphfuseError
 from graphfuse.system import machine
 
 if TYPE_CHECKING:
@@ -47,20 +46,6 @@ def progress() -> Generator[StageProgress]:
     except Exception as error:
         machine.check(error, made.now)
         raise
-
-
-def finished(
-    document: dict[str, Any], error: GraphfuseError | None = None, code: int = 0
-) -> dict[str, Any]:
-    """A document with how the command ends: an error, or the exit code where there is none."""
-    document["exit_code"] = code if error is None else error.exit_code
-    if error is not None:
-        document["error"] = {
-            "type": type(error).__name__,
-            "message": error.message,
-            "remedy": error.remedy,
-        }
-    return document
 
 
 def print_json(document: dict[str, Any]) -> None:

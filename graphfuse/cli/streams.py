@@ -52,9 +52,9 @@ class ReportError(GraphfuseError):
     exit_code = 1
 
     def __init__(
-        self, error: OSError, written: Sequence[HashedFile], place: str = "standard output"
+        self, error: Exception, written: Sequence[HashedFile], place: str = "standard output"
     ) -> None:
-        what = f"{place} cannot be written ({error.strerror or error})"
+        what = f"{place} cannot be written ({getattr(error, 'strerror', '') or error})"
         if written:
             self.exit_code = 7
             super().__init__(f"{what}; {written[0].path} is written, and whole")

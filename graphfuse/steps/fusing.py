@@ -202,3 +202,15 @@ def _is_there(looked: Looked, fusion: Fusion) -> bool:
         return False
     inside = fusion.body is not None and has_contrib(fusion.body)
     return origin.contrib_inside == inside
+
+
+def all_put_back(result: FuseResult) -> GateError | None:
+    """What ends a run in which every site that was fused failed validation; else None."""
+    if result.changed or not result.put_back:
+        return None
+    return GateError(
+        f"all {len(result.put_back)} sites that were fused failed validation and were put back: "
+        "the output, if one was asked for, is the original",
+        "the report says what each of them failed: real feeds (--load-inputs) may help, and "
+        "whatever is wrong with a node of graphfuse's please report",
+    )

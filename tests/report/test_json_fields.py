@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -26,7 +27,7 @@ from graphfuse.records.residual_stream import Reading
 from tests.conftest import MODELS, ROOT, Shell
 from tests.support.commands import Commands
 
-COMMANDS = ("scan", "explain", "fuse", "unfuse", "validate", "bench")
+COMMANDS = ("scan", "explain", "fuse", "fuse-folder", "unfuse", "validate", "bench")
 
 KIND_OF = {
     "sites": "site", "fused": "site", "near_misses": "near_miss", "left": "near_miss", "add": "node",
@@ -34,7 +35,7 @@ KIND_OF = {
     "certificates": "certificate", "activations": "reading", "read": "file", "written": "file",
     "comparisons": "comparison", "original": "figures", "best": "figures", "plain": "figures",
     "speedups": "speedup", "times": "interval", "pictures": "picture", "before": "drawing", "after": "drawing",
-    "boxes": "box", "wires": "wire",
+    "boxes": "box", "wires": "wire", "models": "folder_model", "copied": "file",
 }  # fmt: skip
 """Which section a field's value is explained in; others are called as the field is."""
 
@@ -45,7 +46,7 @@ FREE = {"evaluated", "environment", "shapes", "shares", "providers", "forms"}
 def explained() -> dict[str, set[str]]:
     """The fields by section of the README."""
     text = (ROOT / "graphfuse" / "report" / "README.md").read_text()
-    parts = re.split(r"^### (\w+)\n", text, flags=re.M)[1:]
+    parts = re.split(r"^### ([\w-]+)\n", text, flags=re.M)[1:]
     names = dict(zip(parts[::2], parts[1::2], strict=True))
     return {name: set(re.findall(r"^\| `(\w+)` \|", text, re.M)) for name, text in names.items()}
 
@@ -78,12 +79,17 @@ def documents(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> l
     """A document of each command, those of an error and of a missed gate among them."""
     folder = tmp_path_factory.mktemp("json")
     bert, gpt2, out = MODELS / "bert.onnx", MODELS / "gpt2.onnx", folder / "fused.onnx"
+    (folder / "export").mkdir()
+    shutil.copy(bert, folder / "export" / "model.onnx")
+    (folder / "export" / "broken.onnx").write_text("no model")
+    (folder / "export" / "config.json").write_text("{}")
     quick = ("--seconds", "0", "--sizes", "1x8", "--threads", "1")
     calls: list[tuple[object, ...]] = [
         ("scan", gpt2, "--activations"),
         ("explain", bert, "s1"),
         ("fuse", bert, "-o", out, "--certify", "--validate", "full"),
         ("fuse", bert, "--dry-run", "--exclude", "s1", "--min-fused", "9"),
+        ("fuse", folder / "export", "-o", folder / "export-fused", "--validate", "none"),
         ("unfuse", out, "-o", folder / "plain.onnx"),
         ("validate", bert, out),
         ("validate", bert, out, "--ep", "nosuch"),
@@ -102,6 +108,8 @@ def test_every_field_is_explained(documents: list[dict[str, Any]]) -> None:
             if section in FREE or section == "by form":
                 continue
             there = known[section]
+            if section == "folder_model":
+                there = there | known["fuse"] | known["head"]
             if section in COMMANDS:
                 there = (
                     there
@@ -135,7 +143,12 @@ def test_fields_are_called_as_in_python() -> None:
 
 
 def test_an_error_is_a_document_as_well(documents: list[dict[str, Any]]) -> None:
-    missed, unknown = documents[3], documents[6]
+    missed, unknown, folder = documents[3], documents[7], documents[4]
+    assert folder["command"] == "fuse-folder"
+    assert (folder["exit_code"], folder["error"]["type"]) == (3, "ModelError")
+    broken, model = folder["models"]
+    assert (broken["exit_code"], broken["error"]["type"]) == (3, "ModelError")
+    assert (model["exit_code"], model["error"], len(model["fused"])) == (0, None, 5)
     assert missed["exit_code"] == 6
     assert missed["error"]["type"] == "GateError"
     assert unknown["exit_code"] == 2

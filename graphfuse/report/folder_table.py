@@ -1,0 +1,53 @@
+"""The terminal view of a folder of models: a row for each, then what failed."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from graphfuse.records.folder_results import FolderModel, FolderResult
+from graphfuse.records.reasons import Reason
+from graphfuse.report.console import SafeConsole, table_of
+
+
+def print_folder(console: SafeConsole, result: FolderResult) -> None:
+    """The table that ends `graphfuse fuse FOLDER`."""
+    table = table_of(result.folder, "found", "fused", "verdict", "file")
+    for model in result.models:
+        found = "-" if model.result is None else str(len(model.result.scan.sites))
+        fused = "-" if model.result is None else str(model.fused)
+        table.add_row(model.name, found, fused, _verdict(model), model.written or "-")
+    console.table(table)
+    left = Counter[Reason]()
+    for model in result.models:
+        left.update(model.result.reasons() if model.result else ())
+    for reason, count in sorted(left.items(), key=lambda item: item[0].value):
+        console.print(f"not fused: {count} x {reason.sentence} ({reason.value})", soft_wrap=True)
+        console.print(f"  would help: {reason.remedy}", soft_wrap=True)
+    for model in result.failed:
+        console.print(f"failed: {model.name}: {model.error}", soft_wrap=True)
+    for model in result.models:
+        for note in model.result.notes if model.result else ():
+            console.print(f"note: {model.name}: {note}", soft_wrap=True)
+    for note in result.notes:
+        console.print(f"note: {note}", soft_wrap=True)
+    if result.output:
+        count = sum(bool(model.written) for model in result.models)
+        more = f" and {_several(len(result.copied), 'other file')}" if result.copied else ""
+        said = f"wrote {_several(count, 'model')}{more} to {result.output}"
+        console.print(said, soft_wrap=True)
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _verdict(model: FolderModel) -> str:
+    """What is to be said of a model in a word or two."""
+    if model.result is None:
+        return "FAILED"
+    if model.result.put_back and not model.result.changed:
+        return "all put back"
+    if not model.result.changed:
+        return "unchanged"
+    report = model.result.validation
+    return "not validated" if report is None else report.verdict
