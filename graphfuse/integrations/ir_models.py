@@ -14,15 +14,14 @@ from functools import partial
 from pathlib import Path
 
 import onnx
-import onnx_ir as ir
 
 from graphfuse.errors import WriteError
 from graphfuse.files.limits import Limits
 from graphfuse.files.model_file import Model, unchanged, wrap
 from graphfuse.graph.scopes import FunctionKey, function_key
-from graphfuse.graph.tensors import AnyGraph
+from graphfuse.graph.tensors import AnyGraph, fresh_name
 from graphfuse.integrations.carrying import changed_bodies, kept
-from graphfuse.integrations.ir_export import Exported, bodies, exported
+from graphfuse.integrations.ir_export import Exported, bodies, exported, ir
 from graphfuse.planning import runtimes, targets
 from graphfuse.records import FuseResult, HashedFile, arguments
 from graphfuse.records.progress import SILENT, Progress
@@ -246,8 +245,11 @@ def _new(
 ) -> ir.Node:
     """A node that the rewrite made; what it computes are the graph's own values where they are."""
     outputs: list[ir.Value] = []
-    for name in proto.output:
-        value = values.setdefault(name, ir.Value(name=name)) if name else ir.Value(name="")
+    for output in proto.output:
+        # onnx_ir writes no nameless output at the end, and onnxruntime wants as many as the
+        # function has: the sum that nobody reads gets a name.
+        name = output or fresh_name(f"graphfuse/unread/{proto.output[0]}", set(values))
+        value = values.setdefault(name, ir.Value(name=name))
         if name in said:
             twin = ir.serde.deserialize_value_info_proto(said[name], None)
             # What the user says of a value stays.

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-# First: it says what installs onnx_ir where that is missing.
-from graphfuse.integrations.ir_models import Wanted, fuse_model  # isort: skip
-
-from onnx_ir import Model
-from onnx_ir.passes import InPlacePass, PassResult
-
 from graphfuse.files.limits import Limits
+from graphfuse.integrations.ir_export import ir
+from graphfuse.integrations.ir_models import Wanted, fuse_model
 from graphfuse.records import FuseResult, arguments
 from graphfuse.records.progress import SILENT, Progress
 from graphfuse.records.requests import DRAWN, EVERY_SITE, AnyFeeds, Level, Selection, chosen
 from graphfuse.steps.judging import Asked
 
 
-class FuseResidualNorms(InPlacePass):
+class FuseResidualNorms(ir.passes.InPlacePass):
     """Fuses residual Adds with the norms that read them, in an onnx_ir.Model in place.
 
     What the rewrite keeps stays the same objects: nodes, values, initializers, functions, bodies.
@@ -79,8 +75,8 @@ class FuseResidualNorms(InPlacePass):
         """What came of the last model, as of `graphfuse.optimize`; None before the first."""
         return self._result
 
-    def call(self, model: Model) -> PassResult:
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Fuse a model; `modified` says whether anything was."""
         self._result = None
         self._result = fuse_model(model, self._wanted)
-        return PassResult(model, self._result.changed)
+        return ir.passes.PassResult(model, self._result.changed)
