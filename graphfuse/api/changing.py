@@ -76,7 +76,8 @@ def fuse(
         (5, 107, 98)
     """
     if _is_ir_model(model):
-        from graphfuse.integrations.ir_models import Wanted, fuse_model
+        from graphfuse.integrations.ir_models import fuse_model
+        from graphfuse.integrations.wanted import Wanted
 
         asked = Wanted(
             ep=ep,

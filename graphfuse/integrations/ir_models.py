@@ -9,65 +9,23 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import onnx
 
 from graphfuse.errors import WriteError
-from graphfuse.files.limits import Limits
-from graphfuse.files.model_file import Model, unchanged, wrap
+from graphfuse.files.model_file import Model, wrap
 from graphfuse.graph.scopes import FunctionKey, function_key
 from graphfuse.graph.tensors import AnyGraph, fresh_name
 from graphfuse.integrations.carrying import changed_bodies, kept
 from graphfuse.integrations.ir_export import Exported, bodies, exported, ir
-from graphfuse.planning import runtimes, targets
-from graphfuse.records import FuseResult, HashedFile, arguments
-from graphfuse.records.progress import SILENT, Progress
-from graphfuse.records.requests import (
-    DRAWN,
-    EVERY_SITE,
-    AnyFeeds,
-    Costs,
-    Level,
-    Output,
-    Selection,
-    feeds_of,
-)
+from graphfuse.integrations.wanted import Wanted
+from graphfuse.records import FuseResult, HashedFile
+from graphfuse.records.requests import Output
 from graphfuse.records.results import Rewritten
-from graphfuse.steps.fusing import Fusing
-from graphfuse.steps.judging import Asked
 from graphfuse.steps.opening import saved
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """How a model is fused: what `optimize` takes, but for the file to write."""
-
-    ep: str | Sequence[str] = "cpu"
-    runtime: str | None = None
-    strict_mode: bool = False
-    selection: Selection = EVERY_SITE
-    asked: Asked = Asked(Level.NONE)  # noqa: RUF009 - it is frozen
-    feeds: AnyFeeds = DRAWN
-    strict: bool = False
-    min_fused: int = 0
-    limits: Limits | None = None
-    progress: Progress = SILENT
-
-    def fusing(self, source: Model) -> Fusing:
-        """The model on its way; raises UsageError for a target or a runtime that there is not."""
-        target, known = targets.target(self.ep), runtimes.runtime(self.runtime)
-        feeds = feeds_of(self.feeds)
-        selection, strict_mode = self.selection, self.strict_mode
-        return Fusing(source, target, selection, known, strict_mode, feeds, self.progress)
-
-    @property
-    def runs(self) -> bool:
-        """Whether anything of the model is run."""
-        measures = self.selection.costs == Costs.AUTOTUNE
-        return self.asked.level != Level.NONE or self.asked.certify or measures
 
 
 def fuse_model(model: ir.Model, wanted: Wanted) -> FuseResult:
@@ -76,18 +34,12 @@ def fuse_model(model: ir.Model, wanted: Wanted) -> FuseResult:
     Weights are read only where something is run: they are then written to a temporary folder.
     Raises GraphfuseError; the model is then as it was.
     """
-    # Fusing says the rest of what is wrong of the arguments.
-    arguments.expect("selection", wanted.selection, Selection, "give a graphfuse.Selection")
-    if wanted.limits is not None:
-        arguments.expect("limits", wanted.limits, Limits, "give a graphfuse.Limits")
     out = exported(model)
     with _scratch() if wanted.runs else nullcontext() as folder:
         before = out.proto if folder is None else _written(out, Path(folder))
         held = out.readers if folder is None else None
         source = wrap(before, Path(folder or "."), wanted.limits, held)
-        with unchanged(source):
-            fusing = wanted.fusing(source)
-            result = fusing.accepted(wanted.asked, wanted.strict, wanted.min_fused)
+        result = wanted.fused(source)
         if result.changed:
             _Carrying(model, before, result.proto).carry()
         if folder is not None:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from graphfuse.files.limits import Limits
 from graphfuse.integrations.ir_export import ir
-from graphfuse.integrations.ir_models import Wanted, fuse_model
-from graphfuse.records import FuseResult, arguments
+from graphfuse.integrations.ir_models import fuse_model
+from graphfuse.integrations.wanted import Wanted
+from graphfuse.records import FuseResult
 from graphfuse.records.progress import SILENT, Progress
 from graphfuse.records.requests import DRAWN, EVERY_SITE, AnyFeeds, Level, Selection, chosen
 from graphfuse.steps.judging import Asked
@@ -54,8 +55,6 @@ class FuseResidualNorms(ir.passes.InPlacePass):
         limits: Limits | None = None,
         progress: Progress = SILENT,
     ) -> None:
-        arguments.flag("strict", strict)
-        arguments.count("min_fused", min_fused)
         self._wanted = Wanted(
             ep=ep,
             runtime=runtime,
