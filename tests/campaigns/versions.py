@@ -56,6 +56,7 @@ ELSEWHERE = {
     "test_models.py": "exports from PyTorch",
     "test_mutants.py": "exports from PyTorch",
     "test_ocr.py": "reads the models of rapidocr's wheels",
+    "test_olive.py": "needs Olive",
     "test_onnx_ir.py": "needs onnx_ir",
     "test_onnxscript.py": "needs onnx_ir",
     "test_peers.py": "exports from PyTorch",
