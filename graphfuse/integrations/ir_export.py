@@ -105,8 +105,10 @@ def exported(model: ir.Model) -> Exported:
     except UsageError:
         raise
     except Exception as error:
-        # onnx_ir and protobuf raise anything on a model that is incomplete.
-        machine.check(error, "exporting the onnx_ir.Model")
+        # onnx_ir and protobuf raise anything on a model that is incomplete, and a name that is no
+        # UTF-8 is the model's.
+        if not _is_name(error):
+            machine.check(error, "exporting the onnx_ir.Model")
         text = in_one_line(error)
         raise UsageError(
             f"the onnx_ir.Model cannot be serialized ({type(error).__name__}: {text})",
@@ -117,6 +119,12 @@ def exported(model: ir.Model) -> Exported:
         if entries["location"] == TOKEN:
             _point(tensor, location=PLACE, offset=int(entries["offset"]), checksum=TOKEN)
     return Exported(proto, tuple(holding.tensors))
+
+
+def _is_name(error: BaseException | None) -> bool:
+    while error is not None and not isinstance(error, UnicodeError):
+        error = error.__cause__
+    return error is not None
 
 
 class _Holding:
@@ -270,6 +278,9 @@ def _values(tensor: Any) -> NDArray[Any]:
         return onnx.numpy_helper.to_array(proto)
     try:
         return tensor.numpy()
+    except OSError:
+        # Of the file that the tensor is in.
+        raise
     except Exception as error:
         # A tensor is anything that can be asked for its array.
         machine.check(error, f"reading tensor {tensor.name!r}")
@@ -285,7 +296,8 @@ def _bytes(tensor: Any) -> bytes:
         if len(data) != tensor_bytes(proto):
             raise ValueError(f"it has {len(data)} bytes where its shape needs others")
     except Exception as error:
-        machine.check(error, f"reading tensor {name!r}")
+        if not isinstance(error, OSError):
+            machine.check(error, f"reading tensor {name!r}")
         raise ModelError(
             f"tensor {name!r} cannot be read ({type(error).__name__}: {in_one_line(error)})",
             "give the initializer a const_value that can be read",

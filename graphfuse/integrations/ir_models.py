@@ -197,11 +197,14 @@ def _new(
 ) -> ir.Node:
     """A node that the rewrite made; what it computes are the graph's own values where they are."""
     outputs: list[ir.Value] = []
-    for output in proto.output:
-        # onnx_ir writes no nameless output at the end, and onnxruntime wants as many as the
+    last = max(index for index, name in enumerate(proto.output) if name)
+    for index, output in enumerate(proto.output):
+        # onnx_ir writes no nameless outputs at the end, and onnxruntime wants as many as the
         # function has: the sum that nobody reads gets a name.
-        name = output or fresh_name(f"graphfuse/unread/{proto.output[0]}", set(values))
-        value = values.setdefault(name, ir.Value(name=name))
+        name = output
+        if index > last:
+            name = fresh_name(f"graphfuse/unread/{proto.output[0]}", set(values))
+        value = values.setdefault(name, ir.Value(name=name)) if name else ir.Value(name="")
         if name in said:
             twin = ir.serde.deserialize_value_info_proto(said[name], None)
             # What the user says of a value stays.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,14 @@ import onnx
 import pytest
 
 import graphfuse
-from graphfuse.errors import GateError, GraphfuseError, ModelError, UsageError, ValidationError
+from graphfuse.errors import (
+    GateError,
+    GraphfuseError,
+    ModelError,
+    UsageError,
+    ValidationError,
+    WriteError,
+)
 from tests.conftest import MODELS
 from tests.support.graphs import (
     assert_passes,
@@ -65,6 +73,28 @@ def test_weights_in_files_are_not_read(tmp_path: Path) -> None:
     # As the model is saved by onnx_ir itself.
     ir.save(held, tmp_path / "fused.onnx")
     assert_passes(path, tmp_path / "fused.onnx", level="fast")
+
+
+def test_weights_that_are_gone_or_cut(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    proto = onnx.load(MODELS / "bert.onnx")
+    onnx.save(proto, path, save_as_external_data=True, location="w", size_threshold=512)
+    for change in (lambda: os.truncate(tmp_path / "w", 1000), (tmp_path / "w").unlink):
+        change()
+        held = ir.load(path)
+        before = ir.to_proto(held)
+        with pytest.raises(ModelError, match="cannot be read"):
+            FuseResidualNorms(level="fast")(held)
+        assert ir.to_proto(held) == before
+    # Where nothing is run, nothing of them is read.
+    assert FuseResidualNorms()(held).modified
+
+
+def test_a_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    held = ir.load(MODELS / "bert.onnx")
+    with pytest.raises(WriteError, match="cannot be written for its validation"):
+        FuseResidualNorms(level="fast")(held)
 
 
 def test_lazy_weights_are_not_evaluated() -> None:
@@ -200,6 +230,10 @@ def test_names_that_are_two_values() -> None:
     shadowing.graph[0].replace_input_with(0, ir.Value(name="a"))
     with pytest.raises(UsageError, match="two values are named 'a'"):
         graphfuse.fuse(shadowing)
+    strange = held()
+    strange.graph[0].outputs[0].name = "\udcff"
+    with pytest.raises(UsageError, match="cannot be serialized"):
+        graphfuse.fuse(strange)
     nameless = held()
     nameless.graph.inputs.append(ir.Value(name=None))
     with pytest.raises(UsageError, match="has no name"):

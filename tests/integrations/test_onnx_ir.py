@@ -61,6 +61,19 @@ def test_the_same_fusions_as_of_the_file(each: object) -> None:
     assert_passes(MODELS / name, after, level="fast")
 
 
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_outputs_that_are_not_asked_for_stay_nameless(name: str) -> None:
+    """Between the norm and the sum, that is; a name would ask onnxruntime for them."""
+    held = ir.load(MODELS / f"{name}.onnx")
+    graphfuse.fuse(held, "cuda", runtime="1.32")
+    of_file = graphfuse.fuse(MODELS / f"{name}.onnx", "cuda", runtime="1.32").model
+    after = ir.to_proto(held)
+    assert [node.output for node in after.graph.node] == [
+        node.output for node in of_file.graph.node
+    ]
+    assert any("" in node.output for node in after.graph.node) == (name == "llama")
+
+
 def test_what_is_said_of_values_and_nodes_stays() -> None:
     held = ir.load(MODELS / "bert.onnx")
     output = held.graph.outputs[0]
