@@ -10,7 +10,8 @@ Change:  fuse, unfuse (in memory); optimize, unfuse_file (validated, and written
          fuse_folder (each model of an export)
 Compare: validate, bench
 Run:     session; session_options, providers (for a session of your own)
-Others:  export (from PyTorch), fuse_graph (of onnx-graphsurgeon)
+Others:  export (from PyTorch), fuse_graph (of onnx-graphsurgeon), fuse (of onnx_ir too);
+         graphfuse.integrations.onnx_ir and .olive have passes for their pipelines
 
 What one asks for has a record: Feeds (what models are run on), Selection (which sites are fused),
 Output (the file to write), Limits (what is admitted), BenchOptions. Results are records too. Every

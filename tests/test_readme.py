@@ -20,7 +20,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 def test_readme_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pages = (ROOT / "README.md", ROOT / "graphfuse" / "integrations" / "README.md")
     blocks = [block for page in pages for block in BLOCK.findall(page.read_text())]
-    assert len(blocks) == 3, "library, export, graphsurgeon"
+    assert len(blocks) == 4, "library, export, graphsurgeon, onnx_ir"
     shutil.copy(MODELS / "bert.onnx", tmp_path / "model.onnx")
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
@@ -38,9 +38,11 @@ def test_readme_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert names["result"].validation.passed
     Path("fused.onnx").unlink()
 
-    exec(blocks[2], names)
-    fused = onnx.load("fused.onnx")
-    assert sum(node.domain == "graphfuse" for node in fused.graph.node) == len(names["scan"].sites)
+    for block in blocks[2:]:
+        exec(block, names)
+        fused = onnx.load("fused.onnx").graph.node
+        assert sum(node.domain == "graphfuse" for node in fused) == len(names["scan"].sites)
+        Path("fused.onnx").unlink()
 
 
 def test_the_first_command_prints_what_the_page_shows(shell: Shell, tmp_path: Path) -> None:

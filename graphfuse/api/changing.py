@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from graphfuse.files.limits import Limits
 from graphfuse.files.model_file import unchanged
@@ -27,9 +29,13 @@ from graphfuse.steps.judging import Asked
 from graphfuse.steps.opening import ModelLike, as_model, opened, write
 from graphfuse.system import libraries
 
+if TYPE_CHECKING:
+    import onnx_ir
+    from typing_extensions import TypeIs
+
 
 def fuse(
-    model: ModelLike,
+    model: ModelLike | onnx_ir.Model,
     ep: str | Sequence[str] = "cpu",
     *,
     runtime: str | None = None,
@@ -41,7 +47,8 @@ def fuse(
     """Rewrite the sites of a model for an execution provider; nothing is written or validated.
 
     Args:
-        model: The path of an .onnx file, or an onnx.ModelProto, which is not changed.
+        model: The path of an .onnx file, or an onnx.ModelProto, which is not changed. An
+            onnx_ir.Model is fused in place: what stays are the same objects.
         ep: Who will run the result: cpu, cuda or portable (planning/targets.py has them all), the
             name of onnxruntime's provider, auto for the best one here, or several, such as
             cpu,cuda, for one file that serves each.
@@ -59,7 +66,8 @@ def fuse(
 
     Raises:
         ModelError: For a file that is unreadable, unsafe, or over a budget.
-        UsageError: For an unknown `ep`, `runtime` or site.
+        UsageError: For an unknown `ep`, `runtime` or site, and for an onnx_ir.Model that cannot be
+            said in ONNX.
         InternalError: When the rewrite cannot be proven.
 
     Example:
@@ -67,11 +75,30 @@ def fuse(
         >>> len(result.fused), result.nodes_before, result.nodes_after
         (5, 107, 98)
     """
+    if _is_ir_model(model):
+        from graphfuse.integrations.ir_models import fuse_model
+        from graphfuse.integrations.wanted import Wanted
+
+        asked = Wanted(
+            ep=ep,
+            runtime=runtime,
+            strict_mode=strict_mode,
+            selection=selection,
+            limits=limits,
+            progress=progress,
+        )
+        return fuse_model(model, asked)
     source = as_model(model, limits=limits)
     target, known = targets.target(ep), runtimes.runtime(runtime)
     fusing = Fusing(source, target, selection, known, strict_mode, Feeds(), progress)
     with unchanged(source):
         return fusing.result({})
+
+
+def _is_ir_model(model: ModelLike | onnx_ir.Model) -> TypeIs[onnx_ir.Model]:
+    """Whether a model is one of onnx_ir's; nobody has one who has not imported it."""
+    found = sys.modules.get("onnx_ir")
+    return found is not None and isinstance(model, found.Model)
 
 
 def optimize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphfuse.errors import GraphfuseError, OriginalModelError, UsageError, in_one_line
+from graphfuse.errors import GraphfuseError, OriginalModelError, in_one_line
 from graphfuse.files.limits import Limits
 from graphfuse.files.model_file import unchanged
 from graphfuse.planning import faults, runtimes, targets
@@ -79,7 +79,7 @@ def session(
         kind = libraries.onnxruntime().SessionOptions
         arguments.expect("options", options, kind, "give an onnxruntime.SessionOptions")
     asked, source = Asked(chosen(Level, level, "level")), as_model(model, limits=limits)
-    target = _target(wanted[0][0])
+    target = targets.of_provider(wanted[0][0])
     strict = wanted[0][1].get(faults.STRICT_MODE) == "1"
     runtime = runtimes.runtime()
     fusing = Fusing(source, target, selection, runtime, strict, feeds_of(feeds), progress)
@@ -101,14 +101,3 @@ def session(
                 f"onnxruntime does not take the model: {in_one_line(error)}",
                 "load the original in onnxruntime first",
             ) from error
-
-
-def _target(provider: str) -> targets.Target:
-    """The target of a provider; for one that graphfuse has none for, functions that run anywhere.
-
-    A name that onnxruntime does not know either is an error of its own.
-    """
-    try:
-        return targets.target(provider)
-    except UsageError:
-        return targets.target("portable")

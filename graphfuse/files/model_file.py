@@ -56,8 +56,9 @@ class Model:
 
     `path` is None for a model that was handed over in memory; its external data, if any, is then
     looked for in `folder`. `inline` has the tensors that were left in the model's own file, by the
-    offset of their data. `digest` is the file's SHA-256, empty when it was not read as a whole.
-    `notes` say what of the model was put right in memory: nodes that were out of order.
+    offset of their data; `held` reads those that whoever handed the model over has in memory, by
+    the number that stands in that place. `digest` is the file's SHA-256, empty when it was not read
+    as a whole. `notes` say what of the model was put right in memory: nodes that were out of order.
 
     The proto of a model is not changed: an edit makes another model, and what is found of one is
     kept on it.
@@ -72,6 +73,9 @@ class Model:
     digest: str = ""
     is_edited: bool = False
     notes: tuple[str, ...] = ()
+    held: Mapping[int, Callable[[], NDArray[Any]]] = field(
+        default_factory=dict[int, "Callable[[], NDArray[Any]]"]
+    )
 
     @property
     def file(self) -> Path | None:
@@ -151,6 +155,8 @@ class Model:
 
     def _read_external(self, tensor: onnx.TensorProto) -> NDArray[Any]:
         entries = external_entries(tensor)
+        if self.held and is_inline(tensor):
+            return self.held[int(entries["offset"])]().reshape(tuple(tensor.dims))
         length = tensor_bytes(tensor)
         with self._opened(tensor) as file:
             data = file.read(length)
@@ -230,10 +236,15 @@ def unchanged(*models: Model, at_end: bool = True) -> Generator[None, None, None
         model.check_same()
 
 
-def wrap(proto: onnx.ModelProto, folder: Path, limits: Limits | None = None) -> Model:
-    """A model that was handed over in memory, through the gate."""
+def wrap(
+    proto: onnx.ModelProto,
+    folder: Path,
+    limits: Limits | None = None,
+    held: Mapping[int, Callable[[], NDArray[Any]]] | None = None,
+) -> Model:
+    """A model that was handed over in memory, through the gate; `held` as in Model."""
     limits = limits or Limits()
-    model = Model(proto, None, folder, limits)
+    model = Model(proto, None, folder, limits, held=held or {})
     check(proto, model.files, limits)
     return _in_order(model)
 

@@ -19,6 +19,7 @@ import onnx
 from graphfuse.errors import UsageError, in_one_line
 from graphfuse.files.model_file import wrap
 from graphfuse.graph.tensors import AnyGraph
+from graphfuse.integrations.carrying import changed_bodies, kept
 from graphfuse.planning import runtimes, targets
 from graphfuse.records import FuseResult
 from graphfuse.records.progress import SILENT
@@ -130,34 +131,30 @@ class _Carrying:
         tensors = {**outer, **graph.tensors()}
         # Constants of a function are nodes in its protobuf and tensors in the graph.
         offset = len(before.node) - len(graph.nodes)
-        own = {
-            tuple(proto.output): (proto, node)
-            for proto, node in zip(list(before.node)[offset:], graph.nodes, strict=True)
-        }
+        old, own = list(before.node)[offset:], list(graph.nodes)
         constant = {tuple(proto.output) for proto in list(before.node)[:offset]}
-        nodes: list[Any] = []
-        pairs = zip(after.node, twin.nodes, strict=True)
-        kept: list[tuple[onnx.NodeProto, onnx.NodeProto, Any, Any]] = []
-        fresh: list[Any] = []
-        for proto, imported in pairs:
-            key = tuple(proto.output)
-            if key in constant:
-                continue
-            if key in own and _is_kept(own[key][0], proto):
-                kept.append((own[key][0], proto, own[key][1], imported))
-                nodes.append(own[key][1])
-            else:
-                fresh.append(imported)
-                nodes.append(imported)
-        stay = {id(node) for node in nodes}
-        for _, node in own.values():
-            if id(node) not in stay:
+        pairs = [
+            (proto, imported)
+            for proto, imported in zip(after.node, twin.nodes, strict=True)
+            if tuple(proto.output) not in constant
+        ]
+        new = [proto for proto, _ in pairs]
+        places = kept(old, new)
+        twins = {place: node for place, (_, node) in zip(places, pairs, strict=True)}
+        nodes = [
+            node if place is None else own[place]
+            for place, (_, node) in zip(places, pairs, strict=True)
+        ]
+        for place, node in enumerate(own):
+            if place not in twins:
                 node.inputs.clear()
                 node.outputs.clear()
+        fresh = [node for place, node in zip(places, nodes, strict=True) if place is None]
         self._adopt(fresh, tensors)
         graph.nodes[:] = nodes
-        for old, new, node, imported in kept:
-            self._edit_bodies(old, new, node, imported, tensors)
+        for body in changed_bodies(old, new, places):
+            inner, its_twin = (each[body.place].attrs[body.name] for each in (own, twins))
+            self._edit(inner, body.before, body.after, its_twin, tensors)
 
     def _adopt(self, nodes: Sequence[Any], tensors: dict[str, Any]) -> None:
         """Connect new nodes to the graph's own tensors; new ones come with them.
@@ -169,26 +166,3 @@ class _Carrying:
                 wanted = list(field)
                 field.clear()
                 field.extend([tensors.setdefault(t.name, t) if t.name else t for t in wanted])
-
-    def _edit_bodies(
-        self, old: onnx.NodeProto, new: onnx.NodeProto, node: Any, imported: Any, outer: Any
-    ) -> None:
-        for before, after in zip(old.attribute, new.attribute, strict=True):
-            if before.HasField("g") and before.g != after.g:
-                body, twin = node.attrs[before.name], imported.attrs[before.name]
-                self._edit(body, before.g, after.g, twin, outer)
-
-
-def _is_kept(before: onnx.NodeProto, after: onnx.NodeProto) -> bool:
-    """Whether a node is the same but for what is inside its bodies."""
-    if before == after:
-        return True
-    if (before.op_type, before.domain, before.name) != (after.op_type, after.domain, after.name):
-        return False
-    plain = [
-        [each for each in node.attribute if not each.HasField("g")] for node in (before, after)
-    ]
-    bodies = [
-        [each.name for each in node.attribute if each.HasField("g")] for node in (before, after)
-    ]
-    return before.input == after.input and plain[0] == plain[1] and bodies[0] == bodies[1] != []

@@ -219,6 +219,17 @@ def target(ep: str | Sequence[str]) -> Target:
     return _combined(tuple(dict.fromkeys(map(_named, given))))
 
 
+def of_provider(provider: str) -> Target:
+    """The target of a provider; for one that there is none for, functions that run anywhere.
+
+    A name that onnxruntime does not know either is an error of its own.
+    """
+    try:
+        return target(provider)
+    except UsageError:
+        return target("portable")
+
+
 def _named(name: str) -> str:
     if name == AUTO:
         return best_here()

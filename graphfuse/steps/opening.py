@@ -37,7 +37,7 @@ def as_model(model: ModelLike, folder: Path | None = None, limits: Limits | None
         raise UsageError(
             f"the model is of type {type(model).__name__}",
             "give the path of an .onnx file, or an onnx.ModelProto (onnx.load_from_string makes "
-            "one of bytes)",
+            "one of bytes, onnx_ir.to_proto of an onnx_ir.Model)",
         ) from None
     return load(path, limits)
 

@@ -52,9 +52,13 @@ ELSEWHERE = {
     "test_exports.py": "exports from PyTorch",
     "test_faults.py": "asks the system, not a dependency",
     "test_growth.py": "counts work, whatever the version",
+    "test_ir_pass.py": "needs onnx_ir",
     "test_models.py": "exports from PyTorch",
     "test_mutants.py": "exports from PyTorch",
     "test_ocr.py": "reads the models of rapidocr's wheels",
+    "test_olive.py": "needs Olive",
+    "test_onnx_ir.py": "needs onnx_ir",
+    "test_onnxscript.py": "needs onnx_ir",
     "test_peers.py": "exports from PyTorch",
     "test_readme.py": "exports from PyTorch",
     "test_sanitizers.py": "runs the kernels without onnxruntime",
@@ -72,6 +76,9 @@ QUICK = (
 """About a minute of them: each of the package's stages, and the command line."""
 
 TORCH = (
+    "tests/integrations/test_ir_pass.py",
+    "tests/integrations/test_onnx_ir.py",
+    "tests/integrations/test_onnxscript.py",
     "tests/integrations/test_torch_export.py",
     "tests/recognition/test_spellings.py",
 )
