@@ -77,9 +77,9 @@ class Saying:
             self.write(found, written)
         except ReportError:
             raise
-        except Exception as error:
+        except Exception as fault:
             # What is written is written: no fault of a template may say otherwise.
-            raise ReportError(error, written, "the page") from error
+            raise ReportError(fault, written, "the page") from fault
 
     def write(self, found: dict[str, Any], written: Sequence[HashedFile] = ()) -> None:
         """Write the pages of a document. Raises ReportError when one cannot be written."""
