@@ -33,7 +33,6 @@ app = typer.Typer(
     name="graphfuse",
     help="Fuse residual Adds with the LayerNorms and RMSNorms that read them, in ONNX models.",
     no_args_is_help=True,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -90,7 +89,7 @@ def _run() -> None:
     invocation.printed = False
     try:
         check_memory(invocation.words)
-        code = app(invocation.words, standalone_mode=False)
+        code = app(invocation.words, prog_name="graphfuse", standalone_mode=False)
         with reporting():
             pass
     except GraphfuseError as error:

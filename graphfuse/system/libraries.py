@@ -138,6 +138,9 @@ def load_cuda_libraries() -> None:
             preload()
 
 
+NOT_INSTALLED = "not installed"
+
+
 def version_of(package: str) -> str:
     """The version of an installed package, and which of its names; or that there is none."""
     from importlib.metadata import PackageNotFoundError, version
@@ -151,4 +154,4 @@ def version_of(package: str) -> str:
         # None where the file that says it cannot be read.
         if found:
             return f"{found} ({name})" if name == "onnxruntime-gpu" else found
-    return "not installed"
+    return NOT_INSTALLED

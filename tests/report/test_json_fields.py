@@ -22,11 +22,12 @@ from graphfuse.records import (
     Unpaired,
     ValidationReport,
 )
+from graphfuse.records.environment import Environment
 from graphfuse.records.residual_stream import Reading
 from tests.conftest import MODELS, ROOT, Shell
 from tests.support.commands import Commands
 
-COMMANDS = ("scan", "explain", "fuse", "unfuse", "validate", "bench")
+COMMANDS = ("scan", "explain", "fuse", "unfuse", "validate", "bench", "env")
 
 KIND_OF = {
     "sites": "site", "fused": "site", "near_misses": "near_miss", "left": "near_miss", "add": "node",
@@ -37,7 +38,7 @@ KIND_OF = {
 }  # fmt: skip
 """Which section a field's value is explained in; others are called as the field is."""
 
-FREE = {"evaluated", "environment", "shapes", "shares", "providers", "forms"}
+FREE = {"evaluated", "environment", "shapes", "shares", "providers", "forms", "versions"}
 """Fields whose keys are names of the model or machine."""
 
 
@@ -88,6 +89,7 @@ def documents(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> l
         ("validate", bert, out, "--ep", "nosuch"),
         ("bench", bert, out, *quick),
         ("bench", gpt2, "--sites", *quick),
+        ("env",),
     ]
     runs = [commands.run(*map(str, call), "--json", cwd=folder) for call in calls]
     return [json.loads(run.stdout) for run in runs]
@@ -126,6 +128,7 @@ def test_fields_are_called_as_in_python() -> None:
         ("site", Site), ("near_miss", NearMiss), ("cost", Cost), ("check", Check),
         ("change", Change), ("certificate", Certificate), ("not_shown", NotShown),
         ("unpaired", Unpaired), ("validation", ValidationReport), ("reading", Reading),
+        ("env", Environment),
     ):  # fmt: skip
         names = {each.name for each in fields(record)} | set(dir(record))
         # Of a reason its sentence and remedy stand beside it; an operator is the fusion's.
