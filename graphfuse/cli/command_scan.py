@@ -33,6 +33,10 @@ def scan(
             "--activations", help="Run the model on the feeds: how large its residual stream gets."
         ),
     ] = False,
+    every: Annotated[
+        bool,
+        typer.Option("--all", help="On a terminal too, show sites that are alike one by one."),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """List the sites of a model, and what is not fused and why."""
@@ -41,7 +45,9 @@ def scan(
 
     if not activations and feeds.given:
         raise UsageError("feeds are given, and nothing is run", "pass --activations as well")
-    found = looking.scan(model, limits=limits)
+    with progress() as shown:
+        shown.stage("scanning")
+        found = looking.scan(model, limits=limits)
     right = [*found.notes, *advice.of_scan(found)]
     notes = advice.of_sites(found.sites, runtimes.runtime()) + right
     readings = None
@@ -54,10 +60,10 @@ def scan(
 
             print_json(scan_document(model, found, readings, notes))
         elif readings is None:
-            from graphfuse.report.terminal import print_scan
+            from graphfuse.report.scan_view import print_scan
 
-            print_scan(console(), found, notes)
+            print_scan(console(), found, notes, every)
         else:
             from graphfuse.report.activations import print_readings
 
-            print_readings(console(), readings, found.already_fused, right)
+            print_readings(console(), readings, found.already_fused, right, every)

@@ -24,4 +24,4 @@ def print_environment(console: SafeConsole, found: Environment) -> None:
     lines += [f"note: {note}" for note in found.notes]
     lines.append(f"kernels: {found.kernels or found.kernels_missing}")
     for line in lines:
-        console.print(line, soft_wrap=True)
+        console.say(line)

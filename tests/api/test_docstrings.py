@@ -78,7 +78,15 @@ def test_what_an_error_calls_an_option_has_a_name_in_python(shell: Shell) -> Non
         for option in re.findall(r"(?<!\S)--[a-z][a-z-]+", shell(command, "--help").stdout)
     }
     # What is of the command line alone.
-    own = {"--json", "--isolate", "--memory-limit", "--time-limit", "--help", "--activations"}
+    own = {
+        "--json",
+        "--isolate",
+        "--memory-limit",
+        "--time-limit",
+        "--help",
+        "--activations",
+        "--all",
+    }
     assert listed - own - {"--no-fold-bias"} <= IN_PYTHON.keys()
     with pytest.raises(graphfuse.UsageError) as caught:
         graphfuse.optimize(MODELS / "bert.onnx", MODELS / "gpt2.onnx")
