@@ -18,12 +18,14 @@ import typer
 from graphfuse.cli.command_bench import bench
 from graphfuse.cli.command_env import env
 from graphfuse.cli.command_explain import explain
+from graphfuse.cli.command_export import export
 from graphfuse.cli.command_fuse import fuse
 from graphfuse.cli.command_scan import scan
 from graphfuse.cli.command_unfuse import unfuse
 from graphfuse.cli.command_validate import validate
 from graphfuse.cli.invocation import invocation
 from graphfuse.cli.isolation import begin
+from graphfuse.cli.parsing import with_values
 from graphfuse.cli.show import print_json
 from graphfuse.cli.streams import ReportError, check_memory, prepare, reporting
 from graphfuse.errors import GraphfuseError, UsageError, printable
@@ -37,7 +39,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (scan, explain, fuse, unfuse, validate, bench, env):
+for command in (scan, explain, fuse, export, unfuse, validate, bench, env):
     app.command()(command)
 
 
@@ -89,7 +91,7 @@ def _run() -> None:
     invocation.printed = False
     try:
         check_memory(invocation.words)
-        code = app(invocation.words, prog_name="graphfuse", standalone_mode=False)
+        code = app(with_values(invocation.words), prog_name="graphfuse", standalone_mode=False)
         with reporting():
             pass
     except GraphfuseError as error:

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from graphfuse.records.residual_stream import Reading, StreamVerdict
 from graphfuse.report.console import SafeConsole
-from graphfuse.report.scan_view import EVERY_ONE, FEW_ROWS
+from graphfuse.report.scan_view import EVERY_ONE, FEW_LINES
 from graphfuse.report.sheet import Sheet
 
 WORSE = (StreamVerdict.DRIFTING, StreamVerdict.SQUARES_OVERFLOW, StreamVerdict.OVERFLOWS)
@@ -25,7 +25,7 @@ def print_readings(
     The sums of nodes that were `fused` before are none of the graph's, and not looked at. On a
     terminal neighbours of one reading are one row where there are many, but for `every`.
     """
-    many = len(readings) > FEW_ROWS and not every and console.columns is not None
+    many = len(readings) > FEW_LINES and not every and console.columns is not None
     table = Sheet(("sum", "site", "layer", "mean", "std", "largest", "of float16", "reading"))
     for group in _runs(readings) if many else ([each] for each in enumerate(readings)):
         (first, found), (last, _) = group[0], group[-1]

@@ -9,7 +9,7 @@ from graphfuse.records.reasons import Reason
 from graphfuse.report.console import SafeConsole
 from graphfuse.report.sheet import Sheet, Whole
 
-FEW_ROWS = 24
+FEW_LINES = 24
 """So many rows are shown on a terminal as they are; of more, those that are alike share one."""
 
 SEEN = 200
@@ -27,12 +27,12 @@ def print_scan(
     """
     one_each = every or console.columns is None
     if scan.sites:
-        many = len(scan.sites) > FEW_ROWS and not one_each
+        many = len(scan.sites) > FEW_LINES and not one_each
         console.table(_groups(scan.sites) if many else _rows(scan.sites))
         print_spellings(console, scan)
         if many:
             console.say(EVERY_ONE)
-    print_left(console, scan.near_misses, len(scan.near_misses) if one_each else FEW_ROWS)
+    print_left(console, scan.near_misses, len(scan.near_misses) if one_each else FEW_LINES)
     sites = f"{len(scan.sites)} site{'' if len(scan.sites) == 1 else 's'}"
     misses = f"{len(scan.near_misses)} near miss{'' if len(scan.near_misses) == 1 else 'es'}"
     console.say(

@@ -125,6 +125,19 @@ def mpmath() -> MpMath:
         ) from error
 
 
+def transformers() -> Any:
+    """The module transformers; ProviderError naming the extra when it is not installed."""
+    try:
+        return importlib.import_module("transformers")
+    except ImportError as error:
+        machine.check(error, "importing transformers")
+        raise ProviderError(
+            f"a folder of Hugging Face needs transformers, which cannot be imported "
+            f"({in_one_line(error)})",
+            "install it with `pip install 'graphfuse[transformers]'`",
+        ) from error
+
+
 def load_cuda_libraries() -> None:
     """Load CUDA's and cuDNN's libraries where pip put them, for onnxruntime's CUDA provider.
 

@@ -41,6 +41,7 @@ def python(code: str, folder: Path, *hidden: str) -> subprocess.CompletedProcess
 
 
 CPU, TORCH = "pip install 'graphfuse[cpu]'", "pip install 'graphfuse[torch]'"
+FOLDERS = "pip install 'graphfuse[transformers]'"
 CERTIFY = "pip install 'graphfuse[certify]'"
 
 
@@ -59,10 +60,18 @@ CERTIFY = "pip install 'graphfuse[certify]'"
         ("onnxruntime", ["fuse", BERT, "-o", "out.onnx", "--validate", "none"], ""),
         ("mpmath", ["fuse", BERT, "-o", "out.onnx", "--certify"], CERTIFY),
         ("mpmath", ["validate", BERT, BERT, "--validate", "none", "--certify"], CERTIFY),
+        ("torch", ["export", ".", "-o", "out.onnx"], TORCH),
+        ("onnxscript", ["export", ".", "-o", "out.onnx"], TORCH),
+        ("torch", ["export", "model.pt2", "-o", "out.onnx"], TORCH),
+        ("torch", ["export", "math:sqrt", "-o", "out.onnx"], TORCH),
+        ("transformers", ["export", ".", "-o", "out.onnx"], FOLDERS),
     ],
     ids=lambda value: " ".join(Path(w).name for w in value) if isinstance(value, list) else None,
 )
 def test_commands(hidden: str, words: list[str], remedy: str, tmp_path: Path) -> None:
+    if words[:2] == ["export", "."]:
+        (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    there = files_of(tmp_path)
     run = python(COMMAND.format(words=words), tmp_path, hidden)
     if not remedy:
         # Nothing is missing for what this command does.
@@ -72,7 +81,7 @@ def test_commands(hidden: str, words: list[str], remedy: str, tmp_path: Path) ->
     assert run.stderr.count("\n") == 1
     assert f"{hidden}" in run.stderr
     assert remedy in run.stderr
-    assert files_of(tmp_path) == []
+    assert files_of(tmp_path) == there
 
 
 LIBRARY = """

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from graphfuse.records.residual_stream import Reading
 from tests.conftest import MODELS, ROOT, Shell
 from tests.support.commands import Commands
 
-COMMANDS = ("scan", "explain", "fuse", "unfuse", "validate", "bench", "env")
+COMMANDS = ("scan", "explain", "fuse", "unfuse", "validate", "bench", "env", "export")
 
 KIND_OF = {
     "sites": "site", "fused": "site", "near_misses": "near_miss", "left": "near_miss", "add": "node",
@@ -73,6 +74,15 @@ def _section(section: str, name: str) -> str:
     return "interval" if section == "by form" else KIND_OF.get(name, name)
 
 
+BLOCK = """
+import torch
+
+def block():
+    layer = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
+    return layer, (torch.ones(2, 5, 16),)
+"""
+
+
 @pytest.fixture(scope="module")
 def documents(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """A document of each command, those of an error and of a missed gate among them."""
@@ -91,6 +101,9 @@ def documents(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> l
         ("bench", gpt2, "--sites", *quick),
         ("env",),
     ]
+    if find_spec("torch") and find_spec("onnxscript"):
+        (folder / "block.py").write_text(BLOCK)
+        calls.append(("export", "block.py:block", "-o", folder / "block.onnx"))
     runs = [commands.run(*map(str, call), "--json", cwd=folder) for call in calls]
     return [json.loads(run.stdout) for run in runs]
 
@@ -108,6 +121,7 @@ def test_every_field_is_explained(documents: list[dict[str, Any]]) -> None:
                     there
                     | known["head"]
                     | (known["validation"] if command == "validate" else set())
+                    | (known["fuse"] if command == "export" else set())
                 )
             assert name in there, (command, section, name)
 
