@@ -25,7 +25,7 @@ from graphfuse.records.requests import (
     feeds_of,
     output_of,
 )
-from graphfuse.steps.folders import FolderFusing, Wanted
+from graphfuse.steps.folders import EachModel, FolderFusing
 from graphfuse.steps.fusing import Fusing
 from graphfuse.steps.judging import Asked
 from graphfuse.system import libraries
@@ -117,7 +117,7 @@ def fuse_folder(
     arguments.flag("strict_mode", strict_mode)
     arguments.told(progress)
     asked = Asked(level, certify=certify)
-    wanted = Wanted(
+    wanted = EachModel(
         make, target, selection, feeds, asked, strict, min_fused, limits or Limits(), genai
     )
     return FolderFusing(place, file, wanted, progress).run()

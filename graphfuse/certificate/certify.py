@@ -16,7 +16,7 @@ from graphfuse.certificate.trial import Outcome, RowTrial
 from graphfuse.certificate.values import UnknownError
 from graphfuse.files.model_file import Model
 from graphfuse.records import Certificate, CertificateVerdict, NormKind
-from graphfuse.records.progress import Progress
+from graphfuse.records.progress import Progress, tell_part
 from graphfuse.system import libraries
 from graphfuse.views.cutting import parts_by_scope
 from graphfuse.views.fused_nodes import fused_nodes, unlike_functions
@@ -67,8 +67,10 @@ def _doubted(found: Certificate) -> Certificate:
 def _judged(cuts: Sequence[Cut], seed: int, progress: Progress) -> list[Certificate]:
     """Alike ones together, with their weights drawn; where that differs, each with its own."""
     made: list[Certificate] = []
-    for group in _alike(cuts, drawn=True):
+    groups = _alike(cuts, drawn=True)
+    for done, group in enumerate(groups):
         progress.stage(f"certifying {group[0].site.output}")
+        tell_part(progress, done, len(groups))
         outcome = RowTrial(group[0], seed, drawn=True).outcome()
         if outcome.verdict != CertificateVerdict.DIFFERENT:
             made.append(_certificate(group, outcome, seed))

@@ -18,6 +18,7 @@ import typer
 from graphfuse.cli.command_bench import bench
 from graphfuse.cli.command_env import env
 from graphfuse.cli.command_explain import explain
+from graphfuse.cli.command_export import export
 from graphfuse.cli.command_fuse import fuse
 from graphfuse.cli.command_report import report
 from graphfuse.cli.command_scan import scan
@@ -25,6 +26,7 @@ from graphfuse.cli.command_unfuse import unfuse
 from graphfuse.cli.command_validate import validate
 from graphfuse.cli.invocation import invocation
 from graphfuse.cli.isolation import begin
+from graphfuse.cli.parsing import with_values
 from graphfuse.cli.show import print_json
 from graphfuse.cli.streams import ReportError, check_memory, prepare, reporting
 from graphfuse.errors import GraphfuseError, UsageError, printable
@@ -34,12 +36,11 @@ app = typer.Typer(
     name="graphfuse",
     help="Fuse residual Adds with the LayerNorms and RMSNorms that read them, in ONNX models.",
     no_args_is_help=True,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (scan, explain, fuse, unfuse, validate, bench, report, env):
+for command in (scan, explain, fuse, export, unfuse, validate, bench, report, env):
     app.command()(command)
 
 
@@ -91,7 +92,7 @@ def _run() -> None:
     invocation.printed = False
     try:
         check_memory(invocation.words)
-        code = app(invocation.words, standalone_mode=False)
+        code = app(with_values(invocation.words), prog_name="graphfuse", standalone_mode=False)
         with reporting():
             pass
     except GraphfuseError as error:

@@ -11,8 +11,13 @@ from graphfuse.cli.fusing_folders import fuse_all
 from graphfuse.cli.options import (
     CertifyOption,
     Destination,
+    GateOption,
     LevelOption,
+    ProviderOption,
     Repeated,
+    RuntimeOption,
+    StrictModeOption,
+    StrictOption,
     can_isolate,
     ends,
     takes_feeds,
@@ -42,28 +47,13 @@ def fuse(
     output: Destination,
     selection: Selection,
     says: Saying,
-    ep: Annotated[
-        str, typer.Option(help="cpu, cuda, portable, auto, or several: one file for cpu,cuda.")
-    ] = "cpu",
-    runtime: Annotated[
-        str | None,
-        typer.Option(help="The onnxruntime that will run it, such as 1.29 [the installed one]."),
-    ] = None,
-    strict_mode: Annotated[
-        bool,
-        typer.Option(
-            "--strict-mode",
-            help="CUDA sessions will have enable_skip_layer_norm_strict_mode: float16 before 1.27.",
-        ),
-    ] = False,
+    ep: ProviderOption = "cpu",
+    runtime: RuntimeOption = None,
+    strict_mode: StrictModeOption = False,
     level: LevelOption = Level.FAST,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Fail when a site does, instead of putting it back.")
-    ] = False,
+    strict: StrictOption = False,
     certify: CertifyOption = False,
-    min_fused: Annotated[
-        int, typer.Option(min=0, help="Exit with 6 and write nothing when fewer sites are fused.")
-    ] = 0,
+    min_fused: GateOption = 0,
     genai: Annotated[
         bool,
         typer.Option("--genai", help="genai_config.json names the fused file, and the kernels."),

@@ -35,17 +35,24 @@ def scan(
             "--activations", help="Run the model on the feeds: how large its residual stream gets."
         ),
     ] = False,
+    every: Annotated[
+        bool,
+        typer.Option("--all", help="On a terminal too, show sites that are alike one by one."),
+    ] = False,
 ) -> None:
     """List the sites of a model, and what is not fused and why."""
     from graphfuse.api import looking
     from graphfuse.planning import advice, runtimes
-    from graphfuse.report import document, terminal
+    from graphfuse.report import document
     from graphfuse.report.activations import print_readings
+    from graphfuse.report.scan_view import print_scan
 
     if not activations and feeds.given:
         raise UsageError("feeds are given, and nothing is run", "pass --activations as well")
     says.check_apart(model)
-    found = looking.scan(model, pictures=says.wants_document, limits=limits)
+    with progress() as shown:
+        shown.stage("scanning")
+        found = looking.scan(model, pictures=says.wants_document, limits=limits)
     right = [*found.notes, *advice.of_scan(found)]
     notes = advice.of_sites(found.sites, runtimes.runtime()) + right
     readings = None
@@ -55,8 +62,8 @@ def scan(
     says.say(
         lambda: document.scan_document(model, found, readings, notes),
         lambda console: (
-            terminal.print_scan(console, found, notes)
+            print_scan(console, found, notes, every)
             if readings is None
-            else print_readings(console, readings, found.already_fused, right)
+            else print_readings(console, readings, found.already_fused, right, every)
         ),
     )

@@ -35,10 +35,29 @@ CertifyOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option(JSON, help="Print one JSON document.")]
 
-
 LevelOption = Annotated[
     Level,
     typer.Option("--validate", help="How much to validate; sites: each fused node alone."),
+]
+ProviderOption = Annotated[
+    str, typer.Option(help="cpu, cuda, portable, auto, or several: one file for cpu,cuda.")
+]
+RuntimeOption = Annotated[
+    str | None,
+    typer.Option(help="The onnxruntime that will run it, such as 1.29 [the installed one]."),
+]
+StrictModeOption = Annotated[
+    bool,
+    typer.Option(
+        "--strict-mode",
+        help="CUDA sessions will have enable_skip_layer_norm_strict_mode: float16 before 1.27.",
+    ),
+]
+StrictOption = Annotated[
+    bool, typer.Option("--strict", help="Fail when a site does, instead of putting it back.")
+]
+GateOption = Annotated[
+    int, typer.Option(min=0, help="Exit with 6 and write nothing when fewer sites are fused.")
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from graphfuse.errors import UsageError
 
@@ -60,6 +61,20 @@ def parse_ranges(texts: list[str] | None) -> dict[str, tuple[float, float]]:
         ranges[name] = (low, high)
     _check_rest(RANGE.sub("", text), "range", RANGE_HINT)
     return ranges
+
+
+DYNAMIC = "--dynamic"
+
+
+def with_values(words: Sequence[str]) -> list[str]:
+    """The words of a command line, `--dynamic` alone with the value that it means."""
+    found: list[str] = []
+    for number, word in enumerate(words):
+        found.append(word)
+        following = words[number + 1] if number + 1 < len(words) else "-"
+        if word == DYNAMIC and following.startswith("-"):
+            found.append("auto")
+    return found
 
 
 def _check_rest(rest: str, what: str, hint: str) -> None:

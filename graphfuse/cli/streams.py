@@ -15,7 +15,7 @@ from graphfuse.errors import GraphfuseError
 if TYPE_CHECKING:
     from graphfuse.records import HashedFile
 
-NEEDS_RUNTIME = ("fuse", "validate", "bench")
+NEEDS_RUNTIME = ("fuse", "export", "validate", "bench")
 
 LIBRARIES = "import graphfuse.api.verdicts, rich.console"
 """What every command needs; below, what those that run models need besides."""

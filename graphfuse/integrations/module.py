@@ -32,18 +32,37 @@ STEADY = 16
 """Unit roundoffs that two calls of a module may be apart: a GPU adds in any order."""
 
 
+class NotExportedError(OriginalModelError):
+    """PyTorch's exporter does not take the module; `cause` is what it said."""
+
+    def __init__(self, cause: str) -> None:
+        self.cause = cause
+        super().__init__(
+            f"PyTorch cannot export the module ({cause})",
+            "make `torch.onnx.export(..., dynamo=True)` work on it first",
+        )
+
+
 def called(module: Any, args: Any, kwargs: Any) -> ModuleCall:
-    """A module and its arguments; UsageError for what is none, or is in training mode."""
-    torch = _torch()
-    if not isinstance(module, torch.nn.Module):
+    """A module, or a program of torch.export, and its arguments.
+
+    Raises UsageError for what is none, or is a module in training mode.
+    """
+    torch, program = torch_module(), None
+    if isinstance(module, torch.export.ExportedProgram):
+        # Its graph is what was traced: it has no other mode.
+        program, module = module, module.module()
+        args, kwargs = _example(program, args, kwargs)
+    elif not isinstance(module, torch.nn.Module):
         raise UsageError(
             f"export was given a {type(module).__name__}, not a torch.nn.Module",
             "call it from the forward of one",
         )
-    trained = next((name for name, part in module.named_modules() if part.training), None)
-    if trained is not None:
-        what = f"the module's part {trained!r}" if trained else "the module"
-        raise UsageError(f"{what} is in training mode", "call `module.eval()` first")
+    else:
+        trained = next((name for name, part in module.named_modules() if part.training), None)
+        if trained is not None:
+            what = f"the module's part {trained!r}" if trained else "the module"
+            raise UsageError(f"{what} is in training mode", "call `module.eval()` first")
     # A tensor is a sequence as well: of its rows.
     if not isinstance(args, list | tuple):
         raise UsageError(
@@ -53,10 +72,21 @@ def called(module: Any, args: Any, kwargs: Any) -> ModuleCall:
         raise UsageError(
             f"kwargs has type {type(kwargs).__name__}, not dict", "pass arguments by their names"
         )
-    return ModuleCall(torch, module, tuple(args), dict(kwargs))
+    return ModuleCall(torch, module, tuple(args), dict(kwargs), program)
 
 
-def _torch() -> Any:
+def _example(program: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """The arguments of a program: those that it was exported with, where none are given."""
+    if args is not None:
+        return args, kwargs
+    if program.example_inputs is None:
+        raise UsageError(
+            "the program holds no example inputs", "pass the arguments that it is to be run with"
+        )
+    return program.example_inputs
+
+
+def torch_module() -> Any:
     """The module torch; ProviderError naming the extra when it, or onnxscript, is missing."""
     for name in ("onnxscript", "torch"):
         try:
@@ -77,6 +107,8 @@ class ModuleCall:
     module: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    program: Any = None
+    """The torch.export.ExportedProgram that `module` is of, if it is of one."""
 
     def export(self, path: Path, **options: Any) -> None:
         """torch.onnx.export; OriginalModelError with its innermost cause when it fails."""
@@ -87,7 +119,7 @@ class ModuleCall:
                 # The exporter warns about its own internals; what it wrote is checked.
                 warnings.simplefilter("ignore")
                 self.torch.onnx.export(
-                    self.module,
+                    self.module if self.program is None else self.program,
                     self.args,
                     str(path),
                     kwargs=self.kwargs or None,
@@ -103,10 +135,8 @@ class ModuleCall:
             while cause.__cause__ is not None:
                 cause = cause.__cause__
             text = " ".join(str(cause).split())[:300]
-            raise OriginalModelError(
-                f"PyTorch cannot export the module ({type(cause).__name__}: {text})",
-                "make `torch.onnx.export(..., dynamo=True)` work on it first",
-            ) from error
+            raise NotExportedError(f"{type(cause).__name__}: {text}") from error
+        _number_axes(path)
 
     def tensors(self, value: Any) -> list[Any]:
         """The tensors in nested arguments or results, in order."""
@@ -185,6 +215,22 @@ class ModuleCall:
         return value.detach().clone() if isinstance(value, self.torch.Tensor) else value
 
 
+def _number_axes(path: Path) -> None:
+    """Write axes that PyTorch found to be numbers as such: it makes symbols called `7` of them."""
+    model = onnx.load(path, load_external_data=False)
+    graph = model.graph
+    found = [
+        dim
+        for value in (*graph.input, *graph.output, *graph.value_info)
+        for dim in value.type.tensor_type.shape.dim
+        if dim.dim_param.isdecimal()
+    ]
+    for dim in found:
+        dim.dim_value = int(dim.dim_param)
+    if found:
+        path.write_bytes(model.SerializeToString())
+
+
 def _lifting(torch: Any) -> Any:
     """A context in which whatever is made or cast as a narrower float becomes float64."""
     narrow = (torch.float32, torch.float16, torch.bfloat16)
@@ -194,6 +240,9 @@ def _lifting(torch: Any) -> Any:
         def __torch_dispatch__(
             self, function: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
+            if "_assert_tensor_metadata" in str(function):
+                # A program says of what type its tensors were when it was traced.
+                return None
             kwargs = dict(kwargs or {})
             if kwargs.get("dtype") in narrow:
                 kwargs["dtype"] = torch.float64

@@ -19,7 +19,7 @@ from typing import Any
 from graphfuse.errors import GraphfuseError, ProviderError, WriteError
 from graphfuse.records.requests import Level
 
-PLACE = "optimum.commands.register"
+REGISTER = "optimum.commands.register"
 REGISTRATION = "register_graphfuse.py"
 
 CONTENT = '''"""optimum-cli onnxruntime graphfuse; written by graphfuse.integrations.optimum."""
@@ -110,7 +110,7 @@ def registration() -> Path:
     Raises ProviderError when it is not installed.
     """
     try:
-        spec = util.find_spec(PLACE)
+        spec = util.find_spec(REGISTER)
     except ModuleNotFoundError:
         spec = None
     places = [] if spec is None else [Path(each) for each in spec.submodule_search_locations or ()]

@@ -11,9 +11,12 @@ The twin is a copy of the module in float64 in which casts to narrower floats ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import tempfile
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +41,7 @@ from graphfuse.records.requests import (
     AnyOutput,
     Feeds,
     Level,
+    Output,
     Selection,
     chosen,
     output_of,
@@ -61,8 +65,8 @@ if TYPE_CHECKING:
 
 def export(
     module: Any,
-    args: Sequence[Any],
-    output: AnyOutput,
+    args: Sequence[Any] | None,
+    output: AnyOutput | None,
     *,
     kwargs: Mapping[str, Any] | None = None,
     dynamic_shapes: Any = None,
@@ -78,18 +82,20 @@ def export(
     min_fused: int = 0,
     progress: Progress = SILENT,
 ) -> FuseResult:
-    """Export a torch.nn.Module in eval mode, fuse it, validate it, and write it atomically.
+    """Export a module in eval mode, or a program, fuse it, validate it, and write it atomically.
 
     The fused model is validated against what PyTorch exported, and against eager PyTorch: its
     distance to a float64 twin of the module may be no larger than 1.25 times the module's own, or
     than rounding each edge of the graph gives.
 
     Args:
-        module: The torch.nn.Module.
-        args: What it is called with, as for torch.onnx.export: the feeds of every comparison.
-        output: The file to write, or an `Output`. Weights beyond 1 GiB go to a file beside it.
+        module: The torch.nn.Module, or a torch.export.ExportedProgram.
+        args: What it is called with, as for torch.onnx.export: the feeds of every comparison. None
+            for those that a program was exported with.
+        output: The file to write, or an `Output`; None for a run that writes none. Weights beyond
+            1 GiB go to a file beside it.
         kwargs: As for torch.onnx.export, like the four that follow.
-        dynamic_shapes: Which extents are symbols.
+        dynamic_shapes: Which extents are symbols; a program has its own.
         input_names: Names of the model's inputs.
         output_names: Names of its outputs.
         opset: The version of ONNX's operators.
@@ -122,15 +128,17 @@ def export(
     """
     call = called(module, args, {} if kwargs is None else kwargs)
     level = chosen(Level, level, "level")
-    file, target = output_of(output), targets.target(ep)
+    if call.program is not None and dynamic_shapes is not None:
+        raise UsageError(
+            "a program of torch.export has its own dynamic shapes",
+            "say them to torch.export.export, or give the module",
+        )
+    file, target = None if output is None else output_of(output), targets.target(ep)
     known = runtimes.runtime(runtime)
     # Now, not after minutes of exporting: the comparison with PyTorch runs on it.
     require_provider(target.provider, targets.since(target))
-    where = file.path
-    check_output(file, Model(onnx.ModelProto(), None, where.parent))
-    leftovers.remove(where.parent)
-    with leftovers.scratch(where) as folder:
-        exported = folder / where.name
+    with _workplace(file) as folder:
+        exported = folder / ("model.onnx" if file is None else file.path.name)
         progress.stage("exporting")
         names = {"input_names": input_names, "output_names": output_names}
         call.export(exported, dynamic_shapes=dynamic_shapes, opset_version=opset, **names)
@@ -145,7 +153,22 @@ def export(
         progress.stage("comparing with eager PyTorch")
         report = _with_eager(call, eager, source, result, arrays, target.provider)
         _require(report)
-        return write(replace(result, validation=report), source, file, progress)
+        # What was read is PyTorch's own file, which goes with this folder.
+        result = replace(result, validation=report, read=())
+        return result if file is None else write(result, source, file, progress)
+
+
+@contextlib.contextmanager
+def _workplace(file: Output | None) -> Generator[Path]:
+    """A folder for what PyTorch writes: beside the output, so that it has room for two."""
+    if file is None:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+        return
+    check_output(file, Model(onnx.ModelProto(), None, file.path.parent))
+    leftovers.remove(file.path.parent)
+    with leftovers.scratch(file.path) as folder:
+        yield folder
 
 
 def _require(report: ValidationReport) -> None:

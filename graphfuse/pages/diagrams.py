@@ -11,7 +11,7 @@ from typing import Any
 from graphfuse.pages.placing import place
 
 ROW = 98.0
-GAP = 18.0
+BOX_GAP = 18.0
 BORDER = 10.0
 LETTER = 7.3
 """Width of a character of an operator's name; others are smaller."""
@@ -29,7 +29,7 @@ FATES = {
 
 
 @dataclass(frozen=True)
-class Line:
+class BoxLine:
     """One line of text in a box: what is shown, and how far below its top."""
 
     text: str
@@ -46,7 +46,7 @@ class BoxShape:
     width: float
     height: float
     style: str
-    lines: tuple[Line, ...]
+    lines: tuple[BoxLine, ...]
     title: str
 
 
@@ -79,7 +79,7 @@ def placed(drawing: Mapping[str, Any]) -> Figure:
     boxes, wires = drawing["boxes"], drawing["wires"]
     lines = [_lines(box) for box in boxes]
     widths = [2 * BORDER + max(_width(line) for line in each) for each in lines]
-    found = place(widths, [(wire["source"], wire["target"]) for wire in wires], ROW, GAP)
+    found = place(widths, [(wire["source"], wire["target"]) for wire in wires], ROW, BOX_GAP)
     types = Counter(wire["type"] for wire in wires if wire["type"])
     usual = types.most_common(1)[0][0] if types else ""
     shapes: list[BoxShape] = []
@@ -105,7 +105,7 @@ def short(text: str, most: int = LINE_LETTERS) -> str:
     return f"{text[:head]}\N{HORIZONTAL ELLIPSIS}{text[head + 1 - most :]}"
 
 
-def _lines(box: Mapping[str, Any]) -> tuple[Line, ...]:
+def _lines(box: Mapping[str, Any]) -> tuple[BoxLine, ...]:
     """The operator, its name, and its constants where it is not one that stays."""
     known = box["kind"] == "node"
     first = box["operator"] if known else box["name"] if box["kind"] == "more" else box["kind"]
@@ -117,14 +117,14 @@ def _lines(box: Mapping[str, Any]) -> tuple[Line, ...]:
     texts += [(short(text, 34), "constant") for text in shown]
     if len(more) > len(shown):
         texts.append((f"and {len(more) - len(shown)} more constants", "constant"))
-    return tuple(Line(text, LINE * (n + 1) + 3, style) for n, (text, style) in enumerate(texts))
+    return tuple(BoxLine(text, LINE * (n + 1) + 3, style) for n, (text, style) in enumerate(texts))
 
 
-def _width(line: Line) -> float:
+def _width(line: BoxLine) -> float:
     return len(line.text) * (LETTER if line.style == "operator" else SMALL_LETTER)
 
 
-def _height(lines: Sequence[Line]) -> float:
+def _height(lines: Sequence[BoxLine]) -> float:
     return LINE * len(lines) + 10
 
 

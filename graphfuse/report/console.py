@@ -5,13 +5,10 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from graphfuse.errors import printable
-
-WIDEST = 10**6
-"""Columns: more than a row has."""
+from graphfuse.report.sheet import Line, Sheet, folded
 
 
 class SafeConsole(Console):
@@ -25,21 +22,24 @@ class SafeConsole(Console):
         """rich would end the process, with the code of a failure and without a word."""
         raise BrokenPipeError(32, "Broken pipe")
 
-    def table(self, table: Table) -> None:
-        """Print a table, a row on a line, however long it is: a name that is cut is no name.
+    @property
+    def columns(self) -> int | None:
+        """How wide a line may be; None where programs read it, a row on a line."""
+        return self.width if self.file.isatty() else None
 
-        A terminal folds such lines itself, and gives them whole to whoever copies them.
-        """
-        options = self.options.update(width=WIDEST, no_wrap=True)
-        for line in self.render_lines(table, options, pad=False):
-            text = Text.assemble(*((part.text, part.style or "") for part in line))
-            text.rstrip()
-            self.print(text, soft_wrap=True)
+    def say(self, *parts: str, indent: int = 2) -> None:
+        """Print a sentence. On a terminal it is folded at blanks, but for its `Whole` parts."""
+        width = self.columns
+        lines = ["".join(map(printable, parts))] if width is None else folded(parts, width, indent)
+        for line in lines:
+            self._print_line(Line(line))
 
+    def table(self, sheet: Sheet) -> None:
+        """Print a table: a row on a line, folded where a terminal is narrower than that."""
+        for line in sheet.lines(self.columns):
+            self._print_line(line)
 
-def table_of(*columns: str) -> Table:
-    """An empty table as all views have it."""
-    made = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        made.add_column(column, no_wrap=True, overflow="ignore")
-    return made
+    def _print_line(self, line: Line) -> None:
+        style = "bold" if line.heading and not self.no_color else ""
+        # Whatever is still too long is folded by the terminal, which gives it whole to who copies.
+        self.print(Text(line.text.rstrip(), style=style), soft_wrap=True)

@@ -68,11 +68,13 @@ def explain_document(model: str, found: Explanation) -> Document:
     }
 
 
-def fuse_document(model: str, result: FuseResult, options: Sequence[str] = ()) -> Document:
-    """What `graphfuse fuse` did; `options` are those that name the user's feeds."""
+def fuse_document(
+    model: str, result: FuseResult, options: Sequence[str] = (), command: str = "fuse"
+) -> Document:
+    """What `graphfuse fuse` or `export` did; `options` are those that name the user's feeds."""
     written = result.written[0].path if result.written else ""
     return {
-        **head("fuse"),
+        **head(command),
         "model": model,
         "target": result.target,
         "changed": result.changed,
@@ -87,7 +89,7 @@ def fuse_document(model: str, result: FuseResult, options: Sequence[str] = ()) -
         "made_for": result.made_for or None,
         "validation": None
         if result.validation is None
-        else _validation(result.validation, model, written, options),
+        else _validation(result.validation, model if command == "fuse" else "", written, options),
         "pictures": [_picture(each) for each in result.pictures],
         "read": [file_document(file) for file in result.read],
         "written": [file_document(file) for file in result.written],
@@ -244,6 +246,9 @@ def _validation(
     report: ValidationReport, original: str, fused: str, options: Sequence[str]
 ) -> Document:
     command = shlex.join(["graphfuse", "validate", original, fused or "FUSED", *options])
+    if not original:
+        # What was exported is no file: there is nothing to validate against once more.
+        command = ""
     return {
         "passed": report.passed,
         "verdict": report.verdict,
@@ -284,7 +289,7 @@ def _check(check: Check, command: str) -> Document:
         "bound": check.bound,
         "where": check.where,
         "passed": check.passed,
-        "repeat": f"{command} {check.repeat}".strip(),
+        "repeat": f"{command} {check.repeat}".strip() if command else "",
     }
 
 

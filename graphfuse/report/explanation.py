@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from graphfuse.records import Explanation, NearMiss, Site
 from graphfuse.report.console import SafeConsole
-from graphfuse.report.terminal import shapes, sum_readers
+from graphfuse.report.scan_view import shapes, sum_readers
+from graphfuse.report.sheet import Whole
 
 
 def print_explanation(console: SafeConsole, found: Explanation) -> None:
@@ -21,7 +24,13 @@ def print_explanation(console: SafeConsole, found: Explanation) -> None:
     if isinstance(item, NearMiss):
         lines.append(("would help", item.reason.remedy))
     for name, text in lines:
-        console.print(f"{name:<12}{text}", soft_wrap=True)
+        console.say(f"{name:<12}", *_parts(text), indent=12)
+
+
+def _parts(text: str) -> list[str]:
+    """A text with the names in quotes, and whatever else has no blanks, whole."""
+    pieces = re.split(r"('[^']*')", text)
+    return [Whole(each) if each.startswith("'") else each for each in pieces if each]
 
 
 def _of_a_miss(item: NearMiss) -> list[tuple[str, str]]:

@@ -6,12 +6,13 @@ from collections import Counter
 
 from graphfuse.records.folder_results import FolderModel, FolderResult
 from graphfuse.records.reasons import Reason
-from graphfuse.report.console import SafeConsole, table_of
+from graphfuse.report.console import SafeConsole
+from graphfuse.report.sheet import Sheet, Whole
 
 
 def print_folder(console: SafeConsole, result: FolderResult) -> None:
     """The table that ends `graphfuse fuse FOLDER`."""
-    table = table_of(result.folder, "found", "fused", "verdict", "file")
+    table = Sheet((result.folder, "found", "fused", "verdict", "file"))
     for model in result.models:
         found = "-" if model.result is None else str(len(model.result.scan.sites))
         fused = "-" if model.result is None else str(model.fused)
@@ -21,20 +22,19 @@ def print_folder(console: SafeConsole, result: FolderResult) -> None:
     for model in result.models:
         left.update(model.result.reasons() if model.result else ())
     for reason, count in sorted(left.items(), key=lambda item: item[0].value):
-        console.print(f"not fused: {count} x {reason.sentence} ({reason.value})", soft_wrap=True)
-        console.print(f"  would help: {reason.remedy}", soft_wrap=True)
+        console.say(f"not fused: {count} x {reason.sentence} ({reason.value})")
+        console.say(f"  would help: {reason.remedy}", indent=4)
     for model in result.failed:
-        console.print(f"failed: {model.name}: {model.error}", soft_wrap=True)
+        console.say("failed: ", Whole(model.name), f": {model.error}")
     for model in result.models:
         for note in model.result.notes if model.result else ():
-            console.print(f"note: {model.name}: {note}", soft_wrap=True)
+            console.say("note: ", Whole(model.name), f": {note}")
     for note in result.notes:
-        console.print(f"note: {note}", soft_wrap=True)
+        console.say(f"note: {note}")
     if result.output:
         count = sum(bool(model.written) for model in result.models)
         more = f" and {_several(len(result.copied), 'other file')}" if result.copied else ""
-        said = f"wrote {_several(count, 'model')}{more} to {result.output}"
-        console.print(said, soft_wrap=True)
+        console.say(f"wrote {_several(count, 'model')}{more} to ", Whole(result.output))
 
 
 def _several(count: int, what: str) -> str:

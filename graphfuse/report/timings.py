@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from graphfuse.report.console import SafeConsole, table_of
+from graphfuse.report.console import SafeConsole
 from graphfuse.report.document import file_document
 from graphfuse.report.head import head
+from graphfuse.report.sheet import Sheet
 from graphfuse.speed.measurements import (
     BEST,
     FUSED,
@@ -42,23 +43,23 @@ def bench_document(original: str, fused: str | None, report: BenchReport) -> dic
 
 def print_bench(console: SafeConsole, report: BenchReport) -> None:
     """One row for each comparison or site, and below it what was seen inside."""
-    console.print(", ".join(f"{key} {value}" for key, value in report.environment.items()))
+    console.say(", ".join(f"{key} {value}" for key, value in report.environment.items()))
     if report.comparisons:
         _print_comparisons(console, report)
     if report.sites:
         _print_sites(console, report.sites)
     for note in report.notes:
-        console.print(f"note: {note}")
+        console.say(f"note: {note}")
 
 
 def _print_comparisons(console: SafeConsole, report: BenchReport) -> None:
     for found in report.comparisons:
-        console.print(_head(found))
-        table = table_of("session", "median (quartiles)", *_besides(found))
+        console.say(_head(found))
+        table = Sheet(("session", "median (quartiles)", *_besides(found)))
         for name, figures in _sessions(found).items():
             table.add_row(name, _time(figures), *_speedups(found, name))
         console.table(table)
-        console.print(f"times faster: median of {found.pairs} pairs, 95 % interval")
+        console.say(f"times faster: median of {found.pairs} pairs, 95 % interval")
         _print_inside(console, found)
 
 
@@ -101,7 +102,7 @@ def _print_inside(console: SafeConsole, found: Comparison) -> None:
         if figures.footprint is not None:
             words.append(_needs(figures.footprint))
         if words:
-            console.print(f"{name}: {'; '.join(words)}", soft_wrap=True)
+            console.say(f"{name}: {'; '.join(words)}")
 
 
 def _needs(footprint: Footprint) -> str:
@@ -112,8 +113,8 @@ def _needs(footprint: Footprint) -> str:
 
 
 def _print_sites(console: SafeConsole, sites: tuple[SiteTiming, ...]) -> None:
-    console.print("times faster than the original's nodes in the best session without graphfuse")
-    table = table_of("sites", "norm", "type", "shape", "sum read", "original", "forms", "best")
+    console.say("times faster than the original's nodes in the best session without graphfuse")
+    table = Sheet(("sites", "norm", "type", "shape", "sum read", "original", "forms", "best"))
     for site in sites:
         first, more = site.sites[0], len(site.sites) - 1
         forms = [
@@ -127,7 +128,7 @@ def _print_sites(console: SafeConsole, sites: tuple[SiteTiming, ...]) -> None:
             "x".join(map(str, site.shape)),
             "yes" if site.sum_is_read else "no",
             f"{site.forms['original'] * 1e6:.2f} us",
-            ", ".join(forms),
+            forms,
             site.best,
         )
     console.table(table)
@@ -144,5 +145,12 @@ def _time(figures: Figures) -> str:
 
 
 def _shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    distinct = dict.fromkeys("x".join(map(str, shape)) or "scalar" for shape in shapes.values())
-    return " ".join(distinct)
+    """Inputs with their shapes, such as `input_ids 1x128`; of those that are alike the first."""
+    first: dict[str, list[str]] = {}
+    for name, shape in shapes.items():
+        first.setdefault("x".join(map(str, shape)) or "scalar", []).append(name)
+    texts = (
+        f"{names[0]} {shape}" + (f" and {len(names) - 1} more such" if names[1:] else "")
+        for shape, names in first.items()
+    )
+    return ", ".join(texts)

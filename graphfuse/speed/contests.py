@@ -19,7 +19,7 @@ from graphfuse.files.model_file import Model
 from graphfuse.graph.bodies import strange, strange_names
 from graphfuse.planning import advice, runtimes
 from graphfuse.planning.targets import Target
-from graphfuse.records.progress import Progress
+from graphfuse.records.progress import Progress, tell_part
 from graphfuse.running.feeding import Feed, Feeding
 from graphfuse.running.fitting import Fitting
 from graphfuse.running.profiler import ProfiledNode, profile, require_fused_on
@@ -137,8 +137,9 @@ class _Trial:
                 # The old ones go first: two sets of weights may be more than there is room for.
                 sessions.clear()
                 sessions = self._sessions(turn)
-            for feed, found in zip(feeds, samples, strict=True):
-                for name, timing in self._timed(sessions, feed).items():
+            for number, (feed, found) in enumerate(zip(feeds, samples, strict=True)):
+                done, every = turn * len(feeds) + number, len(self.contenders) * len(feeds)
+                for name, timing in self._timed(sessions, feed, (done, every)).items():
                     found[name] += timing.samples
         sessions.clear()
         timings = [{name: Timing(tuple(s)) for name, s in found.items()} for found in samples]
@@ -162,8 +163,12 @@ class _Trial:
     def _where(self, feed: Feed) -> str:
         return f"on {self.provider}, {self.threads.count} threads, {feed.label}"
 
-    def _timed(self, sessions: Mapping[str, libraries.Session], feed: Feed) -> dict[str, Timing]:
+    def _timed(
+        self, sessions: Mapping[str, libraries.Session], feed: Feed, told: tuple[int, int]
+    ) -> dict[str, Timing]:
+        """Timings of each contender; `told` are the parts that are done, and all of them."""
         self.progress.stage(f"timing {self._where(feed)}")
+        tell_part(self.progress, float(told[0]), told[1])
         try:
             run(sessions[FUSED], feed.values)
         except Exception as error:
@@ -171,7 +176,13 @@ class _Trial:
             raise _does_not_run(FUSED, self.provider, error) from error
         calls = {name: caller(made, feed.values, self.provider) for name, made in sessions.items()}
         turns = len(self.contenders)
-        return paired(calls, self.options.seconds / turns, ROUNDS // turns, self.options.clock)
+        return paired(
+            calls,
+            self.options.seconds / turns,
+            ROUNDS // turns,
+            self.options.clock,
+            told=lambda share: tell_part(self.progress, told[0] + share, told[1]),
+        )
 
     def _compare(self, feed: Feed, timings: Mapping[str, Timing]) -> Comparison:
         where = self._where(feed)

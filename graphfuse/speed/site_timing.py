@@ -26,7 +26,7 @@ from graphfuse.planning.plan import plan
 from graphfuse.planning.targets import Target, takes_bias
 from graphfuse.recognition.scan import scan as scan_model
 from graphfuse.records import Dim, Scan, Site
-from graphfuse.records.progress import Progress
+from graphfuse.records.progress import Progress, counted
 from graphfuse.records.requests import Costs, Feeds, Selection
 from graphfuse.rewriting.rewrite import rewrite
 from graphfuse.running.feeding import Feed
@@ -135,8 +135,8 @@ class Tuner:
             alike = _likeness(cut), biased and _likeness(biased)
             distinct.setdefault(alike, []).append((site, cut, biased))
         found: list[SiteTiming] = []
-        for number, alike in enumerate(distinct.values()):
-            progress.stage(f"timing site {number + 1} of {len(distinct)}")
+        progress.stage(f"timing each distinct site on {self.target.provider}")
+        for alike in counted(progress, tuple(distinct.values())):
             _, cut, biased = alike[0]
             timing = self._time(tuple(site.id for site, _, _ in alike), cut, biased)
             if timing is not None:

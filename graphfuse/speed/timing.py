@@ -135,22 +135,28 @@ def paired(
     rounds: int = 15,
     clock: str = "wall",
     settle: float | None = None,
+    told: Callable[[float], object] | None = None,
 ) -> dict[str, Timing]:
     """Time calls in turns for about `seconds` each, at least `rounds` rounds.
 
     The order turns by one in each round, so none is always first. `clock` is one of CLOCKS, and
-    `settle` the rest before each sample, in seconds: SETTLE_SECONDS if not given.
+    `settle` the rest before each sample, in seconds: SETTLE_SECONDS if not given. `told` is called
+    between rounds, with the share that is done.
     """
     names, now = list(calls), CLOCKS[clock]
     rest = SETTLE_SECONDS if settle is None else settle
     repeats = {name: _repeats(calls[name], now, rest) for name in names}
     samples: dict[str, list[float]] = {name: [] for name in names}
-    end = time.perf_counter() + seconds * len(names)
+    begun, whole = time.perf_counter(), seconds * len(names)
+    end = begun + whole
     done = 0
     while done < rounds or time.perf_counter() < end:
         for name in names[done % len(names) :] + names[: done % len(names)]:
             samples[name].append(_sample(calls[name], repeats[name], now, rest))
         done += 1
+        if told is not None:
+            passed = (time.perf_counter() - begun) / whole if whole else 1.0
+            told(min(passed, done / rounds, 1.0))
     return {name: Timing(tuple(values)) for name, values in samples.items()}
 
 

@@ -22,7 +22,7 @@ from graphfuse.files.weights import check_output
 from graphfuse.planning.targets import Target
 from graphfuse.records import FuseResult, HashedFile
 from graphfuse.records.folder_results import FolderModel, FolderResult
-from graphfuse.records.progress import Progress
+from graphfuse.records.progress import Progress, tell_part
 from graphfuse.records.requests import Feeds, Output, Selection, Weights
 from graphfuse.running.caches import symbols_of
 from graphfuse.steps.fusing import Fusing, all_put_back
@@ -36,7 +36,7 @@ Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class EachModel:
     """What is wanted of each model; `make` gives the stage that fuses it."""
 
     make: Callable[[Model, Feeds, Progress], Fusing]
@@ -65,6 +65,10 @@ class Stages:
         """So much of a file is written."""
         self.progress.portion(what, done, total)
 
+    def part(self, done: float, total: float) -> None:
+        """So many pieces of the stage are done."""
+        tell_part(self.progress, done, total)
+
 
 @dataclass(frozen=True)
 class Known:
@@ -82,7 +86,7 @@ class FolderFusing:
 
     folder: Path
     output: Output | None
-    wanted: Wanted
+    wanted: EachModel
     progress: Progress
 
     def run(self) -> FolderResult:

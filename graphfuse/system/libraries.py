@@ -125,6 +125,19 @@ def mpmath() -> MpMath:
         ) from error
 
 
+def transformers() -> Any:
+    """The module transformers; ProviderError naming the extra when it is not installed."""
+    try:
+        return importlib.import_module("transformers")
+    except ImportError as error:
+        machine.check(error, "importing transformers")
+        raise ProviderError(
+            f"a folder of Hugging Face needs transformers, which cannot be imported "
+            f"({in_one_line(error)})",
+            "install it with `pip install 'graphfuse[transformers]'`",
+        ) from error
+
+
 def load_cuda_libraries() -> None:
     """Load CUDA's and cuDNN's libraries where pip put them, for onnxruntime's CUDA provider.
 
@@ -136,6 +149,9 @@ def load_cuda_libraries() -> None:
         # It prints one line for each library that it does not find; the session's error is enough.
         with contextlib.redirect_stdout(io.StringIO()):
             preload()
+
+
+NOT_INSTALLED = "not installed"
 
 
 def version_of(package: str) -> str:
@@ -151,4 +167,4 @@ def version_of(package: str) -> str:
         # None where the file that says it cannot be read.
         if found:
             return f"{found} ({name})" if name == "onnxruntime-gpu" else found
-    return "not installed"
+    return NOT_INSTALLED

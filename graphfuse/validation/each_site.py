@@ -18,6 +18,7 @@ import numpy as np
 
 from graphfuse.files.model_file import Model
 from graphfuse.records import Check, Unpaired
+from graphfuse.records.progress import SILENT, Progress, counted
 from graphfuse.validation.alone import Lost, Replaced, Trial, on_activations, on_hard_rows
 from graphfuse.validation.comparing import Compared, compared, other_casts
 from graphfuse.validation.differences import Difference
@@ -93,6 +94,7 @@ def check_sites(
     seed: int,
     activations: Mapping[str, tuple[Array, Array]] | None = None,
     options: str = "",
+    progress: Progress = SILENT,
 ) -> SiteResults:
     """Check fused nodes alone: what each means, and the kernel of each distinct one.
 
@@ -101,7 +103,7 @@ def check_sites(
     results = SiteResults()
     before, after = parts_by_scope(original), parts_by_scope(fused)
     parts: dict[str, Replaced] = {}
-    for site in sites:
+    for site in counted(progress, sites):
         there, here = before.get(site.scope), after[site.scope]
         if there is None:
             results.unpaired.append(Unpaired(site.output, "the original has no such graph"))
@@ -121,11 +123,14 @@ def check_sites(
     alike: dict[object, list[FusedNode]] = {}
     for site in sites:
         alike.setdefault(_likeness(site), []).append(site)
-    for group in alike.values():
+    progress.stage(f"running each distinct site on {provider}")
+    for group in counted(progress, tuple(alike.values())):
         _check_kernels(results, fused, group, provider, seed, parts)
-    for site in sites:
-        if activations and site.output in activations:
-            captured, part = activations[site.output], parts.get(site.output, _nothing)
+    given = activations or {}
+    if given:
+        progress.stage(f"running each site on its activations, on {provider}")
+        for site in counted(progress, [site for site in sites if site.output in given]):
+            captured, part = given[site.output], parts.get(site.output, _nothing)
             first = len(results.checks)
             results.add(on_activations(fused, site, provider, captured, part))
             results.checks[first:] = [replace(c, repeat=options) for c in results.checks[first:]]

@@ -144,7 +144,9 @@ def _runs(
             activations = _activations(whole, sites, found)
         progress.stage(f"validating each site on {provider}")
         run = "" if whole is None else f"--validate full {whole.ran[0].feed.repeat}"
-        mine = check_sites(original, fused, sites, provider, feeding.seed, activations, run)
+        mine = check_sites(
+            original, fused, sites, provider, feeding.seed, activations, run, progress
+        )
         theirs = check_sites(fused, original, others, provider, feeding.seed)
         found.add(mine)
         found.add(theirs)

@@ -11,7 +11,7 @@ import numpy as np
 
 from graphfuse.errors import OriginalModelError, in_one_line
 from graphfuse.files.model_file import Model
-from graphfuse.records.progress import Progress
+from graphfuse.records.progress import Progress, tell_part
 from graphfuse.records.requests import Level
 from graphfuse.running.feeding import Feed, Feeding
 from graphfuse.running.fitting import Fitting
@@ -131,18 +131,21 @@ class Originals:
             # One feed tells whether it runs at a level.
             choices, first, more = choices[:1], (True, first[1]), []
         made = self._original_session(*first)
+        runs = len(choices) * (1 + len(more))
         for number, alternatives in enumerate(choices):
+            tell_part(self.progress, number, runs)
             # What the user gives must run; sizes that are made up need not, but for the first.
             required = number == 0 or self.feeding.inputs is not None
             found = self._first_that_runs(made, alternatives, required)
             if found is not None:
                 self.fitting.keep(found[0])
                 self.ran.append(Ran(found[0], {first: found[1]}))
-        for way in more:
+        for done, way in enumerate(more, 1):
             del made
             made = self._original_session(*way)
             try:
-                for ran in self.ran:
+                for number, ran in enumerate(self.ran):
+                    tell_part(self.progress, done * len(choices) + number, runs)
                     ran.before[way] = self._run_original(made, ran.feed)
             except OriginalModelError as error:
                 if first[1] == way[1]:

@@ -18,6 +18,7 @@ import onnx
 from graphfuse.errors import OriginalModelError, UsageError, in_one_line
 from graphfuse.graph.scopes import function_key
 from graphfuse.records import Check, NotShown
+from graphfuse.records.progress import tell_part
 from graphfuse.records.requests import Level
 from graphfuse.running.feeding import Feed
 from graphfuse.running.profiler import profile, require_fused_on
@@ -74,8 +75,9 @@ class WholeModel(Originals):
         self.progress.stage(f"running the original on {self.provider}")
         self.run_originals_somehow()
         checks: list[Check] = []
-        for ran in self.ran:
+        for done, ran in enumerate(self.ran):
             self.progress.stage(f"evaluating in float64 ({ran.feed.label})")
+            tell_part(self.progress, done, len(self.ran))
             try:
                 checks += self._meaning(ran)
             except UnsupportedModelError:
@@ -93,9 +95,10 @@ class WholeModel(Originals):
             )
         self.progress.stage(f"comparing the original with float64, on {self.provider}")
         self._look_for_strays()
-        for optimize, kernels in self.ways():
-            self.progress.stage(f"running the fused model on {self.provider}")
-            checks += self._end_to_end(optimize, kernels)
+        self.progress.stage(f"running the fused model on {self.provider}")
+        ways = self.ways()
+        for done, way in enumerate(ways):
+            checks += self._end_to_end(*way, told=(done, len(ways)))
         if self.provider != CPU and all(check.passed for check in checks):
             self.progress.stage(f"looking where the fused nodes ran, on {self.provider}")
             self._require_placement()
@@ -249,13 +252,16 @@ class WholeModel(Originals):
         subject = f"the fused model does not run on {ran.feed.label}, the original does"
         return Check("G2", subject, float("inf"), 0.0, where, False, self._repeat(ran.feed))
 
-    def _end_to_end(self, optimize: bool, kernels: bool) -> list[Check]:
+    def _end_to_end(self, optimize: bool, kernels: bool, told: tuple[int, int]) -> list[Check]:
+        """Checks of every output; `told` are the ways that are done, and all of them."""
         checks: list[Check] = []
         made = None
         level: bool | str = optimize
         if optimize and self._is_broken_too(kernels):
             level = self.optimized
-        for ran in self.ran:
+        runs = len(self.ran)
+        for number, ran in enumerate(self.ran):
+            tell_part(self.progress, told[0] * runs + number, told[1] * runs)
             where = f"{self.provider}, {ran.feed.label}, "
             where += f"optimizations {'on' if optimize else 'off'}"
             where += ", graphfuse kernels" if kernels else ""

@@ -87,6 +87,7 @@ def test_what_an_error_calls_an_option_has_a_name_in_python(shell: Shell) -> Non
         "--time-limit",
         "--help",
         "--activations",
+        "--all",
     }
     assert listed - own - {"--no-fold-bias"} <= IN_PYTHON.keys()
     with pytest.raises(graphfuse.UsageError) as caught:

@@ -27,7 +27,7 @@ COMMANDS = {
     "bench": ["bench", BERT, "--sites", "--seconds", "0.01"],
     "env": ["env"],
 }
-TWO_FORMS = [(name, form) for name in COMMANDS for form in ("", "--json") if form == "" or name not in ("env", "bench")]  # fmt: skip
+TWO_FORMS = [(name, form) for name in COMMANDS for form in ("", "--json") if form == "" or name != "bench"]  # fmt: skip
 
 
 def closed(

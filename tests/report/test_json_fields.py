@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,22 @@ from graphfuse.records import (
     Unpaired,
     ValidationReport,
 )
+from graphfuse.records.environment import Environment
 from graphfuse.records.residual_stream import Reading
 from tests.conftest import MODELS, ROOT, Shell
 from tests.support.commands import Commands
 
-COMMANDS = ("scan", "explain", "fuse", "fuse-folder", "unfuse", "validate", "bench")
+COMMANDS = (
+    "scan",
+    "explain",
+    "fuse",
+    "fuse-folder",
+    "unfuse",
+    "validate",
+    "bench",
+    "env",
+    "export",
+)
 
 KIND_OF = {
     "sites": "site", "fused": "site", "near_misses": "near_miss", "left": "near_miss", "add": "node",
@@ -39,7 +51,7 @@ KIND_OF = {
 }  # fmt: skip
 """Which section a field's value is explained in; others are called as the field is."""
 
-FREE = {"evaluated", "environment", "shapes", "shares", "providers", "forms"}
+FREE = {"evaluated", "environment", "shapes", "shares", "providers", "forms", "versions"}
 """Fields whose keys are names of the model or machine."""
 
 
@@ -74,6 +86,15 @@ def _section(section: str, name: str) -> str:
     return "interval" if section == "by form" else KIND_OF.get(name, name)
 
 
+BLOCK = """
+import torch
+
+def block():
+    layer = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
+    return layer, (torch.ones(2, 5, 16),)
+"""
+
+
 @pytest.fixture(scope="module")
 def documents(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """A document of each command, those of an error and of a missed gate among them."""
@@ -95,7 +116,11 @@ def documents(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> l
         ("validate", bert, out, "--ep", "nosuch"),
         ("bench", bert, out, *quick),
         ("bench", gpt2, "--sites", *quick),
+        ("env",),
     ]
+    if find_spec("torch") and find_spec("onnxscript"):
+        (folder / "block.py").write_text(BLOCK)
+        calls.append(("export", "block.py:block", "-o", folder / "block.onnx"))
     runs = [commands.run(*map(str, call), "--json", cwd=folder) for call in calls]
     return [json.loads(run.stdout) for run in runs]
 
@@ -115,6 +140,7 @@ def test_every_field_is_explained(documents: list[dict[str, Any]]) -> None:
                     there
                     | known["head"]
                     | (known["validation"] if command == "validate" else set())
+                    | (known["fuse"] if command == "export" else set())
                 )
             assert name in there, (command, section, name)
 
@@ -135,6 +161,7 @@ def test_fields_are_called_as_in_python() -> None:
         ("site", Site), ("near_miss", NearMiss), ("cost", Cost), ("check", Check),
         ("change", Change), ("certificate", Certificate), ("not_shown", NotShown),
         ("unpaired", Unpaired), ("validation", ValidationReport), ("reading", Reading),
+        ("env", Environment),
     ):  # fmt: skip
         names = {each.name for each in fields(record)} | set(dir(record))
         # Of a reason its sentence and remedy stand beside it; an operator is the fusion's.
