@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 WIDTH, HEIGHT = 640, 300
+DASHES = ("none", "9 4", "2 3", "12 3 2 3")
+"""Lines are told apart without their colours too."""
 LEFT, RIGHT, TOP, BOTTOM = 64, 110, 16, 40
 
 STYLE = """
@@ -59,9 +61,10 @@ def page(
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>Sums and norms: the gradient that reaches each layer</title>\n"
-        f"<style>{STYLE}</style></head>\n<body>\n<h1>The gradient that reaches each layer</h1>\n"
+        f"<style>{STYLE}</style></head>\n<body><main>\n"
+        "<h1>The gradient that reaches each layer</h1>\n"
         f"{LESSON}{pictures}<h2>LayerNorm, a step at a time (epsilon {epsilon:g})</h2>\n"
-        f'<div class="wide"><table>\n{rows}</table></div>\n</body></html>\n'
+        f"{_wide('Steps')}<table>\n{rows}</table></div>\n</main></body></html>\n"
     )
 
 
@@ -71,8 +74,14 @@ def _table(ways: Mapping[str, Sequence[float]], formulas: Mapping[str, str]) -> 
         f"<td>{sizes[len(sizes) // 2]:.2g}</td></tr>\n"
         for way, sizes in ways.items()
     )
-    head = "<tr><th></th><th></th><th>first layer</th><th>middle</th></tr>\n"
-    return f'<div class="wide"><table>\n{head}{rows}</table></div>\n'
+    head = "<tr><th>way</th><th>formula</th><th>first layer</th><th>middle</th></tr>\n"
+    label = f"Gradients in {len(next(iter(ways.values()))) - 1} layers"
+    return f"{_wide(label)}<table>\n{head}{rows}</table></div>\n"
+
+
+def _wide(label: str) -> str:
+    """What is wider than a window is moved by the keyboard as well."""
+    return f'<div class="wide" tabindex="0" role="region" aria-label="{label}">'
 
 
 def picture(ways: Mapping[str, Sequence[float]]) -> str:
@@ -103,10 +112,15 @@ def picture(ways: Mapping[str, Sequence[float]]) -> str:
     for number, (way, line) in enumerate(logs.items()):
         points = " ".join("{:.1f},{:.1f}".format(*at(n, value)) for n, value in enumerate(line))
         colour = f"var(--{escape(way)})"
-        parts.append(f'<polyline points="{points}" style="stroke:{colour}"/>')
+        style = f"stroke:{colour};stroke-dasharray:{DASHES[number % len(DASHES)]}"
+        parts.append(f'<polyline points="{points}" style="{style}"/>')
         down = TOP + 16 + 20 * number
+        start = WIDTH - RIGHT + 14
         parts.append(
-            f'<text x="{WIDTH - RIGHT + 14}" y="{down}" style="fill:{colour}">{escape(way)}</text>'
+            f'<polyline points="{start},{down - 4} {start + 22},{down - 4}" style="{style}"/>'
+        )
+        parts.append(
+            f'<text x="{start + 28}" y="{down}" style="fill:{colour}">{escape(way)}</text>'
         )
     label = "Size of the gradient by layer, relative to that at the output"
     frame = f'viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}"'

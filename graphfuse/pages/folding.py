@@ -92,12 +92,6 @@ def ids(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
-def shape(dims: Sequence[int | str | None]) -> str:
-    """`[2, S, 64]`; what inference named itself is as good as unknown."""
-    known = ("?" if str(dim).startswith(("unk__", "None")) else str(dim) for dim in dims)
-    return f"[{', '.join(known)}]"
-
-
 def node(ref: Document) -> str:
     """A node in words, as everywhere: its operator, its name or number, and where it is."""
     named = (

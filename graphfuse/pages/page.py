@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from graphfuse.errors import UsageError, printable
 from graphfuse.pages import folding, plain_text
 from graphfuse.pages.contents import Page
+from graphfuse.records.sites import shape_text
 from graphfuse.report.head import SCHEMA, Document
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _environment(is_html: bool) -> Environment:
         keep_trailing_newline=True,
     )
     made.filters |= {
-        "shape": folding.shape,
+        "shape": shape_text,
         "ids": folding.ids,
         "node": folding.node,
         "figure": folding.figure,

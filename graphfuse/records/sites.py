@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -13,6 +14,12 @@ from graphfuse.records.reasons import Reason
 
 Dim = int | str | None
 """An extent: a number, a symbol, or unknown."""
+
+
+def shape_text(dims: Sequence[Dim]) -> str:
+    """`[2, S, 64]`; what inference named itself is as good as unknown."""
+    known = ("?" if str(dim).startswith(("unk__", "None")) else str(dim) for dim in dims)
+    return f"[{', '.join(known)}]"
 
 
 class NormKind(StrEnum):

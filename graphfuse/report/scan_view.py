@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from graphfuse.records import Dim, NearMiss, NormKind, Scan, Site
+from graphfuse.records import NearMiss, NormKind, Scan, Site
 from graphfuse.records.reasons import Reason
+from graphfuse.records.sites import shape_text
 from graphfuse.report.console import SafeConsole
 from graphfuse.report.sheet import Sheet, Whole
 
@@ -105,18 +106,12 @@ def ranges(numbers: Sequence[int], letter: str = "") -> tuple[str, ...]:
 
 def shapes(site: Site) -> str:
     """The shape of the sum, and that of the operand that broadcasts to it."""
-    text = _extents(site.shape)
+    text = shape_text(site.shape)
     if not site.order_proven:
         return f"{text}, which operand broadcasts is not known"
     if site.b_shape is None or site.b_shape == site.shape:
         return text
-    return f"{text} + {_extents(site.b_shape)}"
-
-
-def _extents(shape: tuple[Dim, ...]) -> str:
-    """`[2, S, 64]`; what inference named itself is as good as unknown."""
-    dims = ("?" if str(dim).startswith(("unk__", "None")) else str(dim) for dim in shape)
-    return f"[{', '.join(dims)}]"
+    return f"{text} + {shape_text(site.b_shape)}"
 
 
 def sum_readers(site: Site) -> str:

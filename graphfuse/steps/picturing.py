@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from graphfuse.files.model_file import Model
 from graphfuse.ops import is_fused_node
-from graphfuse.records import MAIN, Dim, NearMiss, ScopeRef, Site
+from graphfuse.records import MAIN, NearMiss, ScopeRef, Site
 from graphfuse.records.drawings import Diagram, Fate, Picture
 from graphfuse.records.results import FuseResult, Rewritten, UnfuseResult
+from graphfuse.records.sites import shape_text
 from graphfuse.steps.scanning import Looked, look
 from graphfuse.views.analyses import types_of
 from graphfuse.views.surroundings import (
@@ -87,12 +88,7 @@ class _Label:
         if known is None or not known.elem_type:
             return ""
         text = known.elem_type.text
-        return text if known.shape is None else f"{text} {_extents(known.shape)}"
-
-
-def _extents(shape: tuple[Dim, ...]) -> str:
-    dims = ("?" if str(dim).startswith(("unk__", "None")) else str(dim) for dim in shape)
-    return f"[{', '.join(dims)}]"
+        return text if known.shape is None else f"{text} {shape_text(known.shape)}"
 
 
 class _Artist:
