@@ -195,6 +195,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"--{name} has another length than --vector")
     if given.hidden < 1 or given.epsilon < 0:
         parser.error("--hidden is 1 or more, --epsilon is not negative")
+    if given.html and Path(given.html).suffix.lower() not in (".html", ".htm"):
+        parser.error(f"--html names {given.html}, which does not end in .html")
+    if given.html and not Path(given.html).absolute().parent.is_dir():
+        parser.error(f"--html names {given.html}, and there is no such folder")
     found = measured(given.layers, given.hidden, given.seed)
     x, scale, bias = (torch.tensor(v).double() for v in (given.vector, given.scale, given.bias))
     rows = step_rows(x, norm_steps(x, scale, bias, given.epsilon))

@@ -19,7 +19,8 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
   max-width: 46rem; margin: 2rem auto; padding: 0 1rem; }
 svg { width: 100%; height: auto; } svg text { fill: var(--ink); font-size: 12px; }
-.grid { stroke: var(--line); stroke-width: 1; } polyline { fill: none; stroke-width: 2.5; }
+polyline, line { fill: none; stroke-width: 2.5; }
+.grid { stroke: var(--line); stroke-width: 1; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; overflow-x: auto; }
 td, th { padding: .15rem .7rem .15rem 0; text-align: right; border-bottom: 1px solid var(--line); }
 td:first-child, td:nth-child(2), th { text-align: left; } .wide { overflow-x: auto; }
@@ -116,9 +117,8 @@ def picture(ways: Mapping[str, Sequence[float]]) -> str:
         parts.append(f'<polyline points="{points}" style="{style}"/>')
         down = TOP + 16 + 20 * number
         start = WIDTH - RIGHT + 14
-        parts.append(
-            f'<polyline points="{start},{down - 4} {start + 22},{down - 4}" style="{style}"/>'
-        )
+        across, level = f'x1="{start}" x2="{start + 22}"', f'y1="{down - 4}" y2="{down - 4}"'
+        parts.append(f'<line {across} {level} style="{style}"/>')
         parts.append(
             f'<text x="{start + 28}" y="{down}" style="fill:{colour}">{escape(way)}</text>'
         )

@@ -33,6 +33,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--every-export", action="store_true", help="every exporter at every opset")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is like another test and takes long, unless all are asked for."""
+    if config.getoption("--every-export"):
+        return
+    for item in items:
+        if item.get_closest_marker("every") is not None:
+            item.add_marker(pytest.mark.skip(reason="takes long: run it with --every-export"))
+
+
 @pytest.fixture(scope="session")
 def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
     """Export an architecture of models/ and give the file; the same export is made once."""

@@ -6,11 +6,8 @@ from typing import Annotated
 
 import typer
 
-from graphfuse.cli.saying import HtmlOption, MarkdownOption, Saying
+from graphfuse.cli.saying import HTML, MARKDOWN, HtmlOption, MarkdownOption, Saying
 from graphfuse.errors import UsageError
-
-HTML = (".html", ".htm")
-MARKDOWN = (".md", ".markdown")
 
 
 def report(

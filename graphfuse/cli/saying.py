@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from graphfuse.records import HashedFile
     from graphfuse.report.console import SafeConsole
 
-MODELS = (".onnx", ".data", ".onnx_data", ".bin", ".pt2", ".safetensors", ".npz", ".json")
-"""What a page is never called: a slip of the hand would replace a model, its weights, its feeds."""
+HTML = (".html", ".htm")
+MARKDOWN = (".md", ".markdown")
+"""What pages are called: a slip of the hand would replace a model, its feeds, a script."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,12 @@ class Saying:
 
     def __post_init__(self) -> None:
         """Refuse files that cannot be written, now and not after minutes of work."""
-        for option, name in (("--html", self.html), ("--markdown", self.markdown)):
+        for option, name, endings in (
+            ("--html", self.html, HTML),
+            ("--markdown", self.markdown, MARKDOWN),
+        ):
             if name is not None:
-                _check(option, name)
+                _check(option, name, endings)
         if self.html is not None and self.html == self.markdown:
             raise UsageError("--html and --markdown name one file", "name two")
 
@@ -96,18 +100,18 @@ def _same(one: Path, other: Path) -> bool:
     return one == other or one.absolute() == other.absolute() or one.resolve() == other.resolve()
 
 
-def _check(option: str, name: str) -> None:
+def _check(option: str, name: str, endings: Sequence[str]) -> None:
     """Raise UsageError for a file that a page cannot or should not be written to."""
     path = Path(name)
     if not name or name == "-":
-        raise UsageError(f"{option} has no file", f"name one, such as {option} run.html")
-    if path.suffix.lower() in MODELS:
-        raise UsageError(
-            f"{option} names {name}, which is called like a model or its data",
-            "name a file such as run.html or run.md",
-        )
+        raise UsageError(f"{option} has no file", f"name one, such as run{endings[0]}")
     if path.is_dir():
         raise UsageError(f"{option} names the folder {name}", "name a file in it")
+    if path.suffix.lower() not in endings:
+        raise UsageError(
+            f"{option} names {name}, which does not end in {endings[0]}",
+            f"name it so, such as run{endings[0]}: a page replaces what is there",
+        )
     if not path.parent.is_dir():
         raise UsageError(
             f"{option} names {name}, and there is no folder {path.parent}", "make it first"

@@ -44,7 +44,9 @@ def from_folder(
     # Before huggingface_hub is imported, which reads them once.
     os.environ["HF_HUB_OFFLINE"] = os.environ["TRANSFORMERS_OFFLINE"] = "1"
     settings = _settings(folder)
-    torch, transformers = torch_module(), libraries.transformers()
+    # In this order: the extra that brings transformers brings PyTorch as well.
+    transformers = libraries.transformers()
+    torch = torch_module()
     _require_no_code(folder, settings, transformers)
     if not any(folder.glob("*.safetensors")):
         raise ModelError(

@@ -9,7 +9,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from graphfuse.errors import UsageError
+import onnx
+
+from graphfuse.errors import OriginalModelError, UsageError
+from graphfuse.files.model_file import Model
+from graphfuse.files.weights import check_output
 from graphfuse.integrations.module import NotExportedError, torch_module
 from graphfuse.integrations.pytorch import export
 from graphfuse.integrations.sources import Exportable, opened_source
@@ -44,6 +48,9 @@ def export_source(
     without a word those of a folder are likely ones, and a function's stay numbers. Where PyTorch
     does not take a likely one, it chooses. Raises what `opened_source` and `graphfuse.export` do.
     """
+    if output is not None:
+        # Before PyTorch, which takes seconds to load.
+        check_output(output, Model(onnx.ModelProto(), None, output.path.parent))
     progress.stage(f"opening {text}")
     source = opened_source(text, dtype, seed)
     shapes, may_choose = _shapes(source, dynamic)
@@ -56,6 +63,14 @@ def export_source(
         if not may_choose:
             raise
         why = error
+    except OriginalModelError as error:
+        if "--load-inputs" not in error.remedy:
+            raise
+        # Feeds are the arguments that the module was exported with.
+        remedy = (
+            "onnxruntime may have no kernel for that type: try --dtype float32, or another --ep"
+        )
+        raise OriginalModelError(error.message, remedy) from error
     program = _as_allowed(source, shapes)
     if program is None:
         # It is not for want of the right symbols: the first error says more.

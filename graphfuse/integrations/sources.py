@@ -87,13 +87,14 @@ def opened_source(text: str, dtype: str | None, seed: int) -> Exportable:
 
 
 def _program(path: Path) -> Any:
-    torch = torch_module()
+    # Before PyTorch, which takes seconds to load, or is not there.
     if not path.is_file():
         raise ModelError(f"{path} does not exist", NAMEABLE)
     if not zipfile.is_zipfile(path):
         raise ModelError(
             f"{path} is no program of torch.export: it is no archive", f"{NAMEABLE}; {_of(path)}"
         )
+    torch = torch_module()
     try:
         return torch.export.load(str(path))
     except Exception as error:

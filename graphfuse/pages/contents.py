@@ -22,6 +22,9 @@ SESSIONS = {
 }
 """The sessions of a comparison, as its speed-ups call them."""
 
+THE_SUM = ", the sum"
+"""How the place of a check ends that is of a sum, and not of the norm."""
+
 MOST_CHECKS = 200
 """Checks that are listed: those nearest to their bounds."""
 
@@ -79,14 +82,18 @@ class Page:
         names = [found.get(name) for name in ("folder", "model", "original", "fused")]
         # In what `fuse` says, `fused` are sites.
         words = [name for name in names if isinstance(name, str)]
-        return f"graphfuse {found['command']}: {' and '.join(words)}".removesuffix(": ")
+        command = found["command"].removesuffix("-folder")
+        return f"graphfuse {command}: {' and '.join(words)}".removesuffix(": ")
 
     @cached_property
     def tone(self) -> str:
         """`good`, `bad`, or nothing where there is no verdict."""
-        if self.document["exit_code"] != 0 or self.document["error"]:
+        found = self.document
+        if found["exit_code"] != 0 or found["error"]:
             return "bad"
-        return "good" if self.document["command"] != "scan" else ""
+        is_level = any(_is_level(each["speedup"]) for each in found.get("comparisons") or ())
+        is_news = found["command"] != "scan" and found.get("changed", True)
+        return "good" if is_news and not is_level else ""
 
     @cached_property
     def verdict(self) -> str:
@@ -161,12 +168,17 @@ class Page:
         return folding.sites(self.document.get(_sites_name(self.document)) or ())
 
     @cached_property
+    def is_rewrite(self) -> bool:
+        """Whether nodes were replaced: then sites became something."""
+        return _is_rewrite(self.document)
+
+    @cached_property
     def key(self) -> list[tuple[str, str]]:
         """What the styles of boxes mean."""
         both = _has_both(self.document)
         goes = "goes" if both else "can be one node"
         comes = [("comes", "comes")] if both else []
-        return [("goes", goes), *comes, ("stays", "stays")]
+        return [("goes", goes), *comes, ("stays", "stands around it")]
 
     @cached_property
     def pictures(self) -> list[Pictured]:
@@ -223,8 +235,14 @@ class Page:
     def worst(self) -> list[tuple[str, Document]]:
         """The worst check of each gate, with what the gate asks."""
         every = sorted((self.validation or {}).get("checks", ()), key=_nearness)
-        firsts = {gate: [c for c in every if c["gate"] == gate][:1] for gate in GATES}
-        return [(GATES[gate], check) for gate, found in firsts.items() for check in found]
+        firsts: dict[tuple[str, str], Document] = {}
+        for check in every:
+            what = GATES[check["gate"]]
+            if check["where"].endswith(THE_SUM):
+                # The one rounding of an Add is its whole bound: it would hide the norm's figure.
+                what = "the same of each sum that is read"
+            firsts.setdefault((check["gate"], what), check)
+        return [(what, firsts[gate, what]) for gate, what in sorted(firsts)]
 
     @cached_property
     def gates(self) -> charts.Chart | None:
@@ -309,6 +327,9 @@ def _verdict(document: Document) -> Iterator[str]:
         left = len(_sites_left(document))
         fused = len(document["fused"])
         yield f"{fused} of {fused + left} sites fused."
+        if not document["changed"]:
+            yield "Nothing was rewritten: what is written is a copy of the model."
+            return
         found = document["validation"]
         yield f"Validation: {found['verdict']}." if found else "Not validated."
     elif "unfused" in document:
@@ -322,10 +343,17 @@ def _verdict(document: Document) -> Iterator[str]:
             yield f"{count(verdicts.total(), 'sum')} of the residual stream: {each}."
     for each in (document.get("comparisons") or ())[:1]:
         times = each["speedup"]
-        yield (
-            f"{times['median']:.3f} times as fast ({times['low']:.3f} to {times['high']:.3f}), "
-            f"{each['ep']}, {count(each['threads'], 'thread')}."
-        )
+        interval = f"{times['low']:.3f} to {times['high']:.3f}"
+        where = f"{each['ep']}, {count(each['threads'], 'thread')}"
+        if _is_level(times):
+            yield f"No difference is shown: {interval} times as fast, {where}."
+        else:
+            yield f"{times['median']:.3f} times as fast ({interval}), {where}."
+
+
+def _is_level(times: Document) -> bool:
+    """Whether an interval has both: faster, and slower."""
+    return times["low"] <= 1 <= times["high"]
 
 
 def _facts(document: Document) -> Iterator[tuple[str, Any]]:
@@ -335,13 +363,19 @@ def _facts(document: Document) -> Iterator[tuple[str, Any]]:
         yield "nodes", document["nodes"]
     for name, text in (
         ("target", "target"),
-        ("made_for", "made for onnxruntime"),
+        ("made_for", "made for"),
         ("output", "written to"),
         ("already_fused", "fused before"),
         ("kept", "of them as the target wants"),
     ):
         if document.get(name):
             yield text, document[name]
+    if "written" in document and not document["written"]:
+        yield "written", "nothing"
+    found = document if document["command"] == "validate" else document.get("validation")
+    if found and "level" in found:
+        yield "validated", f"level {found['level']}, {', '.join(found['providers'])}"
+        yield "seed", found["seed"]
 
 
 def _timing(found: Document) -> Timed:

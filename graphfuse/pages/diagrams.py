@@ -10,7 +10,7 @@ from typing import Any
 
 from graphfuse.pages.placing import place
 
-ROW = 98.0
+ROW = 112.0
 BOX_GAP = 18.0
 BORDER = 10.0
 LETTER = 7.3
@@ -19,9 +19,11 @@ SMALL_LETTER = 6.2
 LINE_LETTERS = 40
 """Characters of a line in a box: of a longer one the middle is left out, and its title has it."""
 LINE = 14.0
+MOST_CONSTANTS = 3
+"""Constants of a box: as many as a fused node has with a bias."""
 
 FATES = {
-    "stays": "stays",
+    "stays": "around it",
     "goes": "goes",
     "comes": "comes",
     "blamed": "to blame",
@@ -113,7 +115,7 @@ def _lines(box: Mapping[str, Any]) -> tuple[BoxLine, ...]:
     if box["kind"] != "more" and box["name"]:
         texts.append((short(box["name"], 34), "name"))
     more = box["constants"]
-    shown = more if len(more) <= 2 else more[:1]
+    shown = more if len(more) <= MOST_CONSTANTS else more[: MOST_CONSTANTS - 1]
     texts += [(short(text, 34), "constant") for text in shown]
     if len(more) > len(shown):
         texts.append((f"and {len(more) - len(shown)} more constants", "constant"))

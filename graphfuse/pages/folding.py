@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from graphfuse.records.sites import shape_text
 from graphfuse.report.head import Document
 
 MOST_ROWS = 1000
@@ -57,8 +58,9 @@ def _site_key(site: Document) -> tuple[Any, ...]:
         site["layout"],
         site["notation"],
         site["elem_type"],
-        tuple(site["shape"]),
-        None if site["b_shape"] is None else tuple(site["b_shape"]),
+        # Axes that nobody named are alike, whatever inference called them.
+        shape_text(site["shape"]),
+        None if site["b_shape"] is None else shape_text(site["b_shape"]),
         site["sum_is_read"],
         site["epsilon"],
         site["axis"],

@@ -20,6 +20,7 @@ from graphfuse.report.head import SCHEMA, Document
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+WITHOUT_PAGES = ("explain", "env")
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -47,6 +48,11 @@ def read(path: str) -> Document:
         raise UsageError(f"{path} is not JSON ({error})", again) from error
     if not isinstance(found, dict) or not {"schema", "command", "exit_code"} <= found.keys():
         raise UsageError(f"{path} is no document of graphfuse", again)
+    if found["command"] in WITHOUT_PAGES:
+        raise UsageError(
+            f"{path}: `graphfuse {found['command']}` has no page",
+            "give what another command printed with --json",
+        )
     if found["schema"] != SCHEMA:
         raise UsageError(
             f"{path} is a document of version {found['schema']}, and this graphfuse reads "

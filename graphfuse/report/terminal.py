@@ -84,6 +84,8 @@ def print_unfused(console: SafeConsole, model: str, result: UnfuseResult) -> Non
 
 
 def _print_files(console: SafeConsole, result: FuseResult | UnfuseResult) -> None:
+    if not result.written:
+        console.say("nothing was written")
     for file in result.written:
         digest = f", sha256 {file.sha256[:16]}" if file.sha256 else ", blocks shared"
         console.say("wrote ", Whole(file.path), f", {file.size:,} bytes{digest}")

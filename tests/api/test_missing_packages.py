@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ CERTIFY = "pip install 'graphfuse[certify]'"
         ("onnxruntime", ["fuse", BERT, "-o", "out.onnx", "--validate", "none"], ""),
         ("mpmath", ["fuse", BERT, "-o", "out.onnx", "--certify"], CERTIFY),
         ("mpmath", ["validate", BERT, BERT, "--validate", "none", "--certify"], CERTIFY),
-        ("torch", ["export", ".", "-o", "out.onnx"], TORCH),
+        ("torch", ["export", ".", "-o", "out.onnx"], FOLDERS),
         ("onnxscript", ["export", ".", "-o", "out.onnx"], TORCH),
         ("torch", ["export", "model.pt2", "-o", "out.onnx"], TORCH),
         ("torch", ["export", "math:sqrt", "-o", "out.onnx"], TORCH),
@@ -71,6 +72,9 @@ CERTIFY = "pip install 'graphfuse[certify]'"
 def test_commands(hidden: str, words: list[str], remedy: str, tmp_path: Path) -> None:
     if words[:2] == ["export", "."]:
         (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    if words[:2] == ["export", "model.pt2"]:
+        with zipfile.ZipFile(tmp_path / "model.pt2", "w") as archive:
+            archive.writestr("version", "1")
     there = files_of(tmp_path)
     run = python(COMMAND.format(words=words), tmp_path, hidden)
     if not remedy:

@@ -253,7 +253,10 @@ def within(rounded: _Rounded, exact: np.ndarray, before: np.ndarray, after: np.n
     assert not [check for check in judge.checks(after, before, "a step") if not check.passed]
 
 
-@pytest.mark.parametrize(("name", "exporter"), [("gpt2", "torchscript"), ("llama", "dynamo")])
+@pytest.mark.parametrize(
+    ("name", "exporter"),
+    [("gpt2", "torchscript"), pytest.param("llama", "dynamo", marks=pytest.mark.every)],
+)
 def test_64_greedy_tokens(name: str, exporter: str, tmp_path: Path) -> None:
     """Decoding with caches: the same tokens, and logits within the acceptance rule at each step."""
     example, twin = (lively(build(name, "small", cache=True)) for _ in range(2))

@@ -190,7 +190,13 @@ def folder_of(name: str, where: Path) -> Path:
     return where / name
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("bert", "t5") else pytest.param(name, marks=pytest.mark.every)
+        for name in FOLDERS
+    ],
+)
 def test_a_folder(name: str, tmp_path: Path) -> None:
     folder = folder_of(name, tmp_path)
     _, sites, axes, outputs = FOLDERS[name]
@@ -251,7 +257,9 @@ graphfuse.cli.main()
 """
 
 
-@pytest.mark.parametrize("missing", [(), ("generation_config.json",)])
+@pytest.mark.parametrize(
+    "missing", [("generation_config.json",), pytest.param((), marks=pytest.mark.every)]
+)
 def test_nothing_is_fetched(missing: tuple[str, ...], tmp_path: Path) -> None:
     folder = folder_of("gpt2", tmp_path)
     for name in missing:

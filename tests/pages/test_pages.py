@@ -266,9 +266,10 @@ def test_a_failure_has_a_page(commands: Commands, tmp_path: Path) -> None:
         (("--html", "nowhere/p.html"), "there is no folder nowhere"),
         (("--html", "."), "names the folder ."),
         (("--html", "-"), "has no file"),
-        (("--html", "in"), "is the model's file"),
-        (("--markdown", "out.onnx"), "called like a model"),
-        (("--html", "p", "--markdown", "p"), "name one file"),
+        (("--html", "in"), "does not end in .html"),
+        (("--markdown", "out.onnx"), "does not end in .md"),
+        (("--html", "load.py"), "does not end in .html"),
+        (("--html", "notes.md"), "does not end in .html"),
     ],
 )
 def test_pages_that_cannot_be_written_are_refused_before_anything_is_done(
@@ -280,6 +281,24 @@ def test_pages_that_cannot_be_written_are_refused_before_anything_is_done(
     assert said in run.stderr
     assert run.stderr.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+def test_a_page_is_never_written_over_a_model(commands: Commands, tmp_path: Path) -> None:
+    (tmp_path / "in.html").write_bytes((MODELS / "bert.onnx").read_bytes())
+    run = commands.run("scan", "in.html", "--html", "./in.html", cwd=tmp_path)
+    assert (run.returncode, run.stderr.count("\n")) == (2, 1)
+    assert "is the model's file" in run.stderr
+    assert (tmp_path / "in.html").read_bytes() == (MODELS / "bert.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("words", [("explain", str(MODELS / "bert.onnx"), "s1"), ("env",)])
+def test_what_has_no_page_says_so(
+    commands: Commands, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "run.json").write_text(commands.run(*words, "--json", cwd=tmp_path).stdout)
+    run = commands.run("report", "run.json", "-o", "p.html", cwd=tmp_path)
+    assert run.returncode == 2
+    assert f"`graphfuse {words[0]}` has no page" in run.stderr
 
 
 @pytest.mark.parametrize(

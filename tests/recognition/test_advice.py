@@ -66,8 +66,9 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 OTHERS = (
     *("--help", "--version", "--force-reinstall", "--no-deps", "--no-cache-dir"),
     *("--query-gpu", "--format", "--id"),
+    *("--config", "--package-config"),
 )
-"""Options of every command, of pip and of nvidia-smi."""
+"""Options of every command, of pip, of nvidia-smi and of Olive."""
 
 
 def run(proto: Proto) -> list[np.ndarray]:
