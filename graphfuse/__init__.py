@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from graphfuse.api.looking import activations, explain, scan
     from graphfuse.api.serving import session
     from graphfuse.api.verdicts import bench, validate
+    from graphfuse.api.whole_batches import fuse_batch
     from graphfuse.api.whole_folders import fuse_folder
     from graphfuse.errors import (
         GateError,
@@ -73,6 +74,7 @@ __all__ = [
     "unfuse",
     "optimize",
     "unfuse_file",
+    "fuse_batch",
     "fuse_folder",
     "validate",
     "bench",
@@ -118,6 +120,7 @@ _HOMES = {
     "api.whole_folders": ("fuse_folder",),
     "api.verdicts": ("validate", "bench"),
     "api.serving": ("session",),
+    "api.whole_batches": ("fuse_batch",),
     "running.sessions": ("session_options", "providers"),
     "integrations.pytorch": ("export",),
     "integrations.graphsurgeon": ("fuse_graph",),

@@ -15,6 +15,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from graphfuse.cli.command_batch import batch
 from graphfuse.cli.command_bench import bench
 from graphfuse.cli.command_env import env
 from graphfuse.cli.command_explain import explain
@@ -25,12 +26,12 @@ from graphfuse.cli.command_scan import scan
 from graphfuse.cli.command_unfuse import unfuse
 from graphfuse.cli.command_validate import validate
 from graphfuse.cli.invocation import invocation
-from graphfuse.cli.isolation import begin
 from graphfuse.cli.parsing import with_values
 from graphfuse.cli.show import print_json
 from graphfuse.cli.streams import ReportError, check_memory, prepare, reporting
 from graphfuse.errors import GraphfuseError, UsageError, printable
 from graphfuse.system import machine
+from graphfuse.system.children import begin
 
 app = typer.Typer(
     name="graphfuse",
@@ -40,7 +41,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for command in (scan, explain, fuse, export, unfuse, validate, bench, report, env):
+for command in (scan, explain, fuse, batch, export, unfuse, validate, bench, report, env):
     app.command()(command)
 
 

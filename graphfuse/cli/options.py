@@ -149,7 +149,7 @@ LAST = tuple(inspect.signature(saying).parameters)
 """What every command's options end with."""
 
 
-def _with_group(command: Callable[..., None], group: Callable[..., Any], into: str | None) -> Any:
+def with_group(command: Callable[..., None], group: Callable[..., Any], into: str | None) -> Any:
     """A command with the options of a group before what it ends with; they become `into`."""
     names = list(inspect.signature(group).parameters)
 
@@ -174,17 +174,17 @@ def _with_group(command: Callable[..., None], group: Callable[..., Any], into: s
 
 def ends(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command --json, --html and --markdown; it gets them as `says`."""
-    return _with_group(command, saying, "says")
+    return with_group(command, saying, "says")
 
 
 def can_isolate(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command --isolate, --memory-limit and --time-limit."""
-    return _with_group(command, _isolation, None)
+    return with_group(command, _isolation, None)
 
 
 def takes_feeds(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of its feeds; it gets them as `feeds`."""
-    return _with_group(command, _feeds, "feeds")
+    return with_group(command, _feeds, "feeds")
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def _output(
 
 def writes(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of its output; it gets them as `output`."""
-    return _with_group(command, _output, "output")
+    return with_group(command, _output, "output")
 
 
 def _selection(
@@ -267,7 +267,7 @@ def _selection(
 
 def takes_selection(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options that choose sites; it gets them as `selection`."""
-    return _with_group(command, _selection, "selection")
+    return with_group(command, _selection, "selection")
 
 
 def _limits(
@@ -295,4 +295,4 @@ def _limits(
 
 def takes_limits(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the budgets of what is admitted; it gets them as `limits`."""
-    return _with_group(command, _limits, "limits")
+    return with_group(command, _limits, "limits")

@@ -79,7 +79,7 @@ class Page:
     def title(self) -> str:
         """The command and what it was about."""
         found = self.document
-        names = [found.get(name) for name in ("folder", "model", "original", "fused")]
+        names = [found.get(n) for n in ("folder", "destination", "model", "original", "fused")]
         # In what `fuse` says, `fused` are sites.
         words = [name for name in names if isinstance(name, str)]
         command = found["command"].removesuffix("-folder")
@@ -125,6 +125,7 @@ class Page:
             (anchor, heading)
             for anchor, heading, there in (
                 ("models", "Models", self.parts),
+                ("rows", "Models", found.get("rows")),
                 ("stream", "Residual stream", asked and self.stream),
                 ("sites", "Sites", self.sites),
                 ("unfused", "Nodes that were written out", found.get("unfused")),
@@ -315,6 +316,11 @@ def _nearness(check: Document) -> tuple[bool, float]:
 
 def _verdict(document: Document) -> Iterator[str]:
     command, failed = document["command"], document["exit_code"] != 0
+    if "rows" in document:
+        codes = [row["exit_code"] for row in document["rows"]]
+        good = codes.count(0)
+        yield f"{good} of {len(codes)} models done, {len(codes) - good} failed."
+        return
     if "models" in document:
         codes = [model["exit_code"] for model in document["models"]]
         yield f"{codes.count(0)} of {len(codes)} models done, {len(codes) - codes.count(0)} failed."

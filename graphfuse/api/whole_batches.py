@@ -1,0 +1,146 @@
+"""The function for many models: each in a process of its own, told of in a ledger."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from graphfuse.batches.ledger import NAME, Ledger
+from graphfuse.batches.scheduling import Local, processors
+from graphfuse.batches.sources import tasks_of, words_of
+from graphfuse.batches.stamps import key_of
+from graphfuse.batches.working import Bounds, Worker
+from graphfuse.errors import UsageError
+from graphfuse.records import arguments
+from graphfuse.records.batch_rows import BatchResult, Row, Task
+from graphfuse.records.progress import SILENT, Progress, tell_part
+from graphfuse.system import libraries
+
+OWN = (
+    "output", "in-place", "dry-run", "json", "html", "markdown", "isolate", "memory-limit",
+    "time-limit", "only-if-changed", "load-inputs", "data-loader-script", "include", "exclude",
+)  # fmt: skip
+"""Options of `fuse` that a batch has itself, or that are about one model."""
+
+
+def fuse_batch(
+    sources: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    options: Mapping[str, Any] | Sequence[str] = (),
+    workers: int | None = None,
+    ledger: str | os.PathLike[str] | None = None,
+    fail_fast: bool = False,
+    only_failed: bool = False,
+    memory_limit: float = 0,
+    time_limit: float = 600,
+    progress: Progress = SILENT,
+) -> BatchResult:
+    """Fuse many models as the command `fuse` does, several at once, and go on where a run ended.
+
+    Each model is fused in a process of its own: one that crashes onnxruntime, eats all memory or
+    never ends is one failed row. A model that the ledger has a good row of, with the same input,
+    options and versions, is skipped.
+
+    Args:
+        sources: Folders (searched for models; an export of Hugging Face is one unit), .onnx files,
+            patterns, or manifests (.jsonl: path, output, ep, options in each line).
+        output: The folder of the results; they are called as below the source.
+        options: Those of the command `fuse`, such as {"ep": "cpu", "validate": "full"}.
+        workers: How many run at once; as many as processors if not said, and as memory allows.
+        ledger: Its file; graphfuse-batch.jsonl in `output` if not said.
+        fail_fast: Whether the first row that is not good ends the run.
+        only_failed: Whether only what has a row that is not good is run again.
+        memory_limit: GiB of address space for each; 0 for the machine's memory.
+        time_limit: Seconds for each.
+        progress: Is told how many are done, and which are run.
+
+    Returns:
+        A row for each model, in order.
+
+    Raises:
+        UsageError: For two results of one name, another run with this ledger, and for other wrong
+            arguments.
+        ModelError: For a source that names nothing.
+        WriteError: When the ledger cannot be written.
+
+    Example:
+        >>> result = graphfuse.fuse_batch(["models/bert.onnx"], "many", workers=1)
+        >>> result.rows[0].outcome, result.rows[0].fused, result.exit_code
+        (<Outcome.FUSED: 'fused'>, 5, 0)
+    """
+    if os.name != "posix":
+        raise UsageError("a batch needs a POSIX system", "fuse the models one by one")
+    words = _checked(options)
+    count = len(processors()) if workers is None else arguments.whole("workers", workers)
+    if count < 1:
+        raise UsageError(f"{count} workers were asked for", "ask for 1 or more")
+    arguments.seconds("time_limit", time_limit)
+    arguments.told(progress)
+    for name, flag in (("fail_fast", fail_fast), ("only_failed", only_failed)):
+        arguments.flag(name, flag)
+    start = time.monotonic()
+    tasks = tasks_of([os.fspath(source) for source in sources], os.fspath(output), words)
+    runtime = libraries.version_of("onnxruntime")
+    path = Path(output) / NAME if ledger is None else Path(ledger)
+    worker = Worker(Bounds(int(memory_limit * 2**30), time_limit), runtime)
+    with Ledger(path) as book:
+        done = {task for task in tasks if book.is_done(task, key_of(task.words, runtime))}
+        todo = [task for task in tasks if task not in done]
+        if only_failed:
+            todo = [task for task in todo if (row := book.row(task)) and not row.is_good]
+        rows = {task: row for task in tasks if (row := book.row(task)) and task not in todo}
+        stopped = False
+        found = Local(worker, count).run(todo, lambda task: _begin(book, task))
+        for row in _told(found, worker, len(todo), progress):
+            book.add(row)
+            rows[Task(row.source, row.output, row.options)] = row
+            if fail_fast and not row.is_good:
+                stopped = len(rows) < len(tasks)
+                break
+        found.close()
+    return BatchResult(
+        rows=tuple(rows[task] for task in tasks if task in rows),
+        skipped=frozenset(task.source for task in done),
+        ledger=str(path),
+        seconds=round(time.monotonic() - start, 3),
+        stopped=stopped,
+    )
+
+
+def _checked(options: Mapping[str, Any] | Sequence[str]) -> tuple[str, ...]:
+    """Options as words; UsageError for those that a batch has itself."""
+    is_named = isinstance(options, Mapping)
+    words = words_of(options, "options") if is_named else tuple(options)
+    for word in words:
+        name = word.removeprefix("--").split("=")[0]
+        if word.startswith("-") and name in OWN:
+            raise UsageError(
+                f"--{name} is no option for many models", "leave it out, or fuse that model alone"
+            )
+    return words
+
+
+def _begin(book: Ledger, task: Task) -> bool:
+    """Whether a task may replace its output: where a run of this ledger began to write it."""
+    ours = book.was_begun(task)
+    if not ours and not Path(task.output).exists():
+        book.begin(task)
+    return ours
+
+
+def _told(found: Iterator[Row], worker: Worker, count: int, progress: Progress) -> Iterator[Row]:
+    """The rows; after each, how many there are and what is run."""
+    done = 0
+    while done < count:
+        names = ", ".join(Path(source).name for source in worker.now())
+        progress.stage(f"fusing models ({names})" if names else "fusing models")
+        tell_part(progress, done, count)
+        row = next(found, None)
+        if row is None:
+            return
+        done += 1
+        yield row

@@ -1,0 +1,1 @@
+"""Many models: found, each fused in a process of its own, and told of in a ledger."""

@@ -1,0 +1,153 @@
+"""The ledger of a batch: a line of JSON for each model, and what a run goes on from.
+
+Lines are only ever added, each in one write, by the one run that holds the ledger's lock. One that
+was killed leaves whole lines, and at most one that is cut short: it is not read, and the next line
+begins anew. The last line of a source and output holds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from graphfuse.batches.stamps import same
+from graphfuse.errors import UsageError, WriteError
+from graphfuse.files.leftovers import lock
+from graphfuse.records.batch_rows import Outcome, Row, Stamp, Task
+
+NAME = "graphfuse-batch.jsonl"
+
+Place = tuple[str, str]
+
+
+class Ledger:
+    """A ledger that this run alone writes to; a context, which lets go of it."""
+
+    def __init__(self, path: Path) -> None:
+        """Open it, made where there is none. Raises UsageError when another run holds it."""
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        except OSError as error:
+            raise WriteError(
+                f"the ledger {path} cannot be written ({error.strerror})",
+                "name another with --ledger",
+            ) from error
+        if not lock(self._file):
+            os.close(self._file)
+            raise UsageError(
+                f"another batch is writing to {path}",
+                "wait for it, or name another ledger with --ledger",
+            )
+        self._rows, self._begun, whole = _read(path)
+        if not whole:
+            self._append(b"\n")
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
+
+    def row(self, task: Task) -> Row | None:
+        """What is known of a task: its last row."""
+        return self._rows.get((task.source, task.output))
+
+    def is_done(self, task: Task, key: str) -> bool:
+        """Whether a task came out well of the same input, options and versions, and is there."""
+        row = self.row(task)
+        if row is None or not row.is_good or row.key != key:
+            return False
+        return all(map(same, (*row.input, *row.written)))
+
+    def was_begun(self, task: Task) -> bool:
+        """Whether some run of this ledger began to write a task's output."""
+        return (task.source, task.output) in self._begun
+
+    def begin(self, task: Task) -> None:
+        """Say that a task's output is this ledger's from now on."""
+        if not self.was_begun(task):
+            self._begun.add((task.source, task.output))
+            self._line({"begun": task.output, "source": task.source})
+
+    def add(self, row: Row) -> None:
+        """Add a row. Raises WriteError when it cannot be written."""
+        self._rows[row.source, row.output] = row
+        told = asdict(row)
+        # Pages are made of it while the run lasts; a line for each site is no line of a ledger.
+        del told["document"]
+        self._line(told)
+
+    def _line(self, told: Mapping[str, Any]) -> None:
+        self._append(json.dumps(told, allow_nan=False).encode() + b"\n")
+
+    def _append(self, line: bytes) -> None:
+        try:
+            written = os.write(self._file, line)
+            if written < len(line):
+                raise OSError(28, os.strerror(28))
+            os.fsync(self._file)
+        except OSError as error:
+            raise WriteError(
+                f"the ledger {self.path} cannot be written ({error.strerror})",
+                "free space and run the same again: it goes on where it was",
+            ) from error
+
+
+def _read(path: Path) -> tuple[dict[Place, Row], set[Place], bool]:
+    """The last row of each task, what was begun, and whether the last line is whole.
+
+    Raises UsageError for a file that is no ledger.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"the ledger {path} cannot be read ({error.strerror})") from error
+    rows: dict[Place, Row] = {}
+    begun: set[Place] = set()
+    for number, told in _lines(path, content):
+        try:
+            if "begun" in told:
+                begun.add((told["source"], told["begun"]))
+            else:
+                row = _row(told)
+                rows[row.source, row.output] = row
+        except (KeyError, TypeError, ValueError) as error:
+            raise _foreign(path, number) from error
+    return rows, begun, not content or content.endswith(b"\n")
+
+
+def _lines(path: Path, content: bytes) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for number, line in enumerate(content.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            found: Any = json.loads(line)
+        except ValueError as error:
+            if line.startswith(b'{"'):
+                continue  # Cut short, when a run was killed.
+            raise _foreign(path, number) from error
+        if not isinstance(found, dict):
+            raise _foreign(path, number)
+        yield number, found
+
+
+def _foreign(path: Path, number: int) -> UsageError:
+    return UsageError(
+        f"line {number} of {path} is none of a ledger of graphfuse",
+        "name another file with --ledger",
+    )
+
+
+def _row(told: Mapping[str, Any]) -> Row:
+    names = {each.name for each in fields(Row)}
+    known: dict[str, Any] = {name: value for name, value in told.items() if name in names}
+    for name in ("input", "written"):
+        known[name] = tuple(Stamp(**each) for each in told[name])
+    known["outcome"], known["options"] = Outcome(told["outcome"]), tuple(told["options"])
+    return Row(**known)

@@ -1,0 +1,78 @@
+"""Who runs next on this machine: as many at once as processors and memory allow."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+from graphfuse.batches.working import Worker
+from graphfuse.records.batch_rows import Row, Task
+from graphfuse.system.memory import available
+
+BASE = 3 * 2**28
+"""Bytes that a run takes with its libraries, whatever the model."""
+TIMES = {"none": 1.5, "sites": 2.0, "fast": 6.0, "full": 8.0}
+"""How many times a model's size a run takes at a level: weights, sessions, the float64 twin."""
+
+Begin = Callable[[Task], bool]
+"""Told of a task that starts; says whether an output that exists may be replaced."""
+
+
+def processors() -> list[int]:
+    """The processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def needs(task: Task) -> int:
+    """Bytes of memory that a task is expected to take, by the size of its files and its level."""
+    path = Path(task.source)
+    files = path.rglob("*") if path.is_dir() else path.parent.glob(f"{path.name}*")
+    size = sum(each.stat().st_size for each in files if each.is_file())
+    words = " ".join(task.words).replace("=", " ").split()
+    level = next((b for a, b in pairwise(words) if a == "--validate"), "fast")
+    return int(BASE + TIMES.get(level, TIMES["full"]) * size)
+
+
+@dataclass
+class Local:
+    """Threads of this process, each with a child; one more starts where memory is left."""
+
+    worker: Worker
+    workers: int
+    room: int = field(default_factory=lambda: ((found := available()) and found.size) or 2**62)
+
+    def run(self, tasks: Sequence[Task], begin: Begin) -> Generator[Row]:
+        """The rows as they come. Closing the generator ends what runs."""
+        cores, free = processors(), list(range(self.workers))
+        share = max(1, len(cores) // self.workers)
+        waiting, running = list(tasks), dict[Future[Row], tuple[int, int]]()
+        guard = threading.Lock()
+        with ThreadPoolExecutor(self.workers) as pool:
+            try:
+                while waiting or running:
+                    taken = sum(size for _, size in running.values())
+                    while waiting and free:
+                        size = needs(waiting[0])
+                        if running and taken + size > self.room:
+                            break
+                        task, slot = waiting.pop(0), free.pop(0)
+                        mine = [cores[(slot * share + n) % len(cores)] for n in range(share)]
+                        with guard:
+                            replace = begin(task)
+                        future = pool.submit(self.worker.run, task, mine, replace)
+                        running[future] = (slot, size)
+                        taken += size
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        slot, _ = running.pop(future)
+                        free.append(slot)
+                        yield future.result()
+            finally:
+                # Ctrl-C, a row that ends the run, a full disk: nobody waits for what is left.
+                self.worker.stop()

@@ -1,0 +1,45 @@
+"""Whether a file is as it was: by size, time of change, and the hash of what is small."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from graphfuse import __version__
+from graphfuse.records.batch_rows import Stamp
+
+SMALL = 2**26
+"""Bytes up to which a file's content is compared: most models are smaller, their weights not."""
+
+
+def stamps(paths: Iterable[str]) -> tuple[Stamp, ...]:
+    """Files as they are now; those that are not there have the size -1."""
+    return tuple(map(_stamp, dict.fromkeys(paths)))
+
+
+def _stamp(path: str) -> Stamp:
+    try:
+        found = os.stat(path)  # noqa: PTH116
+        digest = _digest(path) if found.st_size <= SMALL else ""
+    except OSError:
+        return Stamp(path, -1, 0)
+    # Of what is hashed the time says nothing: a copy of the same bytes is the same.
+    return Stamp(path, found.st_size, 0 if digest else found.st_mtime_ns, digest)
+
+
+def _digest(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def same(stamp: Stamp) -> bool:
+    """Whether a file is as it was."""
+    return stamp.size >= 0 and _stamp(stamp.path) == stamp
+
+
+def key_of(words: Sequence[str], runtime: str) -> str:
+    """A hash of what a result depends on beside its input: options, graphfuse, onnxruntime."""
+    told = json.dumps([sorted(words), __version__, runtime])
+    return hashlib.sha256(told.encode()).hexdigest()[:16]

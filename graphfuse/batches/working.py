@@ -1,0 +1,178 @@
+"""One task in a process of its own: the command `fuse`, and the row that comes of it.
+
+Nothing here knows who schedules: a thread of this machine or a task of Ray runs the same function.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graphfuse import __version__
+from graphfuse.batches.stamps import key_of, stamps
+from graphfuse.errors import GraphfuseError
+from graphfuse.records.batch_rows import Outcome, Row, Task
+from graphfuse.system.children import Child, died, stopped_by
+
+Found = Mapping[str, Any]
+"""A JSON document of the command `fuse`."""
+
+TELLING = 4000
+"""Characters of what a child that printed no document said last."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What one model may take: bytes of address space (0: the machine's memory), and seconds."""
+
+    memory: int = 0
+    seconds: float = 600.0
+
+
+class StoppedError(Exception):
+    """The run ends: a child was killed, and says nothing of its model."""
+
+
+class Worker:
+    """Runs tasks; `stop` ends those that run, from any thread."""
+
+    def __init__(self, bounds: Bounds, runtime: str) -> None:
+        self._bounds, self._runtime = bounds, runtime
+        self._running: dict[Task, Child] = {}
+        self._guard = threading.Lock()
+        self._stopping = False
+
+    def now(self) -> Mapping[str, str]:
+        """The sources that are worked on, and the stage that each is at."""
+        with self._guard:
+            return {task.source: child.stages.now for task, child in self._running.items()}
+
+    def stop(self) -> None:
+        """End all children; whoever waits for one gets StoppedError."""
+        with self._guard:
+            self._stopping = True
+            children = list(self._running.values())
+        for child in children:
+            child.kill()
+
+    def run(self, task: Task, cores: Sequence[int] = (), replace: bool = False) -> Row:
+        """Run a task to its end; `replace` says that an output that exists is this batch's own.
+
+        Raises StoppedError when `stop` was called.
+        """
+        words = ["fuse", task.source, "-o", task.output, "--json", *task.words]
+        words += ["--force"] if replace and "--force" not in words else []
+        start = time.monotonic()
+        Path(task.output).parent.mkdir(parents=True, exist_ok=True)
+        with self._guard:
+            if self._stopping:
+                raise StoppedError
+            child = Child(words, self._bounds.memory, self._bounds.seconds, subprocess.PIPE)
+            self._running[task] = child
+        _pin(child.process.pid, cores)
+        try:
+            found = self._end(child)
+        finally:
+            child.kill()
+            with self._guard:
+                del self._running[task]
+        if self._stopping:
+            raise StoppedError
+        return self._row(task, found, time.monotonic() - start)
+
+    def _end(self, child: Child) -> Found:
+        """The document that a child printed; of one that did not, a document of its end."""
+        try:
+            out, said = child.process.communicate(timeout=self._bounds.seconds)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.process.communicate()
+            return _ended(died(f"took more than {self._bounds.seconds:g} s", child.stages.last()))
+        code = child.process.returncode
+        if code < 0:
+            return _ended(stopped_by(-code, child.stages.last()))
+        try:
+            return json.loads(out)
+        except ValueError:
+            last = said.decode(errors="replace").strip()[-TELLING:]
+            text = last.splitlines()[-1] if last else "it ended without a word"
+            error = GraphfuseError(text.removeprefix("graphfuse: error: "))
+            return {**_ended(error), "exit_code": code or 1}
+
+    def _row(self, task: Task, found: Found, seconds: float) -> Row:
+        models: Sequence[Found] = found.get("models", [found])
+        error: Found = found["error"] or {}
+        read = [file["path"] for each in models for file in each.get("read", ())]
+        wrote = [file["path"] for each in models for file in each.get("written", ())]
+        wrote += [file["path"] for file in found.get("copied", ())]
+        fused = [len(each.get("fused", ())) + each.get("kept", 0) for each in models]
+        left = [sum(bool(m["site"]) for m in each.get("left", ())) for each in models]
+        return Row(
+            source=task.source,
+            output=task.output,
+            outcome=_outcome(found, models),
+            exit_code=found["exit_code"],
+            key=key_of(task.words, self._runtime),
+            message=error.get("message", ""),
+            remedy=error.get("remedy", ""),
+            sites=sum(fused) + sum(left),
+            fused=sum(fused),
+            figures=_figures(models),
+            seconds=round(seconds, 3),
+            options=task.words,
+            graphfuse=__version__,
+            runtime=self._runtime,
+            input=stamps(read or [task.source]) if Path(task.source).exists() else (),
+            written=stamps(wrote),
+            document=found,
+        )
+
+
+def _pin(process: int, cores: Sequence[int]) -> None:
+    """Let a process have its own processors: two that take all are in each other's way."""
+    import os
+
+    if cores and hasattr(os, "sched_setaffinity"):
+        try:
+            os.sched_setaffinity(process, cores)
+        except OSError:
+            # It has ended already, or may not be told.
+            return
+
+
+def _ended(error: GraphfuseError) -> dict[str, Any]:
+    return {
+        "exit_code": error.exit_code,
+        "error": {
+            "type": type(error).__name__,
+            "message": error.message,
+            "remedy": error.remedy,
+        },
+    }
+
+
+def _outcome(found: Found, models: Sequence[Found]) -> Outcome:
+    if found["exit_code"] == 6 and any(each.get("written") for each in models):
+        return Outcome.PUT_BACK
+    if found["exit_code"] != 0:
+        return Outcome.FAILED
+    changed = any(each.get("changed") for each in models)
+    return Outcome.FUSED if changed else Outcome.UNCHANGED
+
+
+def _figures(models: Sequence[Found]) -> dict[str, float]:
+    """The worst figure of each gate, as a share of its bound; infinity is left out."""
+    worst: dict[str, float] = {}
+    for model in models:
+        measured: Found = model.get("validation") or {}
+        for check in measured.get("checks", ()):
+            if check["value"] is not None and check["bound"] > 0:
+                share = check["value"] / check["bound"]
+                worst[check["gate"]] = max(share, worst.get(check["gate"], 0.0))
+    return {gate: round(share, 6) for gate, share in sorted(worst.items())}
