@@ -7,7 +7,7 @@
 
 Look:    scan, explain, activations
 Change:  fuse, unfuse (in memory); optimize, unfuse_file (validated, and written);
-         fuse_folder (each model of an export)
+         fuse_folder (each model of an export), fuse_batch (many, in processes of their own)
 Compare: validate, bench
 Run:     session; session_options, providers (for a session of your own)
 Others:  export (from PyTorch), fuse_graph (of onnx-graphsurgeon), fuse (of onnx_ir too);

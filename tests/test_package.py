@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "graphfuse"
 
 PUBLIC = {
-    "scan", "explain", "activations", "fuse", "unfuse", "optimize", "unfuse_file", "fuse_folder", "validate", "bench",
+    "scan", "explain", "activations", "fuse", "unfuse", "optimize", "unfuse_file", "fuse_batch", "fuse_folder", "validate", "bench",
     "session", "session_options", "providers", "export", "fuse_graph",
     "BenchOptions", "Feeds", "Limits", "Output", "Progress", "Selection",
     "BenchReport", "Explanation", "FolderResult", "FuseResult", "NearMiss", "Reading", "Reason", "Scan", "Site",
@@ -69,7 +69,7 @@ def test_untyped_libraries_have_one_door() -> None:
 ROOMS = (
     "records", "system", "algebra", "graph", "files", "types", "views", "recognition", "planning",
     "rewriting", "kernels", "running", "validation", "certificate", "stream", "speed",
-    "steps", "integrations", "api", "report", "pages", "cli",
+    "steps", "integrations", "batches", "api", "report", "pages", "cli",
 )  # fmt: skip
 """In this order: each room knows only of rooms before it, so that none know each other."""
 

@@ -8,18 +8,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from graphfuse.batches.ledger import NAME, Ledger
+from graphfuse.batches.ledger import LEDGER_NAME, Ledger
 from graphfuse.batches.scheduling import Local, processors
-from graphfuse.batches.sources import tasks_of, words_of
 from graphfuse.batches.stamps import key_of
-from graphfuse.batches.working import Bounds, Worker
+from graphfuse.batches.tasks import tasks_of, words_of
+from graphfuse.batches.working import ChildBounds, Worker
 from graphfuse.errors import UsageError
 from graphfuse.records import arguments
-from graphfuse.records.batch_rows import BatchResult, Row, Task
+from graphfuse.records.batch_rows import BatchResult, BatchRow, Task
 from graphfuse.records.progress import SILENT, Progress, tell_part
 from graphfuse.system import libraries
 
-OWN = (
+NOT_FOR_MANY = (
     "output", "in-place", "dry-run", "json", "html", "markdown", "isolate", "memory-limit",
     "time-limit", "only-if-changed", "load-inputs", "data-loader-script", "include", "exclude",
 )  # fmt: skip
@@ -70,7 +70,7 @@ def fuse_batch(
     Example:
         >>> result = graphfuse.fuse_batch(["models/bert.onnx"], "many", workers=1)
         >>> result.rows[0].outcome, result.rows[0].fused, result.exit_code
-        (<Outcome.FUSED: 'fused'>, 5, 0)
+        (<BatchOutcome.FUSED: 'fused'>, 5, 0)
     """
     if os.name != "posix":
         raise UsageError("a batch needs a POSIX system", "fuse the models one by one")
@@ -85,8 +85,8 @@ def fuse_batch(
     start = time.monotonic()
     tasks = tasks_of([os.fspath(source) for source in sources], os.fspath(output), words)
     runtime = libraries.version_of("onnxruntime")
-    path = Path(output) / NAME if ledger is None else Path(ledger)
-    worker = Worker(Bounds(int(memory_limit * 2**30), time_limit), runtime)
+    path = Path(output) / LEDGER_NAME if ledger is None else Path(ledger)
+    worker = Worker(ChildBounds(int(memory_limit * 2**30), time_limit), runtime)
     with Ledger(path) as book:
         done = {task for task in tasks if book.is_done(task, key_of(task.words, runtime))}
         todo = [task for task in tasks if task not in done]
@@ -117,7 +117,7 @@ def _checked(options: Mapping[str, Any] | Sequence[str]) -> tuple[str, ...]:
     words = words_of(options, "options") if is_named else tuple(options)
     for word in words:
         name = word.removeprefix("--").split("=")[0]
-        if word.startswith("-") and name in OWN:
+        if word.startswith("-") and name in NOT_FOR_MANY:
             raise UsageError(
                 f"--{name} is no option for many models", "leave it out, or fuse that model alone"
             )
@@ -132,7 +132,9 @@ def _begin(book: Ledger, task: Task) -> bool:
     return ours
 
 
-def _told(found: Iterator[Row], worker: Worker, count: int, progress: Progress) -> Iterator[Row]:
+def _told(
+    found: Iterator[BatchRow], worker: Worker, count: int, progress: Progress
+) -> Iterator[BatchRow]:
     """The rows; after each, how many there are and what is run."""
     done = 0
     while done < count:

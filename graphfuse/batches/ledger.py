@@ -17,9 +17,9 @@ from typing import Any
 from graphfuse.batches.stamps import same
 from graphfuse.errors import UsageError, WriteError
 from graphfuse.files.leftovers import lock
-from graphfuse.records.batch_rows import Outcome, Row, Stamp, Task
+from graphfuse.records.batch_rows import BatchOutcome, BatchRow, Stamp, Task
 
-NAME = "graphfuse-batch.jsonl"
+LEDGER_NAME = "graphfuse-batch.jsonl"
 
 Place = tuple[str, str]
 
@@ -54,7 +54,7 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         os.close(self._file)
 
-    def row(self, task: Task) -> Row | None:
+    def row(self, task: Task) -> BatchRow | None:
         """What is known of a task: its last row."""
         return self._rows.get((task.source, task.output))
 
@@ -75,7 +75,7 @@ class Ledger:
             self._begun.add((task.source, task.output))
             self._line({"begun": task.output, "source": task.source})
 
-    def add(self, row: Row) -> None:
+    def add(self, row: BatchRow) -> None:
         """Add a row. Raises WriteError when it cannot be written."""
         self._rows[row.source, row.output] = row
         told = asdict(row)
@@ -99,7 +99,7 @@ class Ledger:
             ) from error
 
 
-def _read(path: Path) -> tuple[dict[Place, Row], set[Place], bool]:
+def _read(path: Path) -> tuple[dict[Place, BatchRow], set[Place], bool]:
     """The last row of each task, what was begun, and whether the last line is whole.
 
     Raises UsageError for a file that is no ledger.
@@ -108,7 +108,7 @@ def _read(path: Path) -> tuple[dict[Place, Row], set[Place], bool]:
         content = path.read_bytes()
     except OSError as error:
         raise UsageError(f"the ledger {path} cannot be read ({error.strerror})") from error
-    rows: dict[Place, Row] = {}
+    rows: dict[Place, BatchRow] = {}
     begun: set[Place] = set()
     for number, told in _lines(path, content):
         try:
@@ -144,10 +144,10 @@ def _foreign(path: Path, number: int) -> UsageError:
     )
 
 
-def _row(told: Mapping[str, Any]) -> Row:
-    names = {each.name for each in fields(Row)}
+def _row(told: Mapping[str, Any]) -> BatchRow:
+    names = {each.name for each in fields(BatchRow)}
     known: dict[str, Any] = {name: value for name, value in told.items() if name in names}
     for name in ("input", "written"):
         known[name] = tuple(Stamp(**each) for each in told[name])
-    known["outcome"], known["options"] = Outcome(told["outcome"]), tuple(told["options"])
-    return Row(**known)
+    known["outcome"], known["options"] = BatchOutcome(told["outcome"]), tuple(told["options"])
+    return BatchRow(**known)

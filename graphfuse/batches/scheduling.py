@@ -11,10 +11,10 @@ from itertools import pairwise
 from pathlib import Path
 
 from graphfuse.batches.working import Worker
-from graphfuse.records.batch_rows import Row, Task
+from graphfuse.records.batch_rows import BatchRow, Task
 from graphfuse.system.memory import available
 
-BASE = 3 * 2**28
+LIBRARIES_TAKE = 3 * 2**28
 """Bytes that a run takes with its libraries, whatever the model."""
 TIMES = {"none": 1.5, "sites": 2.0, "fast": 6.0, "full": 8.0}
 """How many times a model's size a run takes at a level: weights, sessions, the float64 twin."""
@@ -37,7 +37,7 @@ def needs(task: Task) -> int:
     size = sum(each.stat().st_size for each in files if each.is_file())
     words = " ".join(task.words).replace("=", " ").split()
     level = next((b for a, b in pairwise(words) if a == "--validate"), "fast")
-    return int(BASE + TIMES.get(level, TIMES["full"]) * size)
+    return int(LIBRARIES_TAKE + TIMES.get(level, TIMES["full"]) * size)
 
 
 @dataclass
@@ -48,11 +48,11 @@ class Local:
     workers: int
     room: int = field(default_factory=lambda: ((found := available()) and found.size) or 2**62)
 
-    def run(self, tasks: Sequence[Task], begin: Begin) -> Generator[Row]:
+    def run(self, tasks: Sequence[Task], begin: Begin) -> Generator[BatchRow]:
         """The rows as they come. Closing the generator ends what runs."""
         cores, free = processors(), list(range(self.workers))
         share = max(1, len(cores) // self.workers)
-        waiting, running = list(tasks), dict[Future[Row], tuple[int, int]]()
+        waiting, running = list(tasks), dict[Future[BatchRow], tuple[int, int]]()
         guard = threading.Lock()
         with ThreadPoolExecutor(self.workers) as pool:
             try:

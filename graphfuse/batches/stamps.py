@@ -11,7 +11,7 @@ from pathlib import Path
 from graphfuse import __version__
 from graphfuse.records.batch_rows import Stamp
 
-SMALL = 2**26
+HASHED = 2**26
 """Bytes up to which a file's content is compared: most models are smaller, their weights not."""
 
 
@@ -23,7 +23,7 @@ def stamps(paths: Iterable[str]) -> tuple[Stamp, ...]:
 def _stamp(path: str) -> Stamp:
     try:
         found = os.stat(path)  # noqa: PTH116
-        digest = _digest(path) if found.st_size <= SMALL else ""
+        digest = _digest(path) if found.st_size <= HASHED else ""
     except OSError:
         return Stamp(path, -1, 0)
     # Of what is hashed the time says nothing: a copy of the same bytes is the same.

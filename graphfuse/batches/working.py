@@ -17,10 +17,10 @@ from typing import Any
 from graphfuse import __version__
 from graphfuse.batches.stamps import key_of, stamps
 from graphfuse.errors import GraphfuseError
-from graphfuse.records.batch_rows import Outcome, Row, Task
+from graphfuse.records.batch_rows import BatchOutcome, BatchRow, Task
 from graphfuse.system.children import Child, died, stopped_by
 
-Found = Mapping[str, Any]
+FuseDocument = Mapping[str, Any]
 """A JSON document of the command `fuse`."""
 
 TELLING = 4000
@@ -28,7 +28,7 @@ TELLING = 4000
 
 
 @dataclass(frozen=True)
-class Bounds:
+class ChildBounds:
     """What one model may take: bytes of address space (0: the machine's memory), and seconds."""
 
     memory: int = 0
@@ -42,7 +42,7 @@ class StoppedError(Exception):
 class Worker:
     """Runs tasks; `stop` ends those that run, from any thread."""
 
-    def __init__(self, bounds: Bounds, runtime: str) -> None:
+    def __init__(self, bounds: ChildBounds, runtime: str) -> None:
         self._bounds, self._runtime = bounds, runtime
         self._running: dict[Task, Child] = {}
         self._guard = threading.Lock()
@@ -61,7 +61,7 @@ class Worker:
         for child in children:
             child.kill()
 
-    def run(self, task: Task, cores: Sequence[int] = (), replace: bool = False) -> Row:
+    def run(self, task: Task, cores: Sequence[int] = (), replace: bool = False) -> BatchRow:
         """Run a task to its end; `replace` says that an output that exists is this batch's own.
 
         Raises StoppedError when `stop` was called.
@@ -86,7 +86,7 @@ class Worker:
             raise StoppedError
         return self._row(task, found, time.monotonic() - start)
 
-    def _end(self, child: Child) -> Found:
+    def _end(self, child: Child) -> FuseDocument:
         """The document that a child printed; of one that did not, a document of its end."""
         try:
             out, said = child.process.communicate(timeout=self._bounds.seconds)
@@ -105,15 +105,15 @@ class Worker:
             error = GraphfuseError(text.removeprefix("graphfuse: error: "))
             return {**_ended(error), "exit_code": code or 1}
 
-    def _row(self, task: Task, found: Found, seconds: float) -> Row:
-        models: Sequence[Found] = found.get("models", [found])
-        error: Found = found["error"] or {}
+    def _row(self, task: Task, found: FuseDocument, seconds: float) -> BatchRow:
+        models: Sequence[FuseDocument] = found.get("models", [found])
+        error: FuseDocument = found["error"] or {}
         read = [file["path"] for each in models for file in each.get("read", ())]
         wrote = [file["path"] for each in models for file in each.get("written", ())]
         wrote += [file["path"] for file in found.get("copied", ())]
         fused = [len(each.get("fused", ())) + each.get("kept", 0) for each in models]
         left = [sum(bool(m["site"]) for m in each.get("left", ())) for each in models]
-        return Row(
+        return BatchRow(
             source=task.source,
             output=task.output,
             outcome=_outcome(found, models),
@@ -157,20 +157,20 @@ def _ended(error: GraphfuseError) -> dict[str, Any]:
     }
 
 
-def _outcome(found: Found, models: Sequence[Found]) -> Outcome:
+def _outcome(found: FuseDocument, models: Sequence[FuseDocument]) -> BatchOutcome:
     if found["exit_code"] == 6 and any(each.get("written") for each in models):
-        return Outcome.PUT_BACK
+        return BatchOutcome.PUT_BACK
     if found["exit_code"] != 0:
-        return Outcome.FAILED
+        return BatchOutcome.FAILED
     changed = any(each.get("changed") for each in models)
-    return Outcome.FUSED if changed else Outcome.UNCHANGED
+    return BatchOutcome.FUSED if changed else BatchOutcome.UNCHANGED
 
 
-def _figures(models: Sequence[Found]) -> dict[str, float]:
+def _figures(models: Sequence[FuseDocument]) -> dict[str, float]:
     """The worst figure of each gate, as a share of its bound; infinity is left out."""
     worst: dict[str, float] = {}
     for model in models:
-        measured: Found = model.get("validation") or {}
+        measured: FuseDocument = model.get("validation") or {}
         for check in measured.get("checks", ()):
             if check["value"] is not None and check["bound"] > 0:
                 share = check["value"] / check["bound"]

@@ -8,6 +8,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from graphfuse.batches.tasks import NEGATED
 from graphfuse.cli.command_fuse import fuse
 from graphfuse.cli.options import ends, with_group
 from graphfuse.cli.saying import Saying
@@ -34,7 +35,7 @@ def _words(parameter: inspect.Parameter, value: Any) -> list[str]:
         return []
     name = _option(parameter)
     if isinstance(value, bool):
-        return [name if value else f"--no-{name.removeprefix('--')}"]
+        return [name if value else f"--{NEGATED}{name.removeprefix('--')}"]
     values = cast("list[Any]", value) if isinstance(value, list) else [value]
     return [f"{name}={each}" for each in values]
 

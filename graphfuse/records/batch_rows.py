@@ -11,7 +11,7 @@ from typing import Any
 from graphfuse.records.folder_results import SEVERITY
 
 
-class Outcome(StrEnum):
+class BatchOutcome(StrEnum):
     """What became of a model: UNCHANGED is a copy, PUT_BACK one whose sites all failed."""
 
     FUSED = "fused"
@@ -40,7 +40,7 @@ class Stamp:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class BatchRow:
     """A line of the ledger: what came of a task.
 
     `key` is the hash of the options and versions that it was run with, `input` and `written` the
@@ -51,7 +51,7 @@ class Row:
 
     source: str
     output: str
-    outcome: Outcome
+    outcome: BatchOutcome
     exit_code: int
     key: str
     message: str = ""
@@ -81,7 +81,7 @@ class BatchResult:
     options and versions. `stopped` says that tasks are left: one failed, and that was to end it.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[BatchRow, ...]
     skipped: frozenset[str] = frozenset()
     ledger: str = ""
     seconds: float = 0.0
@@ -92,12 +92,12 @@ class BatchResult:
         return f"<BatchResult: {len(self.rows)} models, {counts or 'none'}>"
 
     @property
-    def counts(self) -> Mapping[Outcome, int]:
+    def counts(self) -> Mapping[BatchOutcome, int]:
         """How many have each outcome."""
         return Counter(row.outcome for row in self.rows)
 
     @property
-    def failed(self) -> Sequence[Row]:
+    def failed(self) -> Sequence[BatchRow]:
         """The rows that are not good."""
         return [row for row in self.rows if not row.is_good]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from graphfuse.records.batch_rows import BatchResult, Row
+from graphfuse.records.batch_rows import BatchResult, BatchRow
 from graphfuse.report.console import SafeConsole
 from graphfuse.report.head import Document, head
 from graphfuse.report.sheet import Sheet, Whole
@@ -29,7 +29,7 @@ def batch_document(destination: str, result: BatchResult) -> Document:
     }
 
 
-def _row(row: Row) -> Document:
+def _row(row: BatchRow) -> Document:
     told = asdict(row)
     del told["document"]
     return {**told, "input": list(told["input"]), "written": list(told["written"]),

@@ -1,8 +1,8 @@
 """A command in a process of its own, with limits on memory and time; it ends when its parent does.
 
-What a model does to such a child (a crash, endless work, all memory) ends the child alone. Stages
-that it is at come back through a pipe. Another pipe is the parent's: when that closes, as the
-kernel does for whoever is killed, the child ends too, and its temporary files go.
+What a model does to such a child (a crash, endless work, all memory) ends the child alone. The
+stages that it is at come back through a pipe. Another pipe is the parent's: when that closes, as
+the kernel does for whoever is killed, the child ends too, and its temporary files go.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LAST_WORDS = 5.0
 
 
 @dataclass
-class Stages:
+class ChildStages:
     """The names of the stages that a child says it is at; the last one is kept."""
 
     descriptor: int
@@ -81,7 +81,7 @@ class Child:
         )
         os.close(writing)
         os.close(listening)
-        self.stages = Stages(reading)
+        self.stages = ChildStages(reading)
 
     def kill(self) -> None:
         """End the child and what it started."""

@@ -16,8 +16,8 @@ import onnx.parser
 import pytest
 
 import graphfuse
-from graphfuse.batches.ledger import NAME
-from graphfuse.records.batch_rows import Outcome
+from graphfuse.batches.ledger import LEDGER_NAME
+from graphfuse.records.batch_rows import BatchOutcome
 from tests.conftest import ROOT, Shell
 from tests.support.graphs import residual
 
@@ -56,12 +56,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 def rows(out: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (out / NAME).read_text().splitlines()]
+    lines = [json.loads(line) for line in (out / LEDGER_NAME).read_text().splitlines()]
     return [line for line in lines if "begun" not in line]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    found = (path for path in folder.rglob("*") if path.is_file() and path.name != NAME)
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name != LEDGER_NAME)
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
@@ -127,7 +127,7 @@ def test_fail_fast_ends_and_the_next_run_goes_on(folder: Path) -> None:
     out = folder.parent / "out"
     found = graphfuse.fuse_batch([folder], out, workers=1, fail_fast=True)
     assert found.stopped
-    assert [row.outcome for row in found.rows] == [Outcome.FAILED]
+    assert [row.outcome for row in found.rows] == [BatchOutcome.FAILED]
     assert len(graphfuse.fuse_batch([folder], out).rows) == 4
 
 
@@ -140,11 +140,11 @@ def test_what_ends_its_process_is_one_row(tmp_path: Path) -> None:
         [source], tmp_path / "out", time_limit=8, options=["--run-limit=60"]
     )
     failed, good = found.rows
-    assert good.outcome == Outcome.FUSED
-    assert (failed.outcome, failed.exit_code) == (Outcome.FAILED, 4)
+    assert good.outcome == BatchOutcome.FUSED
+    assert (failed.outcome, failed.exit_code) == (BatchOutcome.FAILED, 4)
     assert "took more than 8 s while running the original" in failed.message
     found = graphfuse.fuse_batch([source / "good.onnx"], tmp_path / "tight", memory_limit=0.2)
-    assert found.rows[0].outcome == Outcome.FAILED
+    assert found.rows[0].outcome == BatchOutcome.FAILED
     assert "memory" in found.rows[0].message
     assert contents(tmp_path / "tight") == {}
 
@@ -155,7 +155,7 @@ def test_an_output_of_somebody_else_stays(folder: Path) -> None:
     (out / "m0.onnx").write_text("mine")
     found = {row.source: row for row in graphfuse.fuse_batch([folder], out).rows}
     row = found[str(folder / "m0.onnx")]
-    assert (row.outcome, row.exit_code) == (Outcome.FAILED, 2)
+    assert (row.outcome, row.exit_code) == (BatchOutcome.FAILED, 2)
     assert "exists" in row.message
     assert (out / "m0.onnx").read_text() == "mine"
     graphfuse.fuse_batch([folder], out, options=["--force"])
@@ -235,7 +235,7 @@ def running(folder: Path) -> tuple[subprocess.Popen[str], list[int]]:
     end = time.monotonic() + 60
     while time.monotonic() < end:
         found = children(batch.pid) if batch.poll() is None else []
-        if found and (folder.parent / "out" / NAME).exists():
+        if found and (folder.parent / "out" / LEDGER_NAME).exists():
             return batch, found
         time.sleep(0.01)
     raise AssertionError("no child began")
@@ -304,7 +304,7 @@ def test_two_at_once_do_not_share_a_ledger(many: Path) -> None:
 def test_a_line_that_was_cut_short_is_done_again(many: Path) -> None:
     out = many.parent / "out"
     graphfuse.fuse_batch([many], out)
-    book = out / NAME
+    book = out / LEDGER_NAME
     whole = book.read_bytes()
     for cut in (1, 40, len(whole.splitlines()[-1]) - 1):
         book.write_bytes(whole[:-cut])

@@ -71,7 +71,7 @@ def axes_of(path: Path) -> dict[str, list[Any]]:
     }
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("dynamic", [True, pytest.param(False, marks=pytest.mark.every)])
 def test_a_program(dynamic: bool, shell: Shell, tmp_path: Path) -> None:
     module = saved(tmp_path / "block.pt2", dynamic)
     run = shell("export", "block.pt2", "-o", "fused.onnx", "--json")

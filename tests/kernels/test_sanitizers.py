@@ -12,7 +12,13 @@ from tests.campaigns.kernels.node import instruction_sets
 from tests.campaigns.kernels.sanitize import SANITIZERS, compiler, drive, library_of_compiler
 
 
-@pytest.mark.parametrize("sanitizer", SANITIZERS)
+@pytest.mark.parametrize(
+    "sanitizer",
+    [
+        each if each == "address" else pytest.param(each, marks=pytest.mark.every)
+        for each in SANITIZERS
+    ],
+)
 def test_the_driver_is_clean(sanitizer: str, tmp_path: Path) -> None:
     if shutil.which(compiler()) is None or kernels.find() is None:
         pytest.skip("there is no C++ compiler")

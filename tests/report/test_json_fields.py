@@ -39,6 +39,7 @@ COMMANDS = (
     "bench",
     "env",
     "export",
+    "batch",
 )
 
 KIND_OF = {
@@ -48,10 +49,21 @@ KIND_OF = {
     "comparisons": "comparison", "original": "figures", "best": "figures", "plain": "figures",
     "speedups": "speedup", "times": "interval", "pictures": "picture", "before": "drawing", "after": "drawing",
     "boxes": "box", "wires": "wire", "models": "folder_model", "copied": "file",
+    "rows": "row", "input": "stamp",
 }  # fmt: skip
 """Which section a field's value is explained in; others are called as the field is."""
 
-FREE = {"evaluated", "environment", "shapes", "shares", "providers", "forms", "versions"}
+FREE = {
+    "counts",
+    "figures",
+    "evaluated",
+    "environment",
+    "shapes",
+    "shares",
+    "providers",
+    "forms",
+    "versions",
+}
 """Fields whose keys are names of the model or machine."""
 
 
@@ -83,6 +95,8 @@ def _section(section: str, name: str) -> str:
         return {"fused": "figures", "speedup": "interval"}[name]
     if section == "site_timing" and name == "speedups":
         return "by form"
+    if section == "row" and name == "written":
+        return "stamp"
     return "interval" if section == "by form" else KIND_OF.get(name, name)
 
 
@@ -117,6 +131,7 @@ def documents(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> l
         ("bench", bert, out, *quick),
         ("bench", gpt2, "--sites", *quick),
         ("env",),
+        ("batch", folder / "export", "-o", folder / "many", "--workers", "1"),
     ]
     if find_spec("torch") and find_spec("onnxscript"):
         (folder / "block.py").write_text(BLOCK)

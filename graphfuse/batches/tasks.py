@@ -18,7 +18,9 @@ EXPORTS = ("config.json", "model_index.json", "genai_config.json", "modules.json
 """What makes a folder an export of Hugging Face, which is one unit."""
 
 MANIFESTS = (".jsonl", ".ndjson")
-FIELDS = ("path", "output", "ep", "options")
+NEGATED = "no-"
+"""What an option's name begins with that is turned off."""
+LINE_FIELDS = ("path", "output", "ep", "options")
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ def _line(path: Path, number: int, line: str) -> Unit:
     given = cast("Mapping[str, Any]", found if isinstance(found, dict) else {})
     if not isinstance(given.get("path"), str):
         raise UsageError(f"{where} has no path", remedy)
-    unknown = sorted(given.keys() - {*FIELDS})
+    unknown = sorted(given.keys() - {*LINE_FIELDS})
     if unknown:
         raise UsageError(f"{where} has the unknown field {unknown[0]!r}", remedy)
     model = path.parent / given["path"]
@@ -184,7 +186,7 @@ def words_of(options: Mapping[str, Any], where: str) -> tuple[str, ...]:
         if value is True:
             found.append(word)
         elif value is False:
-            found.append(f"--no-{word.removeprefix('--')}")
+            found.append(f"--{NEGATED}{word.removeprefix('--')}")
         elif isinstance(value, (str, int, float)):
             found.append(f"{word}={value}")
         elif isinstance(value, (list, tuple)):
