@@ -8,11 +8,13 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from graphfuse.batches.tasks import NEGATED
 from graphfuse.cli.command_fuse import fuse
 from graphfuse.cli.options import ends, with_group
 from graphfuse.cli.saying import Saying
 from graphfuse.cli.show import progress
+
+NEGATED = "no-"
+"""What an option's name begins with that is turned off."""
 
 OWN = (
     "model", "output", "in_place", "dry_run", "only_if_changed", "isolate", "memory_limit",
