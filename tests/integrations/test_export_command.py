@@ -192,10 +192,7 @@ def folder_of(name: str, where: Path) -> Path:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        name if name in ("bert", "t5") else pytest.param(name, marks=pytest.mark.every)
-        for name in FOLDERS
-    ],
+    [name if name == "t5" else pytest.param(name, marks=pytest.mark.every) for name in FOLDERS],
 )
 def test_a_folder(name: str, tmp_path: Path) -> None:
     folder = folder_of(name, tmp_path)
@@ -231,6 +228,7 @@ def test_a_folder(name: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(found, before[output].numpy(), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.every
 def test_a_folder_in_float16_without_symbols(shell: Shell, tmp_path: Path) -> None:
     folder_of("bert", tmp_path)
     run = shell(
