@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -53,7 +52,6 @@ class Local:
         cores, free = processors(), list(range(self.workers))
         share = max(1, len(cores) // self.workers)
         waiting, running = list(tasks), dict[Future[BatchRow], tuple[int, int]]()
-        guard = threading.Lock()
         with ThreadPoolExecutor(self.workers) as pool:
             try:
                 while waiting or running:
@@ -64,9 +62,7 @@ class Local:
                             break
                         task, slot = waiting.pop(0), free.pop(0)
                         mine = [cores[(slot * share + n) % len(cores)] for n in range(share)]
-                        with guard:
-                            replace = begin(task)
-                        future = pool.submit(self.worker.run, task, mine, replace)
+                        future = pool.submit(self.worker.run, task, mine, begin(task))
                         running[future] = (slot, size)
                         taken += size
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
