@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -92,16 +93,17 @@ def fuse_batch(
         todo = [task for task in tasks if task not in done]
         if only_failed:
             todo = [task for task in todo if (row := book.row(task)) and not row.is_good]
-        rows = {task: row for task in tasks if (row := book.row(task)) and task not in todo}
+        left = {*tasks} - {*todo}
+        rows = {task: row for task in left if (row := book.row(task))}
         stopped = False
-        found = Local(worker, count).run(todo, lambda task: _begin(book, task))
-        for row in _told(found, worker, len(todo), progress):
-            book.add(row)
-            rows[Task(row.source, row.output, row.options)] = row
-            if fail_fast and not row.is_good:
-                stopped = len(rows) < len(tasks)
-                break
-        found.close()
+        # Closed whatever happens: a full disk under the ledger ends the children as well.
+        with closing(Local(worker, count).run(todo, lambda task: _begin(book, task))) as found:
+            for row in _told(found, worker, len(todo), progress):
+                book.add(row)
+                rows[Task(row.source, row.output, row.options)] = row
+                if fail_fast and not row.is_good:
+                    stopped = len(rows) < len(tasks)
+                    break
     return BatchResult(
         rows=tuple(rows[task] for task in tasks if task in rows),
         skipped=frozenset(task.source for task in done),

@@ -97,7 +97,7 @@ class Saying:
 
 
 def _same(one: Path, other: Path) -> bool:
-    return one == other or one.absolute() == other.absolute() or one.resolve() == other.resolve()
+    return one.resolve() == other.resolve()
 
 
 def _check(option: str, name: str, endings: Sequence[str]) -> None:

@@ -88,7 +88,7 @@ class Chart:
 
 def gates(checks: Sequence[Mapping[str, Any]], meanings: Mapping[str, str]) -> Chart | None:
     """Each check as a share of its bound, a row for each gate."""
-    shares = [(check, _share(check)) for check in checks]
+    shares = [(check, share_of_bound(check)) for check in checks]
     if not shares:
         return None
     worst = max((share for _, share in shares if math.isfinite(share)), default=1.0)
@@ -118,7 +118,7 @@ def gates(checks: Sequence[Mapping[str, Any]], meanings: Mapping[str, str]) -> C
     return Chart(WIDTH, height, tuple(rows), ticks, "; ".join(words), lines)
 
 
-def _share(check: Mapping[str, Any]) -> float:
+def share_of_bound(check: Mapping[str, Any]) -> float:
     """A figure as a share of its bound; null stands for infinity, and a bound may be 0."""
     value, bound = check["value"], check["bound"]
     if value is None:

@@ -309,21 +309,16 @@ def _sites_left(document: Document) -> list[Document]:
 
 
 def _nearness(check: Document) -> tuple[bool, float]:
-    value, bound = check["value"], check["bound"]
-    share = float("inf") if value is None else value / bound if bound else float(value > 0)
-    return check["passed"], -share
+    return check["passed"], -charts.share_of_bound(check)
 
 
 def _verdict(document: Document) -> Iterator[str]:
     command, failed = document["command"], document["exit_code"] != 0
-    if "rows" in document:
-        codes = [row["exit_code"] for row in document["rows"]]
+    many = document.get("rows", document.get("models"))
+    if many is not None:
+        codes = [each["exit_code"] for each in many]
         good = codes.count(0)
         yield f"{good} of {len(codes)} models done, {len(codes) - good} failed."
-        return
-    if "models" in document:
-        codes = [model["exit_code"] for model in document["models"]]
-        yield f"{codes.count(0)} of {len(codes)} models done, {len(codes) - codes.count(0)} failed."
         return
     if command == "validate" and "verdict" in document:
         yield {"pass": "Pass.", "fail": "FAILED.", "not shown": "NOT SHOWN."}[document["verdict"]]
