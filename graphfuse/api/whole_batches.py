@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from graphfuse.batches.ledger import LEDGER_NAME, Ledger
+from graphfuse.batches.moving import Carrier, scratch_folder, token_of
+from graphfuse.batches.places import joined, place_of, plain
 from graphfuse.batches.scheduling import Local, processors
 from graphfuse.batches.stamps import key_of
 from graphfuse.batches.tasks import tasks_of, words_of
-from graphfuse.batches.working import ChildBounds, Worker
+from graphfuse.batches.working import ChildBounds, Worker, check_words
 from graphfuse.errors import UsageError
 from graphfuse.records import arguments
 from graphfuse.records.batch_rows import BatchResult, BatchRow, Task
@@ -84,11 +86,15 @@ def fuse_batch(
     for name, flag in (("fail_fast", fail_fast), ("only_failed", only_failed)):
         arguments.flag(name, flag)
     start = time.monotonic()
-    tasks = tasks_of([os.fspath(source) for source in sources], os.fspath(output), words)
+    destination = plain(os.fspath(output))
+    tasks = tasks_of([os.fspath(source) for source in sources], destination, words)
     runtime = libraries.version_of("onnxruntime")
-    path = Path(output) / LEDGER_NAME if ledger is None else Path(ledger)
-    worker = Worker(ChildBounds(int(memory_limit * 2**30), time_limit), runtime)
-    with Ledger(path) as book:
+    path = joined(destination, LEDGER_NAME) if ledger is None else plain(os.fspath(ledger))
+    bounds = ChildBounds(int(memory_limit * 2**30), time_limit)
+    check_words({task.words for task in tasks})
+    with Ledger(path) as book, scratch_folder() as scratch:
+        carrier = Carrier(place_of, token_of(path), scratch)
+        worker = Worker(bounds, runtime, carrier)
         done = {task for task in tasks if book.is_done(task, key_of(task.words, runtime))}
         todo = [task for task in tasks if task not in done]
         if only_failed:
@@ -107,7 +113,7 @@ def fuse_batch(
     return BatchResult(
         rows=tuple(rows[task] for task in tasks if task in rows),
         skipped=frozenset(task.source for task in done),
-        ledger=str(path),
+        ledger=path,
         seconds=round(time.monotonic() - start, 3),
         stopped=stopped,
     )
@@ -129,7 +135,7 @@ def _checked(options: Mapping[str, Any] | Sequence[str]) -> tuple[str, ...]:
 def _begin(book: Ledger, task: Task) -> bool:
     """Whether a task may replace its output: where a run of this ledger began to write it."""
     ours = book.was_begun(task)
-    if not ours and not Path(task.output).exists():
+    if not ours and place_of(task.output).kind(task.output) is None:
         book.begin(task)
     return ours
 

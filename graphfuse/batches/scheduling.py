@@ -7,7 +7,6 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import Path
 
 from graphfuse.batches.working import Worker
 from graphfuse.records.batch_rows import BatchRow, Task
@@ -31,12 +30,9 @@ def processors() -> list[int]:
 
 def needs(task: Task) -> int:
     """Bytes of memory that a task is expected to take, by the size of its files and its level."""
-    path = Path(task.source)
-    files = path.rglob("*") if path.is_dir() else path.parent.glob(f"{path.name}*")
-    size = sum(each.stat().st_size for each in files if each.is_file())
     words = " ".join(task.words).replace("=", " ").split()
     level = next((b for a, b in pairwise(words) if a == "--validate"), "fast")
-    return int(LIBRARIES_TAKE + TIMES.get(level, TIMES["full"]) * size)
+    return int(LIBRARIES_TAKE + TIMES.get(level, TIMES["full"]) * task.size)
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from graphfuse import __version__
@@ -15,12 +15,8 @@ HASHED = 2**26
 """Bytes up to which a file's content is compared: most models are smaller, their weights not."""
 
 
-def stamps(paths: Iterable[str]) -> tuple[Stamp, ...]:
-    """Files as they are now; those that are not there have the size -1."""
-    return tuple(map(_stamp, dict.fromkeys(paths)))
-
-
-def _stamp(path: str) -> Stamp:
+def stamp(path: str) -> Stamp:
+    """A file of this machine as it is now; one that is not there has the size -1."""
     try:
         found = os.stat(path)  # noqa: PTH116
         digest = _digest(path) if found.st_size <= HASHED else ""
@@ -34,9 +30,16 @@ def _digest(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def same(stamp: Stamp) -> bool:
-    """Whether a file is as it was."""
-    return stamp.size >= 0 and _stamp(stamp.path) == stamp
+def is_same(then: Stamp, now: Stamp) -> bool:
+    """Whether a file is as it was.
+
+    Where a storage has a mark of its own for a content, that is asked; nothing is fetched for it.
+    """
+    if then.size < 0 or then.size != now.size:
+        return False
+    if then.mark or now.mark:
+        return then.mark == now.mark
+    return bool(then.sha256 or then.changed) and then == now
 
 
 def key_of(words: Sequence[str], runtime: str) -> str:

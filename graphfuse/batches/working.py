@@ -6,22 +6,28 @@ Nothing here knows who schedules: a thread of this machine or a task of Ray runs
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
 from graphfuse import __version__
-from graphfuse.batches.stamps import key_of, stamps
-from graphfuse.errors import GraphfuseError
+from graphfuse.batches.moving import FORCE, Carrier, Load
+from graphfuse.batches.stamps import key_of
+from graphfuse.errors import GraphfuseError, UsageError
 from graphfuse.records.batch_rows import BatchOutcome, BatchRow, Task
 from graphfuse.system.children import Child, died, stopped_by
 
 FuseDocument = Mapping[str, Any]
 """A JSON document of the command `fuse`."""
+
+NO_MODEL = "graphfuse-no-such-model.onnx"
+LOOKED_AT = 8
+"""Sets of options that are looked at before the first model."""
 
 TELLING = 4000
 """Characters of what a child that printed no document said last."""
@@ -42,8 +48,8 @@ class StoppedError(Exception):
 class Worker:
     """Runs tasks; `stop` ends those that run, from any thread."""
 
-    def __init__(self, bounds: ChildBounds, runtime: str) -> None:
-        self._bounds, self._runtime = bounds, runtime
+    def __init__(self, bounds: ChildBounds, runtime: str, carrier: Carrier) -> None:
+        self._bounds, self._runtime, self._carrier = bounds, runtime, carrier
         self._running: dict[Task, Child] = {}
         self._guard = threading.Lock()
         self._stopping = False
@@ -66,53 +72,46 @@ class Worker:
 
         Raises StoppedError when `stop` was called.
         """
-        words = ["fuse", task.source, "-o", task.output, "--json", *task.words]
-        words += ["--force"] if replace and "--force" not in words else []
         start = time.monotonic()
-        Path(task.output).parent.mkdir(parents=True, exist_ok=True)
+        load = Load(task.source, task.output, "")
+        try:
+            with self._carrier.carried(task, replace) as load:
+                found = self._fuse(task, load, cores, replace)
+                self._carrier.send(task, load, written_by(found))
+                found = json.loads(load.told(json.dumps(found)))
+        except GraphfuseError as error:
+            found = json.loads(load.told(json.dumps(_ended(error))))
+        return self._row(task, load, found, time.monotonic() - start)
+
+    def _fuse(self, task: Task, load: Load, cores: Sequence[int], replace: bool) -> FuseDocument:
+        words = ["fuse", load.source, "-o", load.output, "--json", *task.words]
+        words += [FORCE] if replace and FORCE not in words else []
         with self._guard:
             if self._stopping:
                 raise StoppedError
-            child = Child(words, self._bounds.memory, self._bounds.seconds, subprocess.PIPE)
+            bounds = self._bounds
+            child = Child(words, bounds.memory, bounds.seconds, subprocess.PIPE, load.folder)
             self._running[task] = child
         _pin(child.process.pid, cores)
         try:
-            found = self._end(child)
+            found = _document(child, self._bounds.seconds)
         finally:
             child.kill()
             with self._guard:
                 del self._running[task]
         if self._stopping:
             raise StoppedError
-        return self._row(task, found, time.monotonic() - start)
+        return found
 
-    def _end(self, child: Child) -> FuseDocument:
-        """The document that a child printed; of one that did not, a document of its end."""
-        try:
-            out, said = child.process.communicate(timeout=self._bounds.seconds)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.process.communicate()
-            return _ended(died(f"took more than {self._bounds.seconds:g} s", child.stages.last()))
-        code = child.process.returncode
-        if code < 0:
-            return _ended(stopped_by(-code, child.stages.last()))
-        try:
-            return json.loads(out)
-        except ValueError:
-            last = said.decode(errors="replace").strip()[-TELLING:]
-            text = last.splitlines()[-1] if last else "it ended without a word"
-            error = GraphfuseError(text.removeprefix("graphfuse: error: "))
-            return {**_ended(error), "exit_code": code or 1}
-
-    def _row(self, task: Task, found: FuseDocument, seconds: float) -> BatchRow:
+    def _row(self, task: Task, load: Load, found: FuseDocument, seconds: float) -> BatchRow:
         models: Sequence[FuseDocument] = found.get("models", [found])
         error: FuseDocument = found["error"] or {}
+        place = self._carrier.place(task.source)
         read = [file["path"] for each in models for file in each.get("read", ())]
-        wrote = [file["path"] for each in models for file in each.get("written", ())]
-        wrote += [file["path"] for file in found.get("copied", ())]
+        there = load.input or tuple(map(place.stamp, dict.fromkeys(read or [task.source])))
         fused = [len(each.get("fused", ())) + each.get("kept", 0) for each in models]
         left = [sum(bool(m["site"]) for m in each.get("left", ())) for each in models]
+        target = self._carrier.place(task.output)
         return BatchRow(
             source=task.source,
             output=task.output,
@@ -128,22 +127,64 @@ class Worker:
             options=task.words,
             graphfuse=__version__,
             runtime=self._runtime,
-            input=stamps(read or [task.source]) if Path(task.source).exists() else (),
-            written=stamps(wrote),
+            input=tuple(stamp for stamp in there if stamp.size >= 0),
+            written=load.written or tuple(map(target.stamp, written_by(found))),
             document=found,
         )
 
 
+def written_by(found: FuseDocument) -> Sequence[str]:
+    """The paths that a command wrote."""
+    models: Sequence[FuseDocument] = found.get("models", [found])
+    wrote = [file["path"] for each in models for file in each.get("written", ())]
+    copied = [file["path"] for file in found.get("copied", ())]
+    return list(dict.fromkeys((*wrote, *copied)))
+
+
 def _pin(process: int, cores: Sequence[int]) -> None:
     """Let a process have its own processors: two that take all are in each other's way."""
-    import os
-
     if cores and hasattr(os, "sched_setaffinity"):
         try:
             os.sched_setaffinity(process, cores)
         except OSError:
             # It has ended already, or may not be told.
             return
+
+
+def _document(child: Child, seconds: float) -> FuseDocument:
+    """The document that a child printed; of one that did not, a document of its end."""
+    try:
+        out, said = child.process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.process.communicate()
+        return _ended(died(f"took more than {seconds:g} s", child.stages.last()))
+    code = child.process.returncode
+    if code < 0:
+        return _ended(stopped_by(-code, child.stages.last()))
+    try:
+        return json.loads(out)
+    except ValueError:
+        last = said.decode(errors="replace").strip()[-TELLING:]
+        text = last.splitlines()[-1] if last else "it ended without a word"
+        error = GraphfuseError(text.removeprefix("graphfuse: error: "))
+        return {**_ended(error), "exit_code": code or 1}
+
+
+def check_words(several: Iterable[Sequence[str]]) -> None:
+    """Raise UsageError for options that hold of no model, before any is touched.
+
+    A model that is not there shows what is wrong with the options alone: they are looked at first.
+    Of a manifest with options for each line a few are looked at; the others are rows.
+    """
+    for words in islice(several, LOOKED_AT):
+        child = Child(["fuse", NO_MODEL, "--dry-run", "--json", *words], 0, 60, subprocess.PIPE)
+        try:
+            found = _document(child, 60)
+        finally:
+            child.kill()
+        if found["exit_code"] == UsageError.exit_code:
+            raise UsageError(found["error"]["message"], found["error"]["remedy"])
 
 
 def _ended(error: GraphfuseError) -> dict[str, Any]:

@@ -22,21 +22,30 @@ class BatchOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A model, or the folder of an export, where its result goes, and the options of `fuse`."""
+    """A model, or the folder of an export, where its result goes, and the options of `fuse`.
+
+    Both are paths or URLs; `size` is the bytes of its files, as far as they were listed.
+    """
 
     source: str
     output: str
     words: tuple[str, ...] = ()
+    size: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """A file as it was: what changes when its content does. `sha256` is empty where it is large."""
+    """A file as it was: what changes when its content does.
+
+    `sha256` is empty where it is large. `mark` is what a storage has for a content, such as the
+    ETag of S3.
+    """
 
     path: str
     size: int
     changed: int
     sha256: str = ""
+    mark: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

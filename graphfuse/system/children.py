@@ -59,12 +59,18 @@ class Child:
     """A running command line of graphfuse."""
 
     def __init__(
-        self, arguments: Sequence[str], memory: int, seconds: float, stdout: int | None = None
+        self,
+        arguments: Sequence[str],
+        memory: int,
+        seconds: float,
+        stdout: int | None = None,
+        scratch: str = "",
     ) -> None:
         """Start it. `memory` bounds its address space in bytes, 0 by the machine's memory.
 
         `seconds` times the processors bounds its processor time; wall time is for `wait` to bound.
         `stdout` is as for subprocess.Popen, and so is what happens to standard error then.
+        `scratch` is where its temporary files go, if not where this process has them.
         """
         size = memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         reading, writing = os.pipe()
@@ -72,7 +78,7 @@ class Child:
         told = f"{size},{int(seconds) + 1},{writing},{listening}"
         self.process = subprocess.Popen(
             [sys.executable, "-m", "graphfuse", *arguments],
-            env={**os.environ, LIMITS: told},
+            env={**os.environ, LIMITS: told, **({"TMPDIR": scratch} if scratch else {})},
             pass_fds=(writing, listening),
             start_new_session=True,
             stdin=None if stdout is None else subprocess.DEVNULL,

@@ -138,6 +138,26 @@ def transformers() -> Any:
         ) from error
 
 
+def fsspec() -> Any:
+    """The module fsspec; ProviderError naming the extra when it is not installed."""
+    return _for_many("fsspec", "a URL", "remote")
+
+
+def ray() -> Any:
+    """The module ray; ProviderError naming the extra when it is not installed."""
+    return _for_many("ray", "--ray", "ray")
+
+
+def _for_many(name: str, wants: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ProviderError(
+            f"{wants} needs {name}, which cannot be imported ({in_one_line(error)})",
+            f"install it with `pip install 'graphfuse[{extra}]'`",
+        ) from error
+
+
 def load_cuda_libraries() -> None:
     """Load CUDA's and cuDNN's libraries where pip put them, for onnxruntime's CUDA provider.
 
