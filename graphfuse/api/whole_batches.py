@@ -6,13 +6,14 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
+from graphfuse.batches.cluster import OnRay
 from graphfuse.batches.ledger import LEDGER_NAME, Ledger
 from graphfuse.batches.moving import Carrier, scratch_folder, token_of
 from graphfuse.batches.places import joined, place_of, plain
-from graphfuse.batches.scheduling import Local, processors
+from graphfuse.batches.scheduling import Local, Scheduler, processors
 from graphfuse.batches.stamps import key_of
 from graphfuse.batches.tasks import tasks_of, words_of
 from graphfuse.batches.working import ChildBounds, Worker, check_words
@@ -21,6 +22,9 @@ from graphfuse.records import arguments
 from graphfuse.records.batch_rows import BatchResult, BatchRow, Task
 from graphfuse.records.progress import SILENT, Progress, tell_part
 from graphfuse.system import libraries
+
+SHOWN_AT_ONCE = 4
+"""Models that are named while they are run."""
 
 NOT_FOR_MANY = (
     "output", "in-place", "dry-run", "json", "html", "markdown", "isolate", "memory-limit",
@@ -40,6 +44,8 @@ def fuse_batch(
     only_failed: bool = False,
     memory_limit: float = 0,
     time_limit: float = 600,
+    ray: str | None = None,
+    ray_install: bool = False,
     progress: Progress = SILENT,
 ) -> BatchResult:
     """Fuse many models as the command `fuse` does, several at once, and go on where a run ended.
@@ -50,8 +56,9 @@ def fuse_batch(
 
     Args:
         sources: Folders (searched for models; an export of Hugging Face is one unit), .onnx files,
-            patterns, or manifests (.jsonl: path, output, ep, options in each line).
-        output: The folder of the results; they are called as below the source.
+            patterns, or manifests (.jsonl: path, output, ep, options in each line); paths, or URLs
+            that fsspec knows (s3://, gs://, ...).
+        output: The folder of the results, or its URL; they are called as below the source.
         options: Those of the command `fuse`, such as {"ep": "cpu", "validate": "full"}.
         workers: How many run at once; as many as processors if not said, and as memory allows.
         ledger: Its file; graphfuse-batch.jsonl in `output` if not said.
@@ -59,6 +66,9 @@ def fuse_batch(
         only_failed: Whether only what has a row that is not good is run again.
         memory_limit: GiB of address space for each; 0 for the machine's memory.
         time_limit: Seconds for each.
+        ray: The address of a cluster of Ray that runs them, such as `auto`; this machine if not
+            said. Files of this machine go there and come back; a large cluster is given URLs.
+        ray_install: Whether its nodes install the versions of this environment by pip.
         progress: Is told how many are done, and which are run.
 
     Returns:
@@ -83,7 +93,8 @@ def fuse_batch(
         raise UsageError(f"{count} workers were asked for", "ask for 1 or more")
     arguments.seconds("time_limit", time_limit)
     arguments.told(progress)
-    for name, flag in (("fail_fast", fail_fast), ("only_failed", only_failed)):
+    flags = {"fail_fast": fail_fast, "only_failed": only_failed, "ray_install": ray_install}
+    for name, flag in flags.items():
         arguments.flag(name, flag)
     start = time.monotonic()
     destination = plain(os.fspath(output))
@@ -92,9 +103,13 @@ def fuse_batch(
     path = joined(destination, LEDGER_NAME) if ledger is None else plain(os.fspath(ledger))
     bounds = ChildBounds(int(memory_limit * 2**30), time_limit)
     check_words({task.words for task in tasks})
+    token = token_of(path)
     with Ledger(path) as book, scratch_folder() as scratch:
-        carrier = Carrier(place_of, token_of(path), scratch)
-        worker = Worker(bounds, runtime, carrier)
+        if ray is None:
+            worker = Worker(bounds, runtime, Carrier(place_of, token, scratch))
+            scheduler: Scheduler = Local(worker, count)
+        else:
+            scheduler = OnRay(ray, bounds, runtime, token, workers, ray_install)
         done = {task for task in tasks if book.is_done(task, key_of(task.words, runtime))}
         todo = [task for task in tasks if task not in done]
         if only_failed:
@@ -103,8 +118,10 @@ def fuse_batch(
         rows = {task: row for task in left if (row := book.row(task))}
         stopped = False
         # Closed whatever happens: a full disk under the ledger ends the children as well.
-        with closing(Local(worker, count).run(todo, lambda task: _begin(book, task))) as found:
-            for row in _told(found, worker, len(todo), progress):
+        telling = _Telling(scheduler, len(todo), progress)
+        run = scheduler.run(todo, lambda task: _begin(book, task), telling.tick)
+        with closing(run) as found:
+            for row in telling.each(found):
                 book.add(row)
                 rows[Task(row.source, row.output, row.options)] = row
                 if fail_fast and not row.is_good:
@@ -140,17 +157,28 @@ def _begin(book: Ledger, task: Task) -> bool:
     return ours
 
 
-def _told(
-    found: Iterator[BatchRow], worker: Worker, count: int, progress: Progress
-) -> Iterator[BatchRow]:
-    """The rows; after each, how many there are and what is run."""
-    done = 0
-    while done < count:
-        names = ", ".join(Path(source).name for source in worker.now())
-        progress.stage(f"fusing models ({names})" if names else "fusing models")
-        tell_part(progress, done, count)
-        row = next(found, None)
-        if row is None:
-            return
-        done += 1
-        yield row
+@dataclass
+class _Telling:
+    """Tells how many are done, and which are run."""
+
+    scheduler: Scheduler
+    count: int
+    progress: Progress
+    done: int = 0
+
+    def tick(self) -> None:
+        names = [self._name(source) for source in self.scheduler.now()]
+        more = f" and {len(names) - SHOWN_AT_ONCE} more" if len(names) > SHOWN_AT_ONCE else ""
+        said = f" ({', '.join(names[:SHOWN_AT_ONCE])}{more})" if names else ""
+        self.progress.stage(f"fusing models{said}")
+        tell_part(self.progress, self.done, self.count)
+
+    def _name(self, source: str) -> str:
+        return source.rstrip("/").rpartition("/")[2]
+
+    def each(self, found: Iterator[BatchRow]) -> Iterator[BatchRow]:
+        self.tick()
+        for row in found:
+            self.done += 1
+            yield row
+            self.tick()

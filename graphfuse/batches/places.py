@@ -124,7 +124,7 @@ class LocalPlace:
 
     def sizes(self, folder: str) -> Mapping[str, int]:
         """The files below a folder; links to folders are not followed."""
-        with _named(ModelError, folder, "read"):
+        with named(ModelError, folder, "read"):
             return dict(_below(folder, ""))
 
     def matches(self, pattern: str) -> Sequence[str]:
@@ -133,7 +133,7 @@ class LocalPlace:
 
     def read(self, path: str) -> bytes:
         """A small file."""
-        with _named(UsageError, path, "read"):
+        with named(UsageError, path, "read"):
             return Path(path).read_bytes()
 
     def stamp(self, path: str) -> Stamp:
@@ -142,17 +142,17 @@ class LocalPlace:
 
     def digest(self, path: str) -> str:
         """The SHA-256 of a file."""
-        with _named(WriteError, path, "read"), Path(path).open("rb") as file:
+        with named(WriteError, path, "read"), Path(path).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def get(self, path: str, here: Path) -> None:
         """Copy a file."""
-        with _named(ModelError, path, "read"):
+        with named(ModelError, path, "read"):
             shutil.copyfile(path, here)
 
     def put(self, here: Path, path: str) -> None:
         """Copy a file there, to the disk."""
-        with _named(WriteError, path, "written"):
+        with named(WriteError, path, "written"):
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             with here.open("rb") as source, Path(path).open("wb") as target:
                 shutil.copyfileobj(source, target, PIECE_OF_FILE)
@@ -161,13 +161,13 @@ class LocalPlace:
 
     def move(self, path: str, target: str) -> None:
         """Rename a file."""
-        with _named(WriteError, target, "written"):
+        with named(WriteError, target, "written"):
             Path(path).replace(target)
             sync_folder(Path(target).parent)
 
     def remove(self, path: str) -> None:
         """Remove a file, if it is there."""
-        with _named(WriteError, path, "removed"):
+        with named(WriteError, path, "removed"):
             Path(path).unlink(missing_ok=True)
 
 
@@ -189,7 +189,7 @@ class RemotePlace:
 
     def kind(self, path: str) -> Kind | None:
         """What is there, None for nothing."""
-        with _named(ModelError, path, "found"):
+        with named(ModelError, path, "found"):
             try:
                 found = self._files.info(path)
             except FileNotFoundError:
@@ -198,7 +198,7 @@ class RemotePlace:
 
     def sizes(self, folder: str) -> Mapping[str, int]:
         """The files below a folder; hidden ones, and names that lead out of it, are left out."""
-        with _named(ModelError, folder, "listed"):
+        with named(ModelError, folder, "listed"):
             base = self._files._strip_protocol(folder).rstrip("/")
             found: Mapping[str, Any] = self._files.find(folder, detail=True)
             names = {
@@ -208,17 +208,17 @@ class RemotePlace:
 
     def matches(self, pattern: str) -> Sequence[str]:
         """What a pattern stands for, as URLs."""
-        with _named(ModelError, pattern, "listed"):
+        with named(ModelError, pattern, "listed"):
             return sorted(map(self._url, self._files.glob(pattern)))
 
     def read(self, path: str) -> bytes:
         """A small file."""
-        with _named(UsageError, path, "read"):
+        with named(UsageError, path, "read"):
             return self._files.cat_file(path)
 
     def stamp(self, path: str) -> Stamp:
         """Its size, and what the storage says of its content."""
-        with _named(ModelError, path, "found"):
+        with named(ModelError, path, "found"):
             try:
                 found = self._files.info(path)
             except FileNotFoundError:
@@ -228,7 +228,7 @@ class RemotePlace:
 
     def digest(self, path: str) -> str:
         """The SHA-256 of a file, read back."""
-        with _named(WriteError, path, "read back"), self._files.open(path, "rb") as file:
+        with named(WriteError, path, "read back"), self._files.open(path, "rb") as file:
             digest = hashlib.sha256()
             while piece := file.read(PIECE_OF_FILE):
                 digest.update(piece)
@@ -236,35 +236,35 @@ class RemotePlace:
 
     def get(self, path: str, here: Path) -> None:
         """Copy a file to this machine."""
-        with _named(ModelError, path, "fetched"):
+        with named(ModelError, path, "fetched"):
             self._files.get_file(path, str(here))
 
     def put(self, here: Path, path: str) -> None:
         """Copy a file of this machine there."""
-        with _named(WriteError, path, "written"):
+        with named(WriteError, path, "written"):
             with contextlib.suppress(FileExistsError):
                 self._files.makedirs(parent(path), exist_ok=True)
             self._files.put_file(str(here), path)
 
     def move(self, path: str, target: str) -> None:
         """Copy within the storage, then remove: an object has its content or none."""
-        with _named(WriteError, target, "written"):
+        with named(WriteError, target, "written"):
             self._files.mv(path, target)
 
     def remove(self, path: str) -> None:
         """Remove a file, if it is there."""
-        with _named(WriteError, path, "removed"), contextlib.suppress(FileNotFoundError):
+        with named(WriteError, path, "removed"), contextlib.suppress(FileNotFoundError):
             self._files.rm_file(path)
 
     def lines(self, folder: str) -> Sequence[bytes]:
         """All small files of a folder, fetched at once."""
-        with _named(UsageError, folder, "read"):
+        with named(UsageError, folder, "read"):
             found = self._files.find(folder)
             return list(self._files.cat(found).values()) if found else []
 
     def tell(self, path: str, content: bytes) -> None:
         """Write a small file: all of it or nothing."""
-        with _named(WriteError, path, "written"):
+        with named(WriteError, path, "written"):
             self._files.pipe_file(path, content)
 
     def _url(self, path: str) -> str:
@@ -291,7 +291,7 @@ def _below(folder: str, inside: str) -> Iterable[tuple[str, int]]:
 
 
 @contextlib.contextmanager
-def _named(kind: type[GraphfuseError], path: str, what: str) -> Generator[None]:
+def named(kind: type[GraphfuseError], path: str, what: str) -> Generator[None]:
     """Raise `kind` for whatever a storage says of a path; each has errors of its own."""
     try:
         yield

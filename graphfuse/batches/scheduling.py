@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Protocol
 
 from graphfuse.batches.working import Worker
 from graphfuse.records.batch_rows import BatchRow, Task
@@ -19,6 +20,21 @@ TIMES = {"none": 1.5, "sites": 2.0, "fast": 6.0, "full": 8.0}
 
 Begin = Callable[[Task], bool]
 """Told of a task that starts; says whether an output that exists may be replaced."""
+
+Tick = Callable[[], None]
+"""Called about once a second while nothing else happens."""
+
+
+class Scheduler(Protocol):
+    """Who runs tasks: threads of this machine, or a cluster."""
+
+    def now(self) -> Mapping[str, str]:
+        """The sources that are worked on, and how far or where each is."""
+        ...
+
+    def run(self, tasks: Sequence[Task], begin: Begin, tick: Tick) -> Generator[BatchRow]:
+        """The rows as they come. Closing the generator ends what runs."""
+        ...
 
 
 def processors() -> list[int]:
@@ -43,7 +59,11 @@ class Local:
     workers: int
     room: int = field(default_factory=lambda: ((found := available()) and found.size) or 2**62)
 
-    def run(self, tasks: Sequence[Task], begin: Begin) -> Generator[BatchRow]:
+    def now(self) -> Mapping[str, str]:
+        """The sources that are worked on, and the stage that each is at."""
+        return self.worker.now()
+
+    def run(self, tasks: Sequence[Task], begin: Begin, tick: Tick) -> Generator[BatchRow]:
         """The rows as they come. Closing the generator ends what runs."""
         cores, free = processors(), list(range(self.workers))
         share = max(1, len(cores) // self.workers)
@@ -61,10 +81,11 @@ class Local:
                         future = pool.submit(self.worker.run, task, mine, begin(task))
                         running[future] = (slot, size)
                         taken += size
-                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    for future in wait(running, 1.0, FIRST_COMPLETED).done:
                         slot, _ = running.pop(future)
                         free.append(slot)
                         yield future.result()
+                    tick()
             finally:
                 # Ctrl-C, a row that ends the run, a full disk: nobody waits for what is left.
                 self.worker.stop()

@@ -64,11 +64,15 @@ def takes_options_of_fuse(command: Callable[..., None]) -> Callable[..., None]:
 def batch(
     sources: Annotated[
         list[str],
-        typer.Argument(metavar="SOURCE...", help="Folders, .onnx files, patterns, .jsonl lists."),
+        typer.Argument(
+            metavar="SOURCE...", help="Folders, .onnx files, patterns, .jsonl lists; paths or URLs."
+        ),
     ],
     says: Saying,
     words: list[str],
-    output: Annotated[str, typer.Option("--output", "-o", help="The folder of the results.")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="The folder of the results, or its URL.")
+    ],
     workers: Annotated[
         int | None, typer.Option(min=1, help="How many models at once [as many as processors].")
     ] = None,
@@ -85,6 +89,12 @@ def batch(
         float, typer.Option(min=0, help="GiB for each model; 0: the machine's memory.")
     ] = 0,
     time_limit: Annotated[float, typer.Option(min=1, help="Seconds for each model.")] = 600,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Run on this cluster of Ray, or `auto`.")
+    ] = None,
+    ray_install: Annotated[
+        bool, typer.Option("--ray-install", help="Its nodes install our versions by pip.")
+    ] = False,
 ) -> None:
     """Fuse many models, several at once; a run that ended goes on where it was."""
     from graphfuse.api.whole_batches import fuse_batch
@@ -102,6 +112,8 @@ def batch(
             only_failed=only_failed,
             memory_limit=memory_limit,
             time_limit=time_limit,
+            ray=ray,
+            ray_install=ray_install,
             progress=shown,
         )
     code = result.exit_code

@@ -167,7 +167,7 @@ def test_what_does_not_arrive_leaves_what_was(
     files = [load.output, str(tmp_path / "data" / "weights.bin")]
     carrier = Carrier(place_of, "token", tmp_path)
     monkeypatch.setattr(RemotePlace, step, fails)
-    with pytest.raises(graphfuse.WriteError, match="did not arrive|connection is gone"):
+    with pytest.raises(graphfuse.WriteError, match=r"did not arrive|connection is gone"):
         carrier.send(task, load, files)
     assert len(done) == number
     assert stored(storage, "/out") == before

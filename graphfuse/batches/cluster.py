@@ -1,0 +1,182 @@
+"""Who runs next on a cluster of Ray: a task for each model, with a processor and memory.
+
+What fails there is of two kinds. A model that cannot be fused is a row, and is not tried again. A
+node that is lost says nothing of any model: Ray runs its tasks elsewhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import graphfuse
+from graphfuse.batches.nodes import Disks, Errand, run_on_node, versions
+from graphfuse.batches.places import is_url, place_of
+from graphfuse.batches.scheduling import Begin, Tick, needs
+from graphfuse.batches.stamps import key_of
+from graphfuse.batches.working import ChildBounds
+from graphfuse.errors import MachineError, UsageError
+from graphfuse.records.batch_rows import BatchOutcome, BatchRow, Task
+from graphfuse.system import libraries
+
+RETRIES = 5
+"""How often a task is tried again whose node was lost."""
+
+QUEUED = 1000
+"""Tasks that Ray is told of at a time: enough for a cluster that grows with what waits."""
+
+CLIENT = "ray://"
+LEFT_OUT = ("__pycache__", "CMake*", "cmake_install.cmake", "build.ninja", ".*", "README.md", "src")
+"""What of the package's folder does not travel."""
+
+
+@dataclass
+class OnRay:
+    """Runs tasks on the cluster at `address`; `installs` lets its nodes install our versions."""
+
+    address: str
+    bounds: ChildBounds
+    runtime: str
+    token: str
+    workers: int | None = None
+    installs: bool = False
+    _waiting: dict[Any, Task] = field(default_factory=dict[Any, Task])
+    _disks: Any = None
+
+    def now(self) -> Mapping[str, str]:
+        """The sources that are worked on, and the node that each is on."""
+        ray = libraries.ray()
+        begun: Mapping[str, str] = ray.get(self._disks.running.remote()) if self._disks else {}
+        waiting = {task.source for task in self._waiting.values()}
+        return {source: node for source, node in begun.items() if source in waiting}
+
+    def run(self, tasks: Sequence[Task], begin: Begin, tick: Tick) -> Generator[BatchRow]:
+        """The rows as they come. Closing the generator ends what runs.
+
+        Raises UsageError when there is no cluster, MachineError when a node has other versions.
+        """
+        if not tasks:
+            return
+        with self._connected(tasks) as ray:
+            most = max((node["Resources"].get("memory", 0) for node in _alive(ray)), default=0)
+            on_node = ray.remote(
+                num_cpus=1, max_retries=RETRIES, retry_exceptions=False
+            )(_on_node)  # fmt: skip
+            # The largest first: none of them is left over for the end.
+            queue = sorted(tasks, key=lambda task: -task.size)
+            limit = self.workers or QUEUED
+            try:
+                while queue or self._waiting:
+                    while queue and len(self._waiting) < limit:
+                        task = queue.pop(0)
+                        memory = min(needs(task), int(most))
+                        sent = on_node.options(memory=memory).remote(
+                            self._errand(task, begin), self._disks
+                        )
+                        self._waiting[sent] = task
+                    done, _ = ray.wait(list(self._waiting), timeout=1.0)
+                    for each in done:
+                        task = self._waiting.pop(each)
+                        yield self._row(ray, each, task)
+                    tick()
+            finally:
+                for each in self._waiting:
+                    with contextlib.suppress(Exception):
+                        ray.cancel(each, force=True)
+                self._waiting.clear()
+
+    def _errand(self, task: Task, begin: Begin) -> Errand:
+        # What was not there is this batch's once it is begun: whoever is tried again may find it.
+        is_free = place_of(task.output).kind(task.output) is None
+        replaces = begin(task) or is_free
+        return Errand(task, replaces, self.bounds, self.runtime, self.token, versions())
+
+    def _row(self, ray: Any, done: Any, task: Task) -> BatchRow:
+        try:
+            return ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, MachineError):
+                raise MachineError(cause.message, cause.remedy) from None
+            why = f"{type(cause).__name__}: {cause}"
+        except ray.exceptions.RayError as error:
+            why = str(error).strip().splitlines()[0]
+        return BatchRow(
+            source=task.source,
+            output=task.output,
+            outcome=BatchOutcome.FAILED,
+            exit_code=1,
+            key=key_of(task.words, self.runtime),
+            message=f"the cluster could not run it, tried {RETRIES + 1} times ({why})",
+            remedy="run the same again; with more memory for a node if that gave out",
+            options=task.words,
+            graphfuse=graphfuse.__version__,
+            runtime=self.runtime,
+        )
+
+    @contextlib.contextmanager
+    def _connected(self, tasks: Sequence[Task]) -> Generator[Any]:
+        ray = libraries.ray()
+        local = next((t for t in tasks if not (is_url(t.source) and is_url(t.output))), None)
+        if local is not None and self.address.startswith(CLIENT):
+            raise UsageError(
+                f"{local.source} or its output is on the disks of this machine, which is no node",
+                f"give URLs, or start the batch on a node of the cluster, without {CLIENT}",
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            ours = not ray.is_initialized()
+            if ours:
+                self._begin(ray, Path(folder))
+            try:
+                here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+                    ray.get_runtime_context().get_node_id(), soft=False
+                )
+                made = ray.remote(num_cpus=0, max_concurrency=8)(Disks)
+                self._disks = made.options(scheduling_strategy=here).remote(str(Path.cwd()))
+                yield ray
+            finally:
+                self._disks = None
+                if ours:
+                    ray.shutdown()
+
+    def _begin(self, ray: Any, folder: Path) -> None:
+        """Connect. The package travels as it is here; what it needs is named by its versions."""
+        package = folder / "graphfuse"
+        shutil.copytree(
+            Path(graphfuse.__file__).parent, package, ignore=shutil.ignore_patterns(*LEFT_OUT)
+        )
+        environment: dict[str, Any] = {"py_modules": [str(package)]}
+        if self.installs:
+            pinned = [f"{name}=={v}" for name, v in versions().items() if name != "python"]
+            environment["pip"] = {"packages": pinned, "pip_check": False}
+        try:
+            ray.init(
+                address=self.address,
+                runtime_env=environment,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
+        except (ConnectionError, RuntimeError, ValueError, AssertionError) as error:
+            said = str(error).strip().splitlines()[0]
+            raise UsageError(
+                f"no cluster of Ray answers at {self.address} ({said})",
+                "start one with `ray start --head`, and give its address or `auto`",
+            ) from error
+
+
+def _alive(ray: Any) -> Sequence[Mapping[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _on_node(errand: Errand, disks: Any) -> BatchRow:
+    """A task of Ray."""
+    import platform
+
+    ray = libraries.ray()
+    disks.began.remote(errand.task.source, platform.node())
+    return run_on_node(errand, lambda *given: ray.get(disks.call.remote(*given)))
