@@ -165,11 +165,15 @@ class _Telling:
     count: int
     progress: Progress
     done: int = 0
+    _told: tuple[int, str] = (-1, "")
 
     def tick(self) -> None:
         names = [self._name(source) for source in self.scheduler.now()]
         more = f" and {len(names) - SHOWN_AT_ONCE} more" if len(names) > SHOWN_AT_ONCE else ""
         said = f" ({', '.join(names[:SHOWN_AT_ONCE])}{more})" if names else ""
+        if self._told == (self.done, said):
+            return
+        self._told = (self.done, said)
         self.progress.stage(f"fusing models{said}")
         tell_part(self.progress, self.done, self.count)
 

@@ -73,7 +73,7 @@ def run(trial: Trial, folder: Path) -> Outcome:
     with warnings.catch_warnings():
         # What models say about unusual sizes; everything that matters is checked.
         warnings.simplefilter("ignore")
-        example = _of_type(build(trial.name), getattr(torch, trial.dtype))
+        example = of_type(build(trial.name), getattr(torch, trial.dtype))
         try:
             outcome.sites = count_sites(example.module, example.inputs)
         except RuntimeError as error:
@@ -98,7 +98,7 @@ def run(trial: Trial, folder: Path) -> Outcome:
     return outcome
 
 
-def _of_type(example: Example, dtype: torch.dtype) -> Example:
+def of_type(example: Example, dtype: torch.dtype) -> Example:
     """The example in another type. What is counted depends on it: T5 clamps sums in float16."""
     inputs = {k: v.to(dtype) if v.is_floating_point() else v for k, v in example.inputs.items()}
     return replace(example, module=example.module.to(dtype), inputs=inputs)

@@ -1,0 +1,1 @@
+"""Many models at once, what is lost on the way, clusters and storages."""
