@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import socket
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,9 @@ RETRIES = 5
 
 QUEUED = 1000
 """Tasks that Ray is told of at a time: enough for a cluster that grows with what waits."""
+
+ANSWERS_WITHIN = 10.0
+"""Seconds in which a cluster has to answer."""
 
 CLIENT = "ray://"
 LEFT_OUT = ("__pycache__", "CMake*", "cmake_install.cmake", "build.ninja", ".*", "README.md", "src")
@@ -150,6 +154,7 @@ class OnRay:
         shutil.copytree(
             Path(graphfuse.__file__).parent, package, ignore=shutil.ignore_patterns(*LEFT_OUT)
         )
+        self._check_there()
         environment: dict[str, Any] = {"py_modules": [str(package)]}
         if self.installs:
             pinned = [f"{name}=={v}" for name, v in versions().items() if name != "python"]
@@ -162,11 +167,24 @@ class OnRay:
                 logging_level="ERROR",
             )
         except (ConnectionError, RuntimeError, ValueError, AssertionError) as error:
-            said = str(error).strip().splitlines()[0]
-            raise UsageError(
-                f"no cluster of Ray answers at {self.address} ({said})",
-                "start one with `ray start --head`, and give its address or `auto`",
-            ) from error
+            raise self._nobody(error) from error
+
+    def _check_there(self) -> None:
+        """Raise UsageError when nobody answers: Ray itself asks for many minutes."""
+        host, _, port = self.address.removeprefix(CLIENT).rpartition(":")
+        if not (host and port.isdecimal()):
+            return
+        try:
+            socket.create_connection((host, int(port)), ANSWERS_WITHIN).close()
+        except (OSError, OverflowError) as error:
+            raise self._nobody(error) from error
+
+    def _nobody(self, error: Exception) -> UsageError:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return UsageError(
+            f"no cluster of Ray answers at {self.address} ({said})",
+            "start one with `ray start --head`, and give its address or `auto`",
+        )
 
 
 def _alive(ray: Any) -> Sequence[Mapping[str, Any]]:
