@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import graphfuse
-from graphfuse.batches.nodes import Disks, Errand, run_on_node, versions
+from graphfuse.batches.cluster_nodes import Disks, Errand, pins, run_on_node, versions
 from graphfuse.batches.places import is_url, place_of
-from graphfuse.batches.scheduling import Begin, Tick, needs
+from graphfuse.batches.scheduling import Begin, OnTick, needs
 from graphfuse.batches.stamps import key_of
 from graphfuse.batches.working import ChildBounds
 from graphfuse.errors import MachineError, UsageError
@@ -59,7 +59,7 @@ class OnRay:
         waiting = {task.source for task in self._waiting.values()}
         return {source: node for source, node in begun.items() if source in waiting}
 
-    def run(self, tasks: Sequence[Task], begin: Begin, tick: Tick) -> Generator[BatchRow]:
+    def run(self, tasks: Sequence[Task], begin: Begin, tick: OnTick) -> Generator[BatchRow]:
         """The rows as they come. Closing the generator ends what runs.
 
         Raises UsageError when there is no cluster, MachineError when a node has other versions.
@@ -157,8 +157,7 @@ class OnRay:
         self._check_there()
         environment: dict[str, Any] = {"py_modules": [str(package)]}
         if self.installs:
-            pinned = [f"{name}=={v}" for name, v in versions().items() if name != "python"]
-            environment["pip"] = {"packages": pinned, "pip_check": False}
+            environment["pip"] = {"packages": pins(), "pip_check": False}
         try:
             ray.init(
                 address=self.address,
@@ -183,7 +182,7 @@ class OnRay:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         return UsageError(
             f"no cluster of Ray answers at {self.address} ({said})",
-            "start one with `ray start --head`, and give its address or `auto`",
+            "start one with `ray start`, and give its address; `auto` finds one of this machine",
         )
 
 

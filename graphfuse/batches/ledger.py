@@ -23,7 +23,7 @@ from graphfuse.records.batch_rows import BatchOutcome, BatchRow, Stamp, Task
 
 LEDGER_NAME = "graphfuse-batch.jsonl"
 
-Way = tuple[str, str]
+SourceAndOutput = tuple[str, str]
 """A source and its output."""
 
 
@@ -162,10 +162,12 @@ def _encoded(told: Mapping[str, Any]) -> bytes:
     return json.dumps(told, allow_nan=False).encode() + b"\n"
 
 
-def _read(path: str, content: bytes) -> tuple[dict[Way, BatchRow], set[Way]]:
+def _read(
+    path: str, content: bytes
+) -> tuple[dict[SourceAndOutput, BatchRow], set[SourceAndOutput]]:
     """The last row of each task, and what was begun. Raises UsageError for what is no ledger."""
-    rows: dict[Way, BatchRow] = {}
-    begun: set[Way] = set()
+    rows: dict[SourceAndOutput, BatchRow] = {}
+    begun: set[SourceAndOutput] = set()
     for number, told in _lines(path, content):
         try:
             if "begun" in told:

@@ -24,7 +24,7 @@ About twice what was measured of BERT-base in float32 and int8: 0, 0, 1.1 and 2.
 Begin = Callable[[Task], bool]
 """Told of a task that starts; says whether an output that exists may be replaced."""
 
-Tick = Callable[[], None]
+OnTick = Callable[[], None]
 """Called about once a second while nothing else happens."""
 
 
@@ -35,7 +35,7 @@ class Scheduler(Protocol):
         """The sources that are worked on, and how far or where each is."""
         ...
 
-    def run(self, tasks: Sequence[Task], begin: Begin, tick: Tick) -> Generator[BatchRow]:
+    def run(self, tasks: Sequence[Task], begin: Begin, tick: OnTick) -> Generator[BatchRow]:
         """The rows as they come. Closing the generator ends what runs."""
         ...
 
@@ -66,7 +66,7 @@ class Local:
         """The sources that are worked on, and the stage that each is at."""
         return self.worker.now()
 
-    def run(self, tasks: Sequence[Task], begin: Begin, tick: Tick) -> Generator[BatchRow]:
+    def run(self, tasks: Sequence[Task], begin: Begin, tick: OnTick) -> Generator[BatchRow]:
         """The rows as they come. Closing the generator ends what runs."""
         cores, free = processors(), list(range(self.workers))
         share = max(1, len(cores) // self.workers)

@@ -23,7 +23,7 @@ EXPORTS = ("config.json", "model_index.json", "genai_config.json", "modules.json
 MANIFESTS = (".jsonl", ".ndjson")
 NEGATED = "no-"
 """What an option's name begins with that is turned off."""
-LAST = "\U0010ffff"
+LAST_OF_ALL = "\U0010ffff"
 """What comes after all names that begin alike."""
 LINE_FIELDS = ("path", "output", "ep", "options")
 
@@ -142,7 +142,7 @@ def _in_folder(place: Place, folder: str) -> Iterator[Unit]:
     ends = [0, *accumulate(sizes[name] for name in names)]
     for name in sorted((*whole, *models)):
         begin = f"{name}/" if name and name in whole else name
-        first, after = bisect_left(names, begin), bisect_left(names, f"{begin}{LAST}")
+        first, after = bisect_left(names, begin), bisect_left(names, f"{begin}{LAST_OF_ALL}")
         path = joined(folder, name) if name else folder
         yield Unit(path, name or _last(folder), size=ends[after] - ends[first])
 

@@ -13,8 +13,15 @@ import onnx
 import pytest
 
 import graphfuse
-from graphfuse.batches import nodes
-from graphfuse.batches.nodes import Disks, Errand, FarDisks, own_processor, run_on_node, versions
+from graphfuse.batches import cluster_nodes
+from graphfuse.batches.cluster_nodes import (
+    Disks,
+    Errand,
+    FarDisks,
+    own_processor,
+    run_on_node,
+    versions,
+)
 from graphfuse.batches.scheduling import processors
 from graphfuse.batches.working import ChildBounds
 from graphfuse.errors import MachineError
@@ -28,7 +35,7 @@ Ask = Callable[..., Any]
 @pytest.fixture
 def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
     """The disks of a driver that runs in `tmp_path`; what nodes have is sent in small pieces."""
-    monkeypatch.setattr(nodes, "SENT_AT_ONCE", 7)
+    monkeypatch.setattr(cluster_nodes, "SENT_AT_ONCE", 7)
     monkeypatch.chdir(tmp_path)
     return Disks(str(tmp_path)).call
 

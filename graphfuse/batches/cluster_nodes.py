@@ -28,7 +28,7 @@ from graphfuse.system import libraries
 SENT_AT_ONCE = 2**23
 """Bytes of a file that go in one message."""
 
-PACKAGES = ("onnx", "onnxruntime", "onnx-graphsurgeon", "numpy", "protobuf")
+RESULTS_DEPEND_ON = ("onnx", "onnxruntime", "onnx-graphsurgeon", "numpy")
 """What a result may depend on beside graphfuse itself, which travels with the batch."""
 
 Answer = tuple[Any, tuple[str, str, str] | None]
@@ -40,8 +40,17 @@ Ask = Callable[..., Answer]
 
 def versions() -> dict[str, str]:
     """The versions of what a result depends on, in this environment."""
-    own = {name: libraries.version_of(name).split(" ", maxsplit=1)[0] for name in PACKAGES}
+    own = {name: libraries.version_of(name).split(" ", maxsplit=1)[0] for name in RESULTS_DEPEND_ON}
     return {"python": platform.python_version().rpartition(".")[0], **own}
+
+
+def pins() -> list[str]:
+    """What pip is told to install for them: onnxruntime by the name that it has here."""
+    found: list[str] = []
+    for name in RESULTS_DEPEND_ON:
+        version, _, distribution = libraries.version_of(name).partition(" ")
+        found.append(f"{distribution.strip('()') or name}=={version}")
+    return found
 
 
 @dataclass(frozen=True)
