@@ -13,7 +13,7 @@ from graphfuse.batches.cluster import OnRay
 from graphfuse.batches.ledger import LEDGER_NAME, Ledger
 from graphfuse.batches.moving import Carrier, scratch_folder, token_of
 from graphfuse.batches.places import joined, place_of, plain
-from graphfuse.batches.scheduling import Local, Scheduler, processors
+from graphfuse.batches.scheduling import Begun, Local, Scheduler, processors
 from graphfuse.batches.stamps import key_of
 from graphfuse.batches.tasks import tasks_of, words_of
 from graphfuse.batches.working import ChildBounds, Worker, check_words
@@ -149,12 +149,12 @@ def _checked(options: Mapping[str, Any] | Sequence[str]) -> tuple[str, ...]:
     return words
 
 
-def _begin(book: Ledger, task: Task) -> bool:
-    """Whether a task may replace its output: where a run of this ledger began to write it."""
-    ours = book.was_begun(task)
-    if not ours and place_of(task.output).kind(task.output) is None:
-        book.begin(task)
-    return ours
+def _begin(book: Ledger, task: Task) -> Begun:
+    before = book.was_begun(task)
+    if before or place_of(task.output).kind(task.output) is not None:
+        return Begun(before, before)
+    book.begin(task)
+    return Begun(before, True)
 
 
 @dataclass

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import graphfuse
-from graphfuse.batches.cluster_nodes import Disks, Errand, pins, run_on_node, versions
-from graphfuse.batches.places import is_url, place_of
+from graphfuse.batches.cluster_nodes import ASKED_EVERY, Disks, Errand, pins, run_on_node, versions
+from graphfuse.batches.places import is_url
 from graphfuse.batches.scheduling import Begin, OnTick, needs
 from graphfuse.batches.stamps import key_of
 from graphfuse.batches.working import ChildBounds
@@ -30,6 +33,9 @@ RETRIES = 5
 
 QUEUED = 1000
 """Tasks that Ray is told of at a time: enough for a cluster that grows with what waits."""
+
+TOGETHER = 32
+"""Tasks that are begun at once: each asks a storage whether its output is there, and waits."""
 
 ANSWERS_WITHIN = 10.0
 """Seconds in which a cluster has to answer."""
@@ -66,7 +72,14 @@ class OnRay:
         """
         if not tasks:
             return
-        with self._connected(tasks) as ray:
+        known = versions()
+
+        def prepared(task: Task) -> Errand:
+            # Who is tried again may find what it wrote before its node was lost.
+            replaces = begin(task).now
+            return Errand(task, replaces, self.bounds, self.runtime, self.token, known)
+
+        with self._connected(tasks) as ray, ThreadPoolExecutor(TOGETHER) as pool:
             most = max((node["Resources"].get("memory", 0) for node in _alive(ray)), default=0)
             on_node = ray.remote(
                 num_cpus=1, max_retries=RETRIES, retry_exceptions=False
@@ -76,29 +89,28 @@ class OnRay:
             limit = self.workers or QUEUED
             try:
                 while queue or self._waiting:
-                    while queue and len(self._waiting) < limit:
-                        task = queue.pop(0)
-                        memory = min(needs(task), int(most))
-                        sent = on_node.options(memory=memory).remote(
-                            self._errand(task, begin), self._disks
-                        )
-                        self._waiting[sent] = task
+                    while some := queue[: min(TOGETHER, limit - len(self._waiting))]:
+                        del queue[: len(some)]
+                        for task, errand in zip(some, pool.map(prepared, some), strict=True):
+                            memory = min(needs(task), int(most))
+                            sent = on_node.options(memory=memory).remote(errand, self._disks)
+                            self._waiting[sent] = task
                     done, _ = ray.wait(list(self._waiting), timeout=1.0)
                     for each in done:
                         task = self._waiting.pop(each)
                         yield self._row(ray, each, task)
                     tick()
             finally:
-                for each in self._waiting:
-                    with contextlib.suppress(Exception):
-                        ray.cancel(each, force=True)
-                self._waiting.clear()
+                self._stop(ray)
 
-    def _errand(self, task: Task, begin: Begin) -> Errand:
-        # What was not there is this batch's once it is begun: whoever is tried again may find it.
-        is_free = place_of(task.output).kind(task.output) is None
-        replaces = begin(task) or is_free
-        return Errand(task, replaces, self.bounds, self.runtime, self.token, versions())
+    def _stop(self, ray: Any) -> None:
+        """Let what runs end, and what waits not begin. Cancelling makes Ray 2.60 crash at times."""
+        left = list(self._waiting)
+        self._waiting.clear()
+        if left:
+            with contextlib.suppress(Exception):
+                ray.get(self._disks.stop.remote())
+                ray.wait(left, num_returns=len(left), timeout=2 * ASKED_EVERY)
 
     def _row(self, ray: Any, done: Any, task: Task) -> BatchRow:
         try:
@@ -159,12 +171,13 @@ class OnRay:
         if self.installs:
             environment["pip"] = {"packages": pins(), "pip_check": False}
         try:
-            ray.init(
-                address=self.address,
-                runtime_env=environment,
-                log_to_driver=False,
-                logging_level="ERROR",
-            )
+            with own_signals():
+                ray.init(
+                    address=self.address,
+                    runtime_env=environment,
+                    log_to_driver=False,
+                    logging_level="ERROR",
+                )
         except (ConnectionError, RuntimeError, ValueError, AssertionError) as error:
             raise self._nobody(error) from error
 
@@ -182,8 +195,25 @@ class OnRay:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         return UsageError(
             f"no cluster of Ray answers at {self.address} ({said})",
-            "start one with `ray start`, and give its address; `auto` finds one of this machine",
+            "start one with `ray start`, or say `auto` on one of its nodes; where it asks for a "
+            "token, set RAY_AUTH_MODE=token",
         )
+
+
+@contextlib.contextmanager
+def own_signals() -> Generator[None]:
+    """Leave to this process what stops it: Ray's own way prints a stack, and leaves files."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            # None is a handler that Python knows nothing of.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _alive(ray: Any) -> Sequence[Mapping[str, Any]]:
@@ -195,5 +225,9 @@ def _on_node(errand: Errand, disks: Any) -> BatchRow:
     import platform
 
     ray = libraries.ray()
-    disks.began.remote(errand.task.source, platform.node())
-    return run_on_node(errand, lambda *given: ray.get(disks.call.remote(*given)))
+    node = platform.node()
+
+    def is_over() -> bool:
+        return ray.get(disks.is_over.remote(errand.task.source, node))
+
+    return run_on_node(errand, lambda *given: ray.get(disks.call.remote(*given)), is_over)

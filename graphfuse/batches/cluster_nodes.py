@@ -10,6 +10,7 @@ import contextlib
 import os
 import platform
 import tempfile
+import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ from graphfuse.system import libraries
 
 SENT_AT_ONCE = 2**23
 """Bytes of a file that go in one message."""
+
+ASKED_EVERY = 3.0
+"""Seconds after which a node asks again whether its batch is over."""
 
 RESULTS_DEPEND_ON = ("onnx", "onnxruntime", "onnx-graphsurgeon", "numpy")
 """What a result may depend on beside graphfuse itself, which travels with the batch."""
@@ -73,11 +77,16 @@ class Disks:
 
     def __init__(self, folder: str) -> None:
         os.chdir(folder)
-        self._place, self._running = LocalPlace(), dict[str, str]()
+        self._place, self._running, self._over = LocalPlace(), dict[str, str](), False
 
-    def began(self, source: str, node: str) -> None:
-        """A node says that it works on a model."""
+    def stop(self) -> None:
+        """The batch ends."""
+        self._over = True
+
+    def is_over(self, source: str, node: str) -> bool:
+        """A node works on a model, and asks whether it still should."""
         self._running[source] = node
+        return self._over
 
     def running(self) -> Mapping[str, str]:
         """The models that were begun, and where."""
@@ -175,8 +184,11 @@ class FarDisks:
         self._call("remove", path)
 
 
-def run_on_node(errand: Errand, ask: Ask) -> BatchRow:
-    """Run a task here. Raises MachineError when this node has other versions than the batch."""
+def run_on_node(errand: Errand, ask: Ask, is_over: Callable[[], bool]) -> BatchRow:
+    """Run a task here, until `is_over` says that nobody wants it any more.
+
+    Raises MachineError when this node has other versions than the batch, StoppedError when it ends.
+    """
     _check(errand.versions)
 
     def place(text: str) -> Place:
@@ -184,7 +196,30 @@ def run_on_node(errand: Errand, ask: Ask) -> BatchRow:
 
     with scratch_folder() as scratch, own_processor() as cores:
         worker = Worker(errand.bounds, errand.runtime, Carrier(place, errand.token, scratch))
-        return worker.run(errand.task, cores, errand.replaces)
+        with _stopped_with(worker, is_over):
+            return worker.run(errand.task, cores, errand.replaces)
+
+
+@contextlib.contextmanager
+def _stopped_with(worker: Worker, is_over: Callable[[], bool]) -> Generator[None]:
+    """Ask now and then whether the batch is over, and stop the worker then."""
+    if is_over():
+        worker.stop()
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(ASKED_EVERY):
+            if is_over():
+                worker.stop()
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join(ASKED_EVERY)
 
 
 def _check(wanted: Mapping[str, str]) -> None:

@@ -70,10 +70,7 @@ class Ledger:
     def add(self, row: BatchRow) -> None:
         """Add a row. Raises WriteError when it cannot be written."""
         self._rows[row.source, row.output] = row
-        told = asdict(row)
-        # Pages are made of it while the run lasts; a line for each site is no line of a ledger.
-        del told["document"]
-        self._lines.add(Task(row.source, row.output), told)
+        self._lines.add(Task(row.source, row.output), asdict(row))
 
 
 class Lines(Protocol):

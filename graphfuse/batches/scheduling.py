@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from graphfuse.batches.working import Worker
 from graphfuse.records.batch_rows import BatchRow, Task
@@ -21,8 +21,16 @@ TIMES = {"none": 0.5, "sites": 1.0, "fast": 2.0, "full": 4.0}
 About twice what was measured of BERT-base in float32 and int8: 0, 0, 1.1 and 2.3.
 """
 
-Begin = Callable[[Task], bool]
-"""Told of a task that starts; says whether an output that exists may be replaced."""
+
+class Begun(NamedTuple):
+    """Whether a task's output is this batch's: it was before, or is now that nothing is there."""
+
+    before: bool
+    now: bool
+
+
+Begin = Callable[[Task], Begun]
+"""Told of a task that starts."""
 
 OnTick = Callable[[], None]
 """Called about once a second while nothing else happens."""
@@ -81,7 +89,7 @@ class Local:
                             break
                         task, slot = waiting.pop(0), free.pop(0)
                         mine = [cores[(slot * share + n) % len(cores)] for n in range(share)]
-                        future = pool.submit(self.worker.run, task, mine, begin(task))
+                        future = pool.submit(self.worker.run, task, mine, begin(task).before)
                         running[future] = (slot, size)
                         taken += size
                     for future in wait(running, 1.0, FIRST_COMPLETED).done:

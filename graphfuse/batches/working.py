@@ -129,7 +129,6 @@ class Worker:
             runtime=self._runtime,
             input=tuple(stamp for stamp in there if stamp.size >= 0),
             written=load.written or tuple(map(target.stamp, written_by(found))),
-            document=found,
         )
 
 

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 from graphfuse.records.folder_results import SEVERITY
 
@@ -55,7 +54,7 @@ class BatchRow:
     `key` is the hash of the options and versions that it was run with, `input` and `written` the
     files as they were then: a task with the same of all three need not be run again. `sites` were
     found and `fused` are one node. `figures` are the worst of each gate, as shares of the bounds.
-    `seconds` is wall time, `document` the JSON document of the command where it printed one.
+    `seconds` is wall time.
     """
 
     source: str
@@ -74,7 +73,6 @@ class BatchRow:
     runtime: str = ""
     input: tuple[Stamp, ...] = ()
     written: tuple[Stamp, ...] = ()
-    document: Mapping[str, Any] | None = field(default=None, repr=False)
 
     @property
     def is_good(self) -> bool:

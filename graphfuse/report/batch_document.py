@@ -31,7 +31,6 @@ def batch_document(destination: str, result: BatchResult) -> Document:
 
 def _row(row: BatchRow) -> Document:
     told = asdict(row)
-    del told["document"]
     return {**told, "input": list(told["input"]), "written": list(told["written"]),
             "options": list(row.options), "message": row.message or None,
             "remedy": row.remedy or None}  # fmt: skip

@@ -6,6 +6,7 @@ Ray itself is not needed: messages are calls here. `python -m tests.campaigns.ma
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from graphfuse.batches.cluster_nodes import (
     versions,
 )
 from graphfuse.batches.scheduling import processors
-from graphfuse.batches.working import ChildBounds
+from graphfuse.batches.working import ChildBounds, StoppedError
 from graphfuse.errors import MachineError
 from graphfuse.records.batch_rows import BatchOutcome, Task
 from graphfuse.system import libraries
+from tests.batches.test_batch import endless
 from tests.batches.test_storages import with_data
 
 Ask = Callable[..., Any]
@@ -51,7 +53,7 @@ def errand(source: str, output: str, **more: Any) -> Errand:
 def test_a_result_of_a_node_is_as_here(tmp_path: Path, ask: Ask) -> None:
     (tmp_path / "in").mkdir()
     with_data(tmp_path / "in" / "two.onnx")
-    row = run_on_node(errand("in/two.onnx", "out/two.onnx"), ask)
+    row = run_on_node(errand("in/two.onnx", "out/two.onnx"), ask, lambda: False)
     assert row.outcome == BatchOutcome.FUSED, row.message
     alone = graphfuse.optimize(tmp_path / "in" / "two.onnx", tmp_path / "alone.onnx")
     out = tmp_path / "out"
@@ -61,13 +63,15 @@ def test_a_result_of_a_node_is_as_here(tmp_path: Path, ask: Ask) -> None:
     assert {stamp.path for stamp in row.input} == {"in/two.onnx", "in/data/weights.bin"}
     assert {file.sha256 for file in alone.written} == {s.sha256 for s in row.written}
     # Tried again after its node was lost: what is there is its own. Else it is somebody's.
-    assert run_on_node(errand("in/two.onnx", "out/two.onnx", replaces=True), ask).is_good
-    there = run_on_node(errand("in/two.onnx", "out/two.onnx"), ask)
+    assert run_on_node(
+        errand("in/two.onnx", "out/two.onnx", replaces=True), ask, lambda: False
+    ).is_good
+    there = run_on_node(errand("in/two.onnx", "out/two.onnx"), ask, lambda: False)
     assert (there.exit_code, there.message) == (2, "out/two.onnx exists")
 
 
 def test_what_is_not_there_is_said_as_here(ask: Ask) -> None:
-    row = run_on_node(errand("nosuch.onnx", "out/nosuch.onnx"), ask)
+    row = run_on_node(errand("nosuch.onnx", "out/nosuch.onnx"), ask, lambda: False)
     assert (row.outcome, row.exit_code) == (BatchOutcome.FAILED, 3)
     assert row.message.startswith("nosuch.onnx cannot be read")
     assert not Path("out").exists()
@@ -90,7 +94,23 @@ def test_errors_come_back_as_what_they_are(tmp_path: Path, ask: Ask) -> None:
 def test_a_node_with_other_versions_ends_the_batch(ask: Ask) -> None:
     other = {**versions(), "onnxruntime": "1.0.0"}
     with pytest.raises(MachineError, match=r"has onnxruntime .*, the batch 1\.0\.0"):
-        run_on_node(errand("a.onnx", "b.onnx", versions=other), ask)
+        run_on_node(errand("a.onnx", "b.onnx", versions=other), ask, lambda: False)
+
+
+def test_a_batch_that_is_over_ends_its_nodes(
+    tmp_path: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits does not begin; a child that runs is ended, and nothing is left."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr(cluster_nodes, "ASKED_EVERY", 0.1)
+    (tmp_path / "tmp").mkdir()
+    onnx.save(endless(), tmp_path / "endless.onnx")
+    for answers in ([True], [False, False, False, True]):
+        is_over = partial(next, iter(answers), True)
+        with pytest.raises(StoppedError):
+            run_on_node(errand("endless.onnx", "out.onnx"), ask, is_over)
+        assert not (tmp_path / "out.onnx").exists()
+        assert not [*(tmp_path / "tmp").glob(".graphfuse-batch*")]
 
 
 def test_each_task_has_a_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
