@@ -5,6 +5,7 @@
     python -m tests.campaigns.many cluster --folder many          three nodes of Ray, one of them killed
     python -m tests.campaigns.many cluster --folder many --kills 100
     python -m tests.campaigns.many storage --folder many          S3, by moto's server on the loopback
+    python -m tests.campaigns.many scale --folder many            what a batch of 10,000 costs who starts it
 
 The models are made once, in FOLDER/models: architectures of the zoo in float32, float16 and int8,
 and a tenth that is broken, each in a way of its own. Exits with 1 when a result differs from the
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("part", choices=["growth", "kills", "cluster", "storage"])
+    parser.add_argument("part", choices=["growth", "kills", "cluster", "storage", "scale"])
     parser.add_argument("--folder", type=Path, required=True, help="models and results")
     parser.add_argument("--models", type=int, default=200, help="how many there are")
     parser.add_argument("--count", type=int, default=100, help="how many kills")
@@ -63,6 +64,10 @@ def _part(name: str) -> Part:
         from tests.campaigns.many.stored import storage
 
         return storage
+    if name == "scale":
+        from tests.campaigns.many.scale import scale
+
+        return scale
     return growth
 
 
