@@ -167,7 +167,7 @@ def _handle_signals() -> None:
     def stop(number: int, _: FrameType | None) -> None:
         _stopped(f"stopped by {signal.Signals(number).name}", 128 + number)
 
-    for name in ("SIGTERM", "SIGHUP"):
+    for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), stop)
 

@@ -134,7 +134,9 @@ def write_page(name: str, text: str, written: Sequence[HashedFile] = ()) -> None
     draft = ""
     try:
         descriptor, draft = tempfile.mkstemp(prefix=f".{path.name[:50]}.", dir=path.parent)
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+        with os.fdopen(
+            descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="\n"
+        ) as file:
             file.write(text)
         umask = os.umask(0)
         os.umask(umask)

@@ -79,6 +79,9 @@ def _without_group(mode: int, acl: bytes = b"") -> int:
 
 def give(descriptor: int, access: Access) -> str:
     """Give a new, empty file its access; says what could not be kept, '' when all is."""
+    if not hasattr(os, "fchown"):
+        # Windows: the folder's list says who may read what is made in it.
+        return ""
     mode = access.mode
     if not access.exact:
         # Its own user always may: the next run takes over what this one leaves.

@@ -56,7 +56,7 @@ class _Where:
 
 
 def tensor_bytes(tensor: TensorProto) -> int:
-    """The bytes that a tensor's elements take in a file. Raises RefusedError for none or 2^63."""
+    """The bytes that a tensor's elements take in a file. Raises LocationError for none or 2^63."""
     bits = ElementType(tensor.data_type).bits
     if not bits:
         raise LocationError(f"element type {tensor.data_type} has no size")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from graphfuse.errors import ChangedError, WriteError
 from graphfuse.files.wire import Piece, Span
+from graphfuse.system.descriptors import OPENS_FOLDERS, READING, read_at
 
 if TYPE_CHECKING:
     from hashlib import _Hash  # pyright: ignore[reportPrivateUsage]
@@ -23,12 +25,28 @@ CLONE = 0x40049409
 CHUNK = 8 * 2**20
 ZEROS = bytes(2**20)
 
+Opened = Path | int
+"""A file by its path, or by a descriptor that stays open."""
+
 CopyProgress = Callable[[int], object]
 """Is told how many more bytes were copied."""
 
 
 def ignore(_: int) -> None:
     """Tell nobody."""
+
+
+@contextlib.contextmanager
+def opened(file: Opened) -> Generator[int, None, None]:
+    """A descriptor to read a file with; of one that is open already, that one."""
+    if isinstance(file, int):
+        yield file
+        return
+    descriptor = os.open(file, READING)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def reflink(source: int, target: int) -> bool:
@@ -62,11 +80,8 @@ class Writer:
                 self.digest.update(piece)
                 self.size += len(piece)
                 continue
-            descriptor = os.open(piece.path, os.O_RDONLY)
-            try:
+            with opened(piece.path if piece.descriptor is None else piece.descriptor) as descriptor:
                 self._span(descriptor, piece)
-            finally:
-                os.close(descriptor)
 
     def _span(self, descriptor: int, span: Span) -> None:
         for start, end, is_hole in _extents(descriptor, span.offset, span.offset + span.length):
@@ -86,7 +101,7 @@ class Writer:
 
     def _data(self, descriptor: int, start: int, end: int, path: Path) -> None:
         while start < end:
-            chunk = os.pread(descriptor, min(CHUNK, end - start), start)
+            chunk = read_at(descriptor, min(CHUNK, end - start), start)
             if not chunk:
                 raise ChangedError(path, "became shorter")
             self.file.write(chunk)
@@ -131,22 +146,36 @@ def check_space(folder: Path, needed: int, what: str) -> None:
         )
 
 
-def stored_bytes(path: Path) -> int:
+def stored_bytes(file: Opened) -> int:
     """What a copy of a file takes on the disk: holes take nothing."""
-    status = path.stat()
+    status = os.stat(file)  # noqa: PTH116
     blocks = getattr(status, "st_blocks", None)
     return status.st_size if blocks is None else min(status.st_size, blocks * 512)
 
 
-def same_content(one: Path, other: Path) -> bool:
+def same_content(one: Opened, other: Opened) -> bool:
     """Whether two files hold the same bytes."""
-    if one.stat().st_size != other.stat().st_size:
-        return False
-    with one.open("rb") as first, other.open("rb") as second:
-        while chunk := first.read(CHUNK):
-            if chunk != second.read(CHUNK):
+    with opened(one) as first, opened(other) as second:
+        size, done = os.fstat(first).st_size, 0
+        if size != os.fstat(second).st_size:
+            return False
+        while done < size:
+            chunks = [_whole(file, min(CHUNK, size - done), done) for file in (first, second)]
+            if chunks[0] != chunks[1] or not chunks[0]:
                 return False
+            done += len(chunks[0])
     return True
+
+
+def _whole(descriptor: int, count: int, offset: int) -> bytes:
+    """As many bytes as a file has of `count`: one read may give fewer."""
+    data = read_at(descriptor, count, offset)
+    while data and len(data) < count:
+        more = read_at(descriptor, count - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data
 
 
 def sync(file: Any) -> None:
@@ -156,7 +185,9 @@ def sync(file: Any) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk."""
+    """Bring the names in a folder to the disk, where a system opens folders."""
+    if not OPENS_FOLDERS:
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -23,6 +23,7 @@ from graphfuse.files.wire import Piece, Span
 from graphfuse.files.writing import AT_HERE, Draft
 from graphfuse.records import HashedFile
 from graphfuse.records.requests import Output
+from graphfuse.system.descriptors import LOOKING, MOVES_OPEN
 
 ENDING = ".onnx"
 FUSED_MARK = "_graphfuse"
@@ -165,14 +166,14 @@ def write_file(
 def copy_file(source: Path, target: Path, replace: bool = False) -> HashedFile:
     """Copy a file, piece by piece. Raises ModelError when it cannot be read."""
     try:
-        descriptor = os.open(source, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        descriptor = os.open(source, LOOKING)
     except OSError as error:
         raise ModelError(
             f"{source} cannot be read ({error.strerror})", "check its rights, or leave it out"
         ) from error
     try:
         size = os.fstat(descriptor).st_size
-        return write_file(target, [Span(Path(f"/dev/fd/{descriptor}"), 0, size)], source, replace)
+        return write_file(target, [Span(source, 0, size, descriptor)], source, replace)
     finally:
         os.close(descriptor)
 
@@ -208,6 +209,9 @@ def place_folder(made: Path, target: Path, force: bool) -> None:
         for folder, _, _ in os.walk(made):
             sync_folder(Path(folder))
         if not there:
+            if not MOVES_OPEN and target.is_dir():
+                # No rename has the name of a folder there, not of an empty one either.
+                target.rmdir()
             made.rename(target)
         elif not _exchanged(made, target):
             # A moment without either, where the system cannot do it in one step.

@@ -1,11 +1,13 @@
 """The folder of a model, and the files in it that external data may be in.
 
 A location is opened component by component, relative to the folder, without following links: what
-lies elsewhere is never opened, whatever is renamed meanwhile.
+lies elsewhere is never opened, whatever is renamed meanwhile. Windows cannot: there each component
+is looked at by its path, before a file is opened and after.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -15,6 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from graphfuse.errors import ChangedError
+from graphfuse.system.descriptors import (
+    FOLDER,
+    LOOKING,
+    NO_FOLLOW,
+    OPENS_INSIDE,
+    TELLS_CHANGES,
+    is_link,
+    leads_elsewhere,
+)
 
 MEMORY_MARK = "_ORT_MEM_ADDR_"
 """What onnxruntime calls data that is at an address of its process: its offset is a pointer."""
@@ -22,8 +33,8 @@ MEMORY_MARK = "_ORT_MEM_ADDR_"
 DRIVE = re.compile(r"[A-Za-z]:|[A-Za-z][A-Za-z0-9+.-]*:/")
 """A drive or the scheme of a URL."""
 
-NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
-DIRECTORY = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | NO_FOLLOW
+WINDOWS_DEVICE = re.compile(r"(CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(COM|LPT)[0-9¹²³])[ ]*(\.|$)", re.I)
+"""A name that is a device on Windows, in whichever folder, with an ending or without."""
 
 
 Identity = tuple[int, int, int, int, int]
@@ -31,13 +42,16 @@ Identity = tuple[int, int, int, int, int]
 
 
 def identity(status: os.stat_result) -> Identity:
-    """Two times: the first can be set to anything, the second by the file system alone."""
+    """Two times: the first can be set to anything, the second by the file system alone.
+
+    Windows has the first alone.
+    """
     return (
         status.st_dev,
         status.st_ino,
         status.st_size,
         status.st_mtime_ns,
-        status.st_ctime_ns,
+        status.st_ctime_ns if TELLS_CHANGES else 0,
     )
 
 
@@ -65,8 +79,11 @@ class LocationError(Exception):
     """A location that is not opened; the text says why."""
 
 
-def components(location: str) -> list[str]:
-    """The parts of a location inside its folder. Raises RefusedError for one that leaves it."""
+def components(location: str, windows: bool = os.name == "nt") -> list[str]:
+    """The parts of a location inside its folder. Raises LocationError for one that leaves it.
+
+    `windows` says whether names are read as Windows does, where more of them are not what they say.
+    """
     if not location:
         raise LocationError("its location is empty")
     shown = f"location {location[:120]!r}"
@@ -74,13 +91,16 @@ def components(location: str) -> list[str]:
         raise LocationError(f"{shown} has a backslash or a control character")
     parts = location.split("/")
     leaves = location.startswith("/") or ".." in parts or DRIVE.match(location)
-    if leaves or (os.name == "nt" and ":" in location):
+    if leaves or (windows and ":" in location):
         raise LocationError(f"{shown} leaves the model's folder")
     if MEMORY_MARK in location:
         raise LocationError(f"{shown} is an address in memory")
     if "" in parts or parts[-1] == ".":
         raise LocationError(f"{shown} names no file")
-    return [part for part in parts if part != "."]
+    parts = [part for part in parts if part != "."]
+    if windows and any(part[-1] in ". " or WINDOWS_DEVICE.match(part) for part in parts):
+        raise LocationError(f"{shown} is another name on Windows")
+    return parts
 
 
 @dataclass
@@ -97,7 +117,7 @@ class Folder:
     _first: dict[str, Identity] = field(default_factory=dict[str, Identity])
 
     def status(self, location: str) -> os.stat_result:
-        """What a location is: a regular file in this folder. Raises RefusedError otherwise."""
+        """What a location is: a regular file in this folder. Raises LocationError otherwise."""
         if location not in self._known:
             first = location not in self._first
             status = settled(lambda: self._look(location)) if first else self._look(location)
@@ -125,26 +145,21 @@ class Folder:
         path = self.path
         for part in components(location):
             path /= part
-            if path.is_symlink():
+            if is_link(path):
                 return True
         return False
 
     def open(self, location: str) -> int:
         """A descriptor of a location's file, to be closed by the caller.
 
-        Raises RefusedError, and ChangedError when it is another file than the gate saw.
+        Raises LocationError, and ChangedError when it is another file than the gate saw.
         """
-        flags = os.O_RDONLY | NO_FOLLOW | getattr(os, "O_NONBLOCK", 0)
         self._known.pop(location, None)
         self.status(location)
         if self._may_follow(location):
-            descriptor = os.open(os.path.realpath(self.path / location), flags)
+            descriptor = os.open(os.path.realpath(self.path / location), LOOKING | NO_FOLLOW)
         else:
-            holder, name = self._enter(components(location))
-            try:
-                descriptor = os.open(name, flags, dir_fd=holder)
-            finally:
-                os.close(holder)
+            descriptor = self._opened(components(location))
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
@@ -161,15 +176,11 @@ class Folder:
             if self._may_follow(location):
                 status = Path(os.path.realpath(self.path / location)).lstat()
             else:
-                holder, name = self._enter(parts)
-                try:
-                    status = os.stat(name, dir_fd=holder, follow_symlinks=False)
-                finally:
-                    os.close(holder)
+                status = self._status(parts)
         except (OSError, ValueError) as error:
             text = error.strerror if isinstance(error, OSError) else str(error)
             raise LocationError(f"{shown} cannot be read ({text})") from error
-        if stat.S_ISLNK(status.st_mode):
+        if leads_elsewhere(status):
             raise LocationError(f"{shown} is a symbolic link")
         if not stat.S_ISREG(status.st_mode):
             raise LocationError(f"{shown} is not a regular file")
@@ -194,20 +205,68 @@ class Folder:
         holder = Path(os.path.realpath(self.model)).parent
         return Path(os.path.realpath(self.path / location)).is_relative_to(holder)
 
-    def _enter(self, parts: list[str]) -> tuple[int, str]:
-        """A descriptor of the folder that holds the last component, and that component."""
-        holder = os.open(self.path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    def _status(self, parts: list[str]) -> os.stat_result:
+        """What is under a name, and no link of it is followed."""
+        if not OPENS_INSIDE:
+            return (self._walked(parts) / parts[-1]).lstat()
+        holder = self._entered(parts)
+        try:
+            return os.stat(parts[-1], dir_fd=holder, follow_symlinks=False)
+        finally:
+            os.close(holder)
+
+    def _opened(self, parts: list[str]) -> int:
+        """A descriptor of what is under a name, and no link of it is followed."""
+        if OPENS_INSIDE:
+            holder = self._entered(parts)
+            try:
+                return os.open(parts[-1], LOOKING | NO_FOLLOW, dir_fd=holder)
+            finally:
+                os.close(holder)
+        path = self._walked(parts) / parts[-1]
+        if is_link(path):
+            raise LocationError(f"{path} is a symbolic link")
+        descriptor = os.open(path, LOOKING | NO_FOLLOW)
+        try:
+            # What was opened is what the name has now, and no link leads there.
+            same = os.path.samestat(os.fstat(descriptor), self._status(parts))
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if not same:
+            os.close(descriptor)
+            raise ChangedError(path)
+        return descriptor
+
+    def _walked(self, parts: list[str]) -> Path:
+        """The path of the folder that holds the last component, looked at on the way there."""
+        path = self.path
+        for part in parts[:-1]:
+            path /= part
+            status = path.lstat()
+            if leads_elsewhere(status):
+                raise LocationError(
+                    f"location {'/'.join(parts)[:120]!r}: {part} is a symbolic link"
+                )
+            if not stat.S_ISDIR(status.st_mode):
+                text = os.strerror(errno.ENOTDIR)
+                raise LocationError(f"location {'/'.join(parts)[:120]!r}: {part}: {text}")
+        return path
+
+    def _entered(self, parts: list[str]) -> int:
+        """A descriptor of the folder that holds the last component."""
+        holder = os.open(self.path, FOLDER)
         for part in parts[:-1]:
             try:
-                inner = os.open(part, DIRECTORY, dir_fd=holder)
+                inner = os.open(part, FOLDER | NO_FOLLOW, dir_fd=holder)
             except OSError as error:
-                link = error.errno != 2 and _is_link(part, holder)
+                link = error.errno != errno.ENOENT and _is_link(part, holder)
                 why = f"{part} is a symbolic link" if link else f"{part}: {error.strerror}"
                 raise LocationError(f"location {'/'.join(parts)[:120]!r}: {why}") from error
             finally:
                 os.close(holder)
             holder = inner
-        return holder, parts[-1]
+        return holder
 
 
 def _is_link(part: str, holder: int) -> bool:

@@ -25,9 +25,20 @@ from types import FrameType
 from typing import Any
 
 from graphfuse.errors import WriteError
+from graphfuse.system.descriptors import (
+    CHANGING,
+    FOLDER,
+    MARKS_OPEN,
+    MOVES_OPEN,
+    NO_FOLLOW,
+    OPENS_FOLDERS,
+    lock,
+)
 
 SUFFIX = ".graphfuse-tmp"
 JOURNAL = ".graphfuse-journal"
+HOLD = ".graphfuse-hold"
+"""What is locked in a scratch folder where the folder itself cannot be opened."""
 
 CLAIM = 315_619_200 * 10**9
 """When a weight file changed whose model has not come yet: on 2 January 1980, the first whole day
@@ -48,17 +59,6 @@ def new_token() -> str:
     return secrets.token_hex(8)
 
 
-def lock(descriptor: int, wait: bool = False) -> bool:
-    """Lock an open file; False when somebody else has, or where there are no locks."""
-    try:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except (ImportError, OSError):
-        return False
-    return True
-
-
 @contextlib.contextmanager
 def scratch(target: Path) -> Generator[Path, None, None]:
     """A folder beside a target for what is no output yet; it is gone when the block ends.
@@ -67,7 +67,8 @@ def scratch(target: Path) -> Generator[Path, None, None]:
     """
     path = temporary(target, new_token())
     try:
-        path.mkdir(0o700)
+        # On Windows this mode is a list of its own, and the output would keep it.
+        path.mkdir(0o700 if OPENS_FOLDERS else 0o777)
     except OSError as error:
         raise WriteError(
             f"{target} cannot be written ({error.strerror})",
@@ -75,14 +76,23 @@ def scratch(target: Path) -> Generator[Path, None, None]:
         ) from error
     descriptor = -1
     try:
-        with contextlib.suppress(OSError):  # Not every system opens folders.
-            descriptor = os.open(path, os.O_RDONLY)
+        with contextlib.suppress(OSError):
+            descriptor = _opened_folder(path, os.O_CREAT | os.O_EXCL)
             lock(descriptor)
         yield path
     finally:
-        shutil.rmtree(path, ignore_errors=True)
-        if descriptor >= 0:
+        if descriptor >= 0 and not MOVES_OPEN:
             os.close(descriptor)
+        shutil.rmtree(path, ignore_errors=True)
+        if descriptor >= 0 and MOVES_OPEN:
+            os.close(descriptor)
+
+
+def _opened_folder(path: Path, flags: int = 0) -> int:
+    """What is locked of a scratch folder, made with `flags` where it is a file in it."""
+    if OPENS_FOLDERS:
+        return os.open(path, FOLDER | NO_FOLLOW)
+    return os.open(path / HOLD, CHANGING | flags, 0o600)
 
 
 def remove(folder: Path) -> None:
@@ -101,19 +111,30 @@ def remove(folder: Path) -> None:
 
 def _remove_if_dead(path: Path, suffix: str) -> None:
     is_folder = suffix == SUFFIX and path.is_dir() and not path.is_symlink()
-    access = os.O_RDONLY if is_folder else os.O_RDWR
-    descriptor = os.open(path, access | getattr(os, "O_NOFOLLOW", 0))
-    try:
-        if not lock(descriptor):
-            return
-        if is_folder:
-            shutil.rmtree(path)
-            return
-        if suffix == JOURNAL:
+    descriptor = _opened_folder(path) if is_folder else os.open(path, CHANGING)
+    with _dead(descriptor) as is_dead:
+        if is_dead and suffix == JOURNAL:
             # One that was cut short was never synced: no file had got its name by then.
             with contextlib.suppress(ValueError):
                 _undo(path, os.read(descriptor, 2**20))
+        if is_dead and MOVES_OPEN:
+            _remove(path)
+    if is_dead and not MOVES_OPEN:
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
         path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _dead(descriptor: int) -> Generator[bool, None, None]:
+    """Whether nobody lives who made an open file; it is locked in the block, and closed then."""
+    try:
+        yield lock(descriptor)
     finally:
         os.close(descriptor)
 
@@ -140,18 +161,26 @@ def _undo(journal: Path, text: bytes) -> None:
             (holder / name).rmdir()
 
 
-def claim(descriptor: int) -> None:
-    """Mark an open file as its maker's alone. Where that cannot be, the file is never removed."""
+def claim(file: int | Path) -> None:
+    """Mark a file as its maker's alone. Where that cannot be, the file is never removed.
+
+    It is open, but for systems that mark no open file.
+    """
     with contextlib.suppress(OSError, TypeError, NotImplementedError):
-        os.utime(descriptor, ns=(os.fstat(descriptor).st_atime_ns, CLAIM))
-        os.fsync(descriptor)
+        os.utime(file, ns=(os.stat(file).st_atime_ns, CLAIM))  # noqa: PTH116
+        _sync(file)
 
 
-def release(descriptor: int) -> None:
+def release(file: int | Path) -> None:
     """Take the mark off, for good: nobody removes the file from now on."""
-    if is_claimed(os.fstat(descriptor)):
-        os.utime(descriptor)
-        os.fsync(descriptor)
+    if is_claimed(os.stat(file)):  # noqa: PTH116
+        os.utime(file)
+        _sync(file)
+
+
+def _sync(file: int | Path) -> None:
+    if isinstance(file, int):
+        os.fsync(file)
 
 
 def is_claimed(status: os.stat_result) -> bool:
@@ -168,25 +197,24 @@ def discard(path: Path, inode: int) -> None:
 
 def _discard(path: Path, inode: int) -> None:
     """The same of a dead run's file. Who has it locked is about to rely on it."""
-    descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
-    try:
-        if lock(descriptor):
+    with _dead(os.open(path, CHANGING)) as is_dead:
+        if is_dead and MOVES_OPEN:
             discard(path, inode)
-    finally:
-        os.close(descriptor)
+    if is_dead and not MOVES_OPEN:
+        discard(path, inode)
 
 
 def take_over(path: Path) -> bool:
     """Take the mark off a file whose maker is dead; False when he lives, or it is not there."""
     try:
-        descriptor = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+        descriptor = os.open(path, CHANGING)
     except OSError:
         return False
     try:
         # Until it was locked, a run that cleans up could still remove it.
         if not lock(descriptor) or not os.path.samestat(os.fstat(descriptor), path.lstat()):
             return False
-        release(descriptor)
+        release(descriptor if MARKS_OPEN else path)
     except OSError:
         return False
     finally:
@@ -256,7 +284,7 @@ def undisturbed() -> Generator[None, None, None]:
 
     before: dict[int, Any] = {}
     try:
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) is not None:
                 before[number] = signal.signal(number, remember)

@@ -29,6 +29,7 @@ from graphfuse.files.wire import FileSource, Shrinker, Span, is_inline
 from graphfuse.graph.order import in_order
 from graphfuse.graph.tensors import external_entries, is_external, model_tensors
 from graphfuse.records.element_types import ElementType
+from graphfuse.system.descriptors import LOOKING, READING
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -143,7 +144,7 @@ class Model:
         """The file that a tensor's data is in, at its first byte."""
         entries = external_entries(tensor)
         if is_inline(tensor):
-            descriptor = os.open(self.folder / entries["location"], os.O_RDONLY)
+            descriptor = os.open(self.folder / entries["location"], READING)
             if identity(os.fstat(descriptor)) != self.identity:
                 os.close(descriptor)
                 raise ChangedError(self.path)
@@ -269,13 +270,12 @@ def _in_order(model: Model) -> Model:
 @contextlib.contextmanager
 def _readable(file: Path) -> Generator[int, None, None]:
     """A descriptor of a regular file that holds something."""
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
     try:
         if file.is_dir():
             raise ModelError(f"{file} is a folder, not a model", "name the .onnx file in it")
         if not stat.S_ISREG(file.stat().st_mode):
             raise ModelError(f"{file} is not a regular file", "name an .onnx file")
-        descriptor = os.open(file, flags)
+        descriptor = os.open(file, LOOKING)
     except FileNotFoundError as error:
         raise ModelError(f"{file} does not exist", "check the path of the model") from error
     except (OSError, ValueError) as error:

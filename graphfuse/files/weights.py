@@ -207,14 +207,14 @@ class _Layout:
             return place
         descriptor = files.open(place)
         self.stack.callback(os.close, descriptor)
-        folder, path = self.target.path.parent, Path(f"/dev/fd/{descriptor}")
+        folder = self.target.path.parent
         wanted = folder / place
         taken = in_folder
         if not in_folder and wanted.exists():
-            if self.draft.relies_on(wanted, path):
+            if self.draft.relies_on(wanted, descriptor):
                 self.notes.append(f"{wanted} is there already, with the same content")
                 return place
-            if not self.target.force and not same_content(path, wanted):
+            if not self.target.force and not same_content(descriptor, wanted):
                 raise UsageError(
                     f"the weight file {wanted} exists", "choose an empty folder, or pass --force"
                 )
@@ -228,25 +228,24 @@ class _Layout:
             raise WriteError(
                 f"{wanted} cannot share the blocks of the original", "pass --weights copy"
             )
-        check_space(folder, stored_bytes(path), str(wanted))
-        size = os.fstat(descriptor).st_size
-
-        named = self.draft.add([Span(path, 0, size)], wanted, taken, access)
+        check_space(folder, stored_bytes(descriptor), str(wanted))
+        whole = Span(files.path / place, 0, os.fstat(descriptor).st_size, descriptor)
+        named = self.draft.add([whole], wanted, taken, access)
         if named != wanted:
             self.notes.append(f"the weights of {place} are copied to {named.name}")
         return named.relative_to(folder).as_posix()
 
     def _embed(self, proto: onnx.ModelProto) -> None:
         """Let external tensors be inline: they are expanded as those are that always were."""
-        opened: dict[str, Path] = {}
+        opened: dict[str, int] = {}
         for number, tensor in enumerate(_external(proto), start=1):
             entries = external_entries(tensor)
             place = entries["location"]
             if place not in opened:
-                descriptor = self.model.files.open(place)
-                self.stack.callback(os.close, descriptor)
-                opened[place] = Path(f"/dev/fd/{descriptor}")
-            span = Span(opened[place], int(entries.get("offset", "0")), tensor_bytes(tensor))
+                opened[place] = self.model.files.open(place)
+                self.stack.callback(os.close, opened[place])
+            path, offset = self.model.folder / place, int(entries.get("offset", "0"))
+            span = Span(path, offset, tensor_bytes(tensor), opened[place])
             del tensor.external_data[:]
             tensor.ClearField("data_location")
             body = tensor.SerializeToString()
@@ -367,7 +366,12 @@ def as_file(model: onnx.ModelProto, folder: Path, scratch: Path) -> Path | None:
     for place in sorted({external_entries(tensor)["location"] for tensor in tensors}):
         link = scratch / place
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to((folder / place).resolve())
+        data = (folder / place).resolve()
+        try:
+            link.symlink_to(data)
+        except OSError:
+            # Windows lets few users make symbolic links.
+            link.hardlink_to(data)
     names = (f"{number}.onnx" for number in itertools.count())
     path = next(scratch / name for name in names if not os.path.lexists(scratch / name))
     path.write_bytes(serialize(model))

@@ -9,7 +9,6 @@ Source of the format: https://protobuf.dev/programming-guides/encoding
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 from bisect import bisect_left
@@ -21,6 +20,7 @@ from typing import Protocol
 import onnx
 
 from graphfuse.errors import ModelError
+from graphfuse.system.descriptors import read_at
 
 TOKEN = secrets.token_hex(16)
 """The checksum of tensors that this process shrank: no file can know it."""
@@ -50,11 +50,12 @@ DEEPEST_MESSAGE = 100
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Bytes of a file that are copied as they are."""
+    """Bytes of a file that are copied as they are; with `descriptor` it is open already."""
 
     path: Path
     offset: int
     length: int
+    descriptor: int | None = None
 
 
 Piece = bytes | Span
@@ -88,9 +89,9 @@ class FileSource:
         inside = offset - self._start
         if not 0 <= inside <= len(self._window) - count:
             self._start, inside = offset, 0
-            self._window = os.pread(self.descriptor, max(count, self.reach), offset)
+            self._window = read_at(self.descriptor, max(count, self.reach), offset)
             while len(self._window) < count:
-                more = os.pread(
+                more = read_at(
                     self.descriptor, count - len(self._window), offset + len(self._window)
                 )
                 if not more:

@@ -20,11 +20,12 @@ from pathlib import Path
 from graphfuse.errors import ChangedError, InternalError, UsageError
 from graphfuse.files import leftovers
 from graphfuse.files.access import Access, access_of, give
-from graphfuse.files.copying import Writer, reflink, same_content, sync, sync_folder
+from graphfuse.files.copying import Opened, Writer, reflink, same_content, sync, sync_folder
 from graphfuse.files.folder import Identity, identity
 from graphfuse.files.wire import Piece, size_of
 from graphfuse.records import HashedFile
 from graphfuse.records.progress import SILENT, Progress
+from graphfuse.system.descriptors import KEEPS_NAMES, MARKS_OPEN, MOVES_OPEN
 
 UNABLE = (errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS, errno.EINVAL)
 """What a system says that cannot rename without replacing, or has no hard links."""
@@ -64,16 +65,24 @@ class Draft:
         with leftovers.undisturbed():
             for path, file in self._named.items():
                 with contextlib.suppress(OSError):
-                    leftovers.discard(path, os.fstat(file.fileno()).st_ino)
+                    inode = os.fstat(file.fileno()).st_ino
+                    if not MOVES_OPEN:
+                        file.close()
+                    leftovers.discard(path, inode)
+            if not MOVES_OPEN:
+                self._close()
             for path in reversed(self._made):
                 with contextlib.suppress(OSError):
                     path.unlink(missing_ok=True)
             for folder in reversed(self._folders):
                 with contextlib.suppress(OSError):
                     folder.rmdir()
-            for file in self._open.values():
-                with contextlib.suppress(OSError):
-                    file.close()
+            self._close()
+
+    def _close(self) -> None:
+        for file in self._open.values():
+            with contextlib.suppress(OSError):
+                file.close()
 
     def write(self, pieces: Sequence[Piece], access: Access | None = None) -> None:
         """Write the model to its temporary name and to the disk, and read it back.
@@ -99,11 +108,12 @@ class Draft:
                 self._data[path] = (target, replace(written, path=str(target)))
                 return target
             if self.relies_on(target, path):
+                self._let_go(path)
                 path.unlink()
                 return target
         raise InternalError(f"no name for a copy of {wanted}")
 
-    def relies_on(self, there: Path, same: Path) -> bool:
+    def relies_on(self, there: Path, same: Opened) -> bool:
         """Whether a file that is there has the content of another, and is there to stay.
 
         The model may then refer to it; before it gets its name, it is looked at once more.
@@ -123,6 +133,7 @@ class Draft:
         path = self._temporary()
         file = self._create(path, access)
         if not reflink(source, file.fileno()):
+            self._let_go(path)
             path.unlink()
             return False
         sync(file)
@@ -151,6 +162,11 @@ class Draft:
         if lost:
             self.notes.append(f"{self.target} is replaced by a file of its own: {lost}")
         return file
+
+    def _let_go(self, path: Path) -> None:
+        """Close a file that is about to get another name, or none, where it cannot be open then."""
+        if not MOVES_OPEN:
+            self._open[path].close()
 
     def _write(self, path: Path, pieces: Sequence[Piece], access: Access | None) -> HashedFile:
         total, done = size_of(pieces), 0
@@ -183,14 +199,15 @@ class Draft:
                 self._name_data()
             self._check_relied_on()
             check()
+            self._let_go(self.path)
             _move(self.path, self.target, replace=self.force)
             # From here on the new model is there, whatever else fails.
-            named = list(self._named.values())
+            named = list(self._named.items())
             self._named.clear()
             self._folders.clear()
-            for file in named:
+            for path, file in named:
                 with contextlib.suppress(OSError):
-                    leftovers.release(file.fileno())
+                    leftovers.release(file.fileno() if MARKS_OPEN else path)
             with contextlib.suppress(OSError):
                 sync_folder(self.target.parent)
         return (self._model, *(written for _, written in self._data.values()))
@@ -213,7 +230,7 @@ class Draft:
         name = self.path.name.removesuffix(leftovers.SUFFIX) + leftovers.JOURNAL
         file = self._create(self.path.with_name(name), None)
         for path in targets:
-            leftovers.claim(self._open[path].fileno())
+            leftovers.claim(self._open[path].fileno() if MARKS_OPEN else path)
         file.write(leftovers.journal_entry((self.path, self.target), targets, folders))
         sync(file)
         sync_folder(self.target.parent)
@@ -221,7 +238,11 @@ class Draft:
             self._folders.append(folder)
             folder.mkdir()
         for path, target in targets.items():
+            self._let_go(path)
             _move(path, target, replace=False)
+            if not MOVES_OPEN:
+                self._open[path] = target.open("rb+")
+                leftovers.lock(self._open[path].fileno())
             self._named[target] = self._open[path]
             sync_folder(target.parent)
 
@@ -249,6 +270,9 @@ def _move(temporary: Path, target: Path, replace: bool) -> None:
 
 
 def _rename(temporary: Path, target: Path) -> None:
+    if KEEPS_NAMES:
+        temporary.rename(target)
+        return
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):

@@ -286,8 +286,8 @@ def _made_by_us(providers: Sequence[str]) -> Generator[None, None, None]:
 def package_config() -> dict[str, Any]:
     """The package configuration for Olive: its own passes and GraphFuse."""
     usual = _olive("package_config").OlivePackageConfig.get_default_config_path()
-    found = json.loads(Path(usual).read_text())
-    own = json.loads(Path(__file__).with_suffix(".json").read_text())
+    found = json.loads(Path(usual).read_text("utf-8"))
+    own = json.loads(Path(__file__).with_suffix(".json").read_text("utf-8"))
     return {**found, "passes": {**found["passes"], **own["passes"]}}
 
 

@@ -321,7 +321,9 @@ def of_model(
     data: object = serialize(model) if isinstance(model, onnx.ModelProto) else model
     with contextlib.ExitStack() as stack:
         if isinstance(model, onnx.ModelProto) and release() < FOLDER_SINCE:
-            scratch = stack.enter_context(tempfile.TemporaryDirectory())
+            # On Windows what the session has mapped stays there.
+            made = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+            scratch = stack.enter_context(made)
             data = as_file(model, folder, Path(scratch)) or data
         created: libraries.Session = runtime.InferenceSession(
             data, options, providers=list(providers)

@@ -195,7 +195,7 @@ def _status(field: str) -> int | None:
     status = Path("/proc/self/status")
     if not status.is_file():
         return None
-    for line in status.read_text().splitlines():
+    for line in status.read_text("utf-8").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
     return None

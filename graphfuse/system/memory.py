@@ -7,10 +7,12 @@ are no use of it. `--memory-limit` sets a limit on address space, and so is one 
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 ENDLESS = 2**60
 """What version 1 of control groups writes for no limit is near 2**63."""
@@ -39,10 +41,31 @@ def _system(root: Path) -> Iterator[Room]:
         yield Room(fields["MemAvailable"] * 1024, "the system's memory")
         return
     names = getattr(os, "sysconf_names", {})
-    if root == Path("/") and "SC_PHYS_PAGES" in names:
+    if root == Path("/") and hasattr(ctypes, "windll"):
+        yield from _windows()
+    elif root == Path("/") and "SC_PHYS_PAGES" in names:
         # All there is: other systems do not tell what is free of it.
         pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
         yield Room(pages * size, "the system's memory")
+
+
+class _MemoryStatus(ctypes.Structure):
+    """MEMORYSTATUSEX of sysinfoapi.h; the fields that are not read have no names here."""
+
+    _fields_ = (
+        ("length", ctypes.c_uint32),
+        ("load", ctypes.c_uint32),
+        ("physical", ctypes.c_uint64),
+        ("free", ctypes.c_uint64),
+        ("rest", ctypes.c_uint64 * 5),
+    )
+
+
+def _windows() -> Iterator[Room]:
+    kernel: Any = getattr(ctypes, "windll").kernel32  # noqa: B009
+    status = _MemoryStatus(length=ctypes.sizeof(_MemoryStatus))
+    if kernel.GlobalMemoryStatusEx(ctypes.byref(status)):
+        yield Room(status.free, "the system's memory")
 
 
 def _groups(root: Path) -> Iterator[Room]:
@@ -80,10 +103,10 @@ def _group(folder: Path, limit: str, usage: str, reclaimable: str) -> Iterator[R
 
 
 def _limits(root: Path) -> Iterator[Room]:
-    if os.name != "posix":
+    try:
+        import resource
+    except ImportError:
         return
-    import resource
-
     fields = _fields(root / "proc/self/status")
     for name, field, words in (
         ("RLIMIT_AS", "VmSize", "the limit on address space (ulimit -v, --memory-limit)"),
@@ -114,6 +137,6 @@ def _number(path: Path) -> int | None:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(errors="replace")
+        return path.read_text("utf-8", errors="replace")
     except OSError:
         return ""

@@ -1,0 +1,1 @@
+"""Other systems: what graphfuse promises of files, where POSIX's functions are missing."""
