@@ -259,7 +259,10 @@ def many(tmp_path: Path) -> Path:
     return source
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.every), signal.SIGKILL],
+)
 def test_a_run_that_is_stopped_leaves_nothing_and_goes_on(many: Path, number: int) -> None:
     out = many.parent / "out"
     batch, started = running(many)

@@ -18,7 +18,7 @@ from tests.campaigns.fuzz.judge import BROKEN, FUSED, SILENT, WRONG, judge
 from tests.campaigns.fuzz.oracle import evaluate
 from tests.campaigns.fuzz.shrink import as_text, shrink
 
-COUNT = 400
+COUNT = 250
 SEED = 20
 MISSED_ONCE = sorted((Path(__file__).parent / "fuzz" / "spellings").glob("*.txt"))
 SILENCE = 0.005

@@ -12,7 +12,7 @@ from tests.campaigns.hostile import bombs, mutations
 
 
 def test_mutated_models_give_results_or_named_errors(tmp_path: Path) -> None:
-    assert list(mutations.campaign(400, 77, 2, tmp_path)) == []
+    assert list(mutations.campaign(250, 77, 2, tmp_path)) == []
 
 
 def test_the_campaign_notices_what_it_looks_for(

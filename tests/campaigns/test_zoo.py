@@ -16,13 +16,10 @@ from tests.support.eager import count_sites
 
 FAST = [
     ("deberta", "torchscript", 17),
-    ("falcon-new", "torchscript", 17),
     ("gemma2", "torchscript", 17),
-    ("m2m100", "torchscript", 17),
     ("swin", "torchscript", 17),
     ("whisper", "torchscript", 17),
     ("cohere", "dynamo", 18),
-    ("mpt", "dynamo", 18),
     ("qwen3", "dynamo", 23),
 ]
 
