@@ -93,12 +93,12 @@ template <class T, class F>
 class Rows {
  public:
   Rows(const Call& call, int64_t index, Rooms<T, F>& rooms)
-      : call_(call), rooms_(rooms), index_(index), step_a_(step(call.a)), step_b_(step(call.b)) {
+      : call_(&call), rooms_(&rooms), index_(index), step_a_(step(call.a)), step_b_(step(call.b)) {
     seek();
   }
 
-  const T* a() const { return row(call_.a, at_a_, rooms_.a); }
-  const T* b() const { return row(call_.b, at_b_, rooms_.b); }
+  const T* a() const { return row(call_->a, at_a_, rooms_->a); }
+  const T* b() const { return row(call_->b, at_b_, rooms_->b); }
 
   void next() {
     ++index_;
@@ -109,39 +109,39 @@ class Rows {
 
   // Asks for the row that comes `ahead` rows behind this one.
   void prefetch(int ahead) const {
-    prefetch_row(static_cast<const T*>(call_.a.data) + at_a_ + ahead * step_a_, call_.extent);
-    prefetch_row(static_cast<const T*>(call_.b.data) + at_b_ + ahead * step_b_, call_.extent);
+    prefetch_row(static_cast<const T*>(call_->a.data) + at_a_ + ahead * step_a_, call_->extent);
+    prefetch_row(static_cast<const T*>(call_->b.data) + at_b_ + ahead * step_b_, call_->extent);
   }
 
   // Whether the next `rows` rows of an operand lie side by side.
   bool side_by_side(const Operand& operand, int rows) const {
-    return operand.inner_strides == nullptr && step(operand) == call_.extent && left_ >= rows;
+    return operand.inner_strides == nullptr && step(operand) == call_->extent && left_ >= rows;
   }
 
  private:
   void seek() {
-    left_ = call_.rank > 0 ? call_.dims[call_.rank - 1] : 1;
-    if (call_.rank > 1) left_ -= index_ % left_;
-    if (call_.rank == 1) left_ -= index_;
-    at_a_ = row_offset(call_, call_.a, index_);
-    at_b_ = row_offset(call_, call_.b, index_);
+    left_ = call_->rank > 0 ? call_->dims[call_->rank - 1] : 1;
+    if (call_->rank > 1) left_ -= index_ % left_;
+    if (call_->rank == 1) left_ -= index_;
+    at_a_ = row_offset(*call_, call_->a, index_);
+    at_b_ = row_offset(*call_, call_->b, index_);
   }
   int64_t step(const Operand& operand) const {
-    return call_.rank > 0 ? operand.row_strides[call_.rank - 1] : 0;
+    return call_->rank > 0 ? operand.row_strides[call_->rank - 1] : 0;
   }
   const T* row(const Operand& operand, int64_t offset, T* room) const {
     const T* const from = static_cast<const T*>(operand.data) + offset;
     if (operand.inner_strides == nullptr) return from;
-    spread_out(from, call_, operand, room);
+    spread_out(from, *call_, operand, room);
     return room;
   }
 
-  const Call& call_;
-  Rooms<T, F>& rooms_;
+  const Call* call_;
+  Rooms<T, F>* rooms_;
   int64_t index_;
   int64_t left_;  // rows until a leading dimension ends
   int64_t at_a_, at_b_;
-  const int64_t step_a_, step_b_;
+  int64_t step_a_, step_b_;
 };
 
 // The last vector of a row; the lanes behind `count` are 0. `whole`: what is behind can be read.
@@ -162,8 +162,9 @@ GRAPHFUSE_INLINE Vec<F> load_last(const T* from, int64_t count, bool whole) {
 
 // kVectors is the number of vectors of a row, or 0: any number.
 template <bool kCentred, bool kBiased, int kVectors, class T, class F>
-GRAPHFUSE_ALONE void gather_block(Rows<T, F>& rows, const Call& call, const Width<F>& width, const T* y,
-                  const T* sum, Block<F>& block) {
+GRAPHFUSE_ALONE void gather_block(Rows<T, F>& from, const Call& call, const Width<F>& width,
+                                  const T* y, const T* sum, Block<F>& block) {
+  Rows<T, F> rows = from;  // in registers
   const int64_t vectors = kVectors ? kVectors : width.vectors;
   const int whole = width.whole(block.rows);
   const int whole_a = rows.side_by_side(call.a, block.rows) ? whole : 0;
@@ -193,6 +194,7 @@ GRAPHFUSE_ALONE void gather_block(Rows<T, F>& rows, const Call& call, const Widt
     }
     (kCentred ? block.sums : block.squares)[r] = whole_row;
   }
+  from = rows;
 }
 
 template <int kVectors, class F>
