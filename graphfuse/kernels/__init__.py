@@ -27,9 +27,9 @@ from graphfuse.system import libraries, machine
 
 __all__ = ["library_path", "register", "why_not"]
 
-LIBRARIES = {"win32": "graphfuse_kernels.dll", "darwin": "libgraphfuse_kernels.dylib"}
+LIBRARY_NAMES = {"win32": "graphfuse_kernels.dll", "darwin": "libgraphfuse_kernels.dylib"}
 """By sys.platform, where it is not as on Linux."""
-_FILE = LIBRARIES.get(sys.platform, "libgraphfuse_kernels.so")
+_FILE = LIBRARY_NAMES.get(sys.platform, "libgraphfuse_kernels.so")
 
 MISSING = (
     "this installation of graphfuse has no CPU kernels: no wheel with them is for this machine, "
