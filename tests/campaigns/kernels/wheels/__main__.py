@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -27,22 +28,23 @@ from tests.campaigns.kernels.wheels.platforms import GLIBC, MACOS, PLATFORMS, Pl
 MOST_BYTES = 2_000_000
 PARTS = ("twice", "x86", "source", "arm", "windows")
 MACHINES = {"x86_64": "X86_64", "aarch64": "AARCH64", "arm64": "ARM64", "AMD64": "AMD64"}
-ENTRY = {"RegisterCustomOps"}
-BESIDE = ("__Zd", "__Zn")
-"""What a Mach-O library exports beside: operators new and delete, which zig's linker cannot hide."""
+ENTRY = "RegisterCustomOps"
+BESIDE = re.compile(r"_?_Z[dn][alw].*|___dso_handle|__mh_dylib_header")
+"""What zig's linker exports from a Mach-O library too: operators new and delete, and its own."""
 
 
 def faults(platform: Platform, seen: dict[str, object]) -> list[str]:
     """What a library has that it must not have; none when it is as it should be."""
-    exports = {str(name).lstrip("_") for name in seen["exports"]}  # type: ignore[union-attr]
+    exports = {str(name) for name in seen["exports"]}  # type: ignore[union-attr]
     needs = {str(name) for name in seen["needs"]}  # type: ignore[union-attr]
     wrong: list[str] = []
     if str(seen["machine"]) != MACHINES[platform.processor]:
         wrong.append(f"it is for {seen['machine']}")
-    others = {name for name in exports - ENTRY if not f"__{name}".startswith(BESIDE)}
-    if platform.system != "Darwin":
-        others = exports - ENTRY
-    if others or not exports >= ENTRY:
+    entry = ENTRY
+    if platform.system == "Darwin":
+        exports = {name for name in exports if not BESIDE.fullmatch(name)}
+        entry = f"_{ENTRY}"
+    if exports != {entry}:
         wrong.append(f"it exports {sorted(exports)[:5]}")
     own = {name for name in needs if not name.lower().startswith("api-ms-win-crt-")}
     own = {name.lower() for name in own} if platform.system == "Windows" else own

@@ -44,9 +44,11 @@ def elf(binary: Any) -> dict[str, Any]:
 
 def macho(binary: Any) -> dict[str, Any]:
     version = binary.build_version
+    trie = binary.dyld_exports_trie or binary.dyld_info
     return {
         "machine": str(binary.header.cpu_type).rsplit(".", 1)[-1],
-        "exports": sorted(symbol.name for symbol in binary.exported_symbols),
+        # What dyld looks up; the symbol table has names of the linker's own beside.
+        "exports": sorted(each.symbol.name for each in trie.exports if each.symbol),
         "needs": [each.name for each in binary.libraries if not each.name.startswith("@rpath/")],
         "minos": list(version.minos)[:2],
         "platform": str(version.platform).rsplit(".", 1)[-1],

@@ -16,6 +16,15 @@ from tests.support import environments
 
 NOWHERE = {"CC": "/nowhere/cc", "CXX": "/nowhere/c++"}
 PYTHONS = ("3.11", "3.12", "3.13")
+RUN = """
+import numpy as np, graphfuse
+from graphfuse.kernels import why_not
+session = graphfuse.session("fused.onnx")
+feeds = {each.name: np.ones((2, 8), np.int64) for each in session.get_inputs()}
+assert all(np.isfinite(result).all() for result in session.run(None, feeds))
+print("kernels" if why_not() == "" else "functions")
+"""
+"""The fused model in a session of graphfuse's, and what its fused nodes run with there."""
 
 
 def tracked(folder: Path, *names: str) -> Path:
@@ -35,17 +44,19 @@ def fused_with_kernels(
     """The README's main job; a line about it, or SystemExit where it went otherwise."""
 
     def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        command = [python, "-m", "graphfuse", *arguments]
+        command = [python, *arguments]
         return subprocess.run(
             command, env=environment, cwd=folder, capture_output=True, text=True, check=False
         )
 
-    said = [line for line in run("env").stdout.splitlines() if line.startswith("kernels: ")]
-    fused = run("fuse", MODELS / "bert.onnx", "-o", "fused.onnx")
+    lines = run("-m", "graphfuse", "env").stdout.splitlines()
+    said = [line for line in lines if line.startswith("kernels: ")]
+    fused = run("-m", "graphfuse", "fuse", MODELS / "bert.onnx", "-o", "fused.onnx")
+    ran = run("-c", RUN)
     has = bool(said) and said[0].endswith((".so", ".dylib", ".dll"))
-    right = fused.returncode == 0 and (folder / "fused.onnx").is_file() and has == kernels
-    if not right or ("graphfuse kernel" in fused.stdout) != kernels:
-        raise SystemExit(f"{python}: {said}\n{fused.stdout}{fused.stderr}")
+    right = fused.returncode == 0 and ran.returncode == 0 and has == kernels
+    if not right or (ran.stdout.strip() == "kernels") != kernels:
+        raise SystemExit(f"{python}: {said}\n{fused.stdout}{fused.stderr}{ran.stdout}{ran.stderr}")
     return f"bert.onnx fused {'with' if kernels else 'without'} kernels"
 
 
