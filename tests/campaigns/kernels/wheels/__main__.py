@@ -89,7 +89,7 @@ def made(python: Path, chosen: tuple[Platform, ...], folder: Path, twice: bool) 
     """The wheels; SystemExit where building them again gives other bytes."""
     wheels = building.build(python, chosen, folder / "first")
     if twice:
-        again = building.build(python, chosen, folder / "a second, elsewhere")
+        again = building.build(python, chosen, folder / "a second folder")
         for one, other in zip(wheels, again, strict=True):
             if building.digest(one) != building.digest(other):
                 raise SystemExit(f"{one.name}: built twice, it has other bytes")
