@@ -27,15 +27,17 @@ from graphfuse.system import libraries, machine
 
 __all__ = ["library_path", "register", "why_not"]
 
-_SUFFIXES = {"win32": "graphfuse_kernels.dll", "darwin": "libgraphfuse_kernels.dylib"}
-_FILE = _SUFFIXES.get(sys.platform, "libgraphfuse_kernels.so")
+LIBRARY_NAMES = {"win32": "graphfuse_kernels.dll", "darwin": "libgraphfuse_kernels.dylib"}
+"""By sys.platform, where it is not as on Linux."""
+_FILE = LIBRARY_NAMES.get(sys.platform, "libgraphfuse_kernels.so")
 
 MISSING = (
-    "this installation of graphfuse has no CPU kernels: no C++17 compiler was there to build it"
+    "this installation of graphfuse has no CPU kernels: no wheel with them is for this machine, "
+    "and no C++17 compiler was there to build it"
 )
 REMEDY = (
     "install g++ or clang++, then "
-    "`pip install --force-reinstall --no-deps --no-cache-dir graphfuse`; "
+    "`pip install --force-reinstall --no-deps --no-cache-dir --no-binary graphfuse graphfuse`; "
     "until then fused models run through their functions"
 )
 

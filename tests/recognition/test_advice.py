@@ -64,7 +64,7 @@ NOT_FOLLOWED = {
 PACKAGE = Path(graphfuse.__file__).parent
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 OTHERS = (
-    *("--help", "--version", "--force-reinstall", "--no-deps", "--no-cache-dir"),
+    *("--help", "--version", "--force-reinstall", "--no-deps", "--no-cache-dir", "--no-binary"),
     *("--query-gpu", "--format", "--id"),
     *("--config", "--package-config"),
 )

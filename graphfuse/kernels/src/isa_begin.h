@@ -8,6 +8,16 @@
 #define GRAPHFUSE_INLINE inline __attribute__((always_inline))
 // Lambdas of inner loops: without it their vectors would be passed through memory.
 #define GRAPHFUSE_STEP __attribute__((always_inline))
+// A loop of `count` turns, or of any number where that is 0. GCC unrolls short ones by itself; Clang keeps
+// those that have branches, which cost a narrow row a quarter of its time.
+#if defined(__clang__)
+#define GRAPHFUSE_PRAGMA(text) _Pragma(#text)
+#define GRAPHFUSE_UNROLL(count) GRAPHFUSE_PRAGMA(clang loop unroll_count(count ? count : 1))
+#define GRAPHFUSE_ALONE __attribute__((noinline))
+#else
+#define GRAPHFUSE_UNROLL(count)
+#define GRAPHFUSE_ALONE
+#endif
 
 namespace {
 

@@ -81,56 +81,67 @@ GRAPHFUSE_INLINE void prefetch_row(const T* row, int64_t extent) {
   for (int64_t i = 0; i < extent; i += kLine) __builtin_prefetch(row + i, kWrite);
 }
 
+// For rows that are not contiguous. It is no part of Rows: what others may write to is read again after
+// each store.
+template <class T, class F>
+struct Rooms {
+  T a[kMostNarrow<F>], b[kMostNarrow<F>];
+};
+
 // Rows of both operands, one after the other: it divides only where a leading dimension ends.
 template <class T, class F>
 class Rows {
  public:
-  Rows(const Call& call, int64_t index) : call_(call), index_(index) { seek(); }
+  Rows(const Call& call, int64_t index, Rooms<T, F>& rooms)
+      : call_(&call), rooms_(&rooms), index_(index), step_a_(step(call.a)), step_b_(step(call.b)) {
+    seek();
+  }
 
-  const T* a() { return row(call_.a, at_a_, a_room_); }
-  const T* b() { return row(call_.b, at_b_, b_room_); }
+  const T* a() const { return row(call_->a, at_a_, rooms_->a); }
+  const T* b() const { return row(call_->b, at_b_, rooms_->b); }
 
   void next() {
     ++index_;
-    at_a_ += step(call_.a);
-    at_b_ += step(call_.b);
+    at_a_ += step_a_;
+    at_b_ += step_b_;
     if (--left_ == 0) seek();
   }
 
   // Asks for the row that comes `ahead` rows behind this one.
   void prefetch(int ahead) const {
-    prefetch_row(static_cast<const T*>(call_.a.data) + at_a_ + ahead * step(call_.a), call_.extent);
-    prefetch_row(static_cast<const T*>(call_.b.data) + at_b_ + ahead * step(call_.b), call_.extent);
+    prefetch_row(static_cast<const T*>(call_->a.data) + at_a_ + ahead * step_a_, call_->extent);
+    prefetch_row(static_cast<const T*>(call_->b.data) + at_b_ + ahead * step_b_, call_->extent);
   }
 
   // Whether the next `rows` rows of an operand lie side by side.
   bool side_by_side(const Operand& operand, int rows) const {
-    return operand.inner_strides == nullptr && step(operand) == call_.extent && left_ >= rows;
+    return operand.inner_strides == nullptr && step(operand) == call_->extent && left_ >= rows;
   }
 
  private:
   void seek() {
-    left_ = call_.rank > 0 ? call_.dims[call_.rank - 1] : 1;
-    if (call_.rank > 1) left_ -= index_ % left_;
-    if (call_.rank == 1) left_ -= index_;
-    at_a_ = row_offset(call_, call_.a, index_);
-    at_b_ = row_offset(call_, call_.b, index_);
+    left_ = call_->rank > 0 ? call_->dims[call_->rank - 1] : 1;
+    if (call_->rank > 1) left_ -= index_ % left_;
+    if (call_->rank == 1) left_ -= index_;
+    at_a_ = row_offset(*call_, call_->a, index_);
+    at_b_ = row_offset(*call_, call_->b, index_);
   }
   int64_t step(const Operand& operand) const {
-    return call_.rank > 0 ? operand.row_strides[call_.rank - 1] : 0;
+    return call_->rank > 0 ? operand.row_strides[call_->rank - 1] : 0;
   }
   const T* row(const Operand& operand, int64_t offset, T* room) const {
     const T* const from = static_cast<const T*>(operand.data) + offset;
     if (operand.inner_strides == nullptr) return from;
-    spread_out(from, call_, operand, room);
+    spread_out(from, *call_, operand, room);
     return room;
   }
 
-  const Call& call_;
+  const Call* call_;
+  Rooms<T, F>* rooms_;
   int64_t index_;
   int64_t left_;  // rows until a leading dimension ends
   int64_t at_a_, at_b_;
-  T a_room_[kMostNarrow<F>], b_room_[kMostNarrow<F>];  // of rows that are not contiguous
+  int64_t step_a_, step_b_;
 };
 
 // The last vector of a row; the lanes behind `count` are 0. `whole`: what is behind can be read.
@@ -151,21 +162,25 @@ GRAPHFUSE_INLINE Vec<F> load_last(const T* from, int64_t count, bool whole) {
 
 // kVectors is the number of vectors of a row, or 0: any number.
 template <bool kCentred, bool kBiased, int kVectors, class T, class F>
-void gather_block(Rows<T, F>& rows, const Call& call, const Width<F>& width, const T* y,
-                  const T* sum, Block<F>& block) {
+GRAPHFUSE_ALONE void gather_block(Rows<T, F>& from, const Call& call, const Width<F>& width,
+                                  const T* y, const T* sum, Block<F>& block) {
+  Rows<T, F> rows = from;  // in registers
   const int64_t vectors = kVectors ? kVectors : width.vectors;
   const int whole = width.whole(block.rows);
   const int whole_a = rows.side_by_side(call.a, block.rows) ? whole : 0;
   const int whole_b = rows.side_by_side(call.b, block.rows) ? whole : 0;
+  const bool prefetch = call.prefetch;
+  const int count = block.rows;
   Vec<F>* h = block.h;
-  for (int r = 0; r < block.rows; ++r, h += vectors, rows.next()) {
-    if (call.prefetch) {
+  for (int r = 0; r < count; ++r, h += vectors, rows.next()) {
+    if (prefetch) {
       prefetch_row<true>(y + r * width.extent, width.extent);
       if (sum != nullptr) prefetch_row<true>(sum + r * width.extent, width.extent);
     }
     const T* const a = rows.a();
     const T* const b = rows.b();
     Vec<F> whole_row = {};
+    GRAPHFUSE_UNROLL(kVectors)
     for (int64_t k = 0; k < vectors; ++k) {
       const int64_t i = k * kLanes<F>;
       const bool last = k == vectors - 1;
@@ -179,14 +194,17 @@ void gather_block(Rows<T, F>& rows, const Call& call, const Width<F>& width, con
     }
     (kCentred ? block.sums : block.squares)[r] = whole_row;
   }
+  from = rows;
 }
 
 template <int kVectors, class F>
-void spread_block(const Width<F>& width, Block<F>& block) {
+GRAPHFUSE_ALONE void spread_block(const Width<F>& width, Block<F>& block) {
   const int64_t vectors = kVectors ? kVectors : width.vectors;
   const Vec<F>* h = block.h;
-  for (int r = 0; r < block.rows; ++r, h += vectors) {
+  const int count = block.rows;
+  for (int r = 0; r < count; ++r, h += vectors) {
     Vec<F> sum = {}, squares = {};
+    GRAPHFUSE_UNROLL(kVectors)
     for (int64_t k = 0; k < vectors; ++k) {
       Vec<F> d = h[k] - block.mean[r];
       if (k == vectors - 1) d = keep<F>(d, width.last);
@@ -238,15 +256,18 @@ bool find_moments(const Call& call, Block<F>& block) {
 
 // A row's vectors may be written whole where that spills into rows that are written later.
 template <bool kCentred, int kVectors, class T, class F>
-void finish_block(const Call& call, const Width<F>& width, const Block<F>& block, T* y, T* sum,
+GRAPHFUSE_ALONE void finish_block(const Call& call, const Width<F>& width, const Block<F>& block, T* y, T* sum,
                   const Rows<T, F>& next) {
   const int64_t vectors = kVectors ? kVectors : width.vectors;
   const int whole = width.whole(block.rows);
+  const bool prefetch = call.prefetch, stream = call.stream;
+  const int count = block.rows;
+  const int64_t extent = width.extent;
   const Vec<F>* h = block.h;
-  for (int r = 0; r < block.rows; ++r, h += vectors, y += width.extent) {
-    if (call.prefetch) next.prefetch(r);
+  for (int r = 0; r < count; ++r, h += vectors, y += extent) {
+    if (prefetch) next.prefetch(r);
     const auto write = [&](T* to, Vec<F> v, bool last) GRAPHFUSE_STEP {
-      if (call.stream) {
+      if (stream) {
         stream_full<T, F>(to, v);
       } else if (!last || r < whole) {
         store_full<T, F>(to, v);
@@ -254,6 +275,7 @@ void finish_block(const Call& call, const Width<F>& width, const Block<F>& block
         store<false, T, F>(to, v, width.last);
       }
     };
+    GRAPHFUSE_UNROLL(kVectors)
     for (int64_t k = 0; k < vectors; ++k) {
       const bool last = k == vectors - 1;
       Vec<F> v = h[k];
@@ -263,13 +285,14 @@ void finish_block(const Call& call, const Width<F>& width, const Block<F>& block
       if constexpr (kCentred) v += width.bias[k];
       write(y + k * kLanes<F>, v, last);
     }
-    if (sum != nullptr) sum += width.extent;
+    if (sum != nullptr) sum += extent;
   }
 }
 
 template <bool kCentred, int kVectors, class T, class F>
 void run_blocks(const Call& call, const Width<F>& width, int64_t begin, int64_t end) {
-  Rows<T, F> rows(call, begin);
+  Rooms<T, F> rooms;
+  Rows<T, F> rows(call, begin, rooms);
   Block<F> block;
   for (int64_t index = begin; index < end; index += kBlockRows<F>) {
     block.rows = static_cast<int>(end - index < kBlockRows<F> ? end - index : kBlockRows<F>);

@@ -18,13 +18,32 @@ namespace graphfuse {
 namespace {
 
 #if defined(__x86_64__)
-bool has_avx2() {
-  __builtin_cpu_init();
-  // GCC 10 does not know f16c by name; every processor with AVX2 and FMA has it but one VIA.
-  unsigned eax, ebx, ecx = 0, edx;
-  if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx)) return false;
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && (ecx & bit_F16C);
+// CPUID is read here and not through __builtin_cpu_supports: what that reads is filled by the compiler's own
+// runtime, and zig's has a copy that nothing fills, so that every processor looks like an old one.
+constexpr unsigned bit(int index) { return 1u << index; }
+
+// What a translation unit's flags let the compiler use; AVX2 brings all that came before it.
+constexpr unsigned kLeaf1 = bit(0) /* SSE3 */ | bit(9) /* SSSE3 */ | bit(12) /* FMA */ |
+                            bit(19) /* SSE4.1 */ | bit(20) /* SSE4.2 */ | bit(23) /* POPCNT */ |
+                            bit(27) /* OSXSAVE */ | bit(28) /* AVX */ | bit(29) /* F16C */;
+constexpr unsigned kAvx2Leaf7 = bit(5);
+constexpr unsigned kAvx512Leaf7 =
+    bit(16) /* F */ | bit(17) /* DQ */ | bit(30) /* BW */ | bit(31) /* VL */;
+// What the operating system saves of a thread: XMM and YMM; then masks and both parts of ZMM.
+constexpr unsigned kAvxState = 0x06, kAvx512State = 0xe6;
+
+// Whether processor and operating system have these bits of leaf 7's EBX, and this state.
+bool has(unsigned leaf7, unsigned state) {
+  unsigned eax, ebx, ecx, edx;
+  if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || (ecx & kLeaf1) != kLeaf1) return false;
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || (ebx & leaf7) != leaf7) return false;
+  unsigned saved, high;
+  __asm__("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
+  return (saved & state) == state;
 }
+
+bool has_avx2() { return has(kAvx2Leaf7, kAvxState); }
+bool has_avx512() { return has(kAvx2Leaf7 | kAvx512Leaf7, kAvx512State); }
 
 // The size of the largest cache that a leaf of CPUID describes; 0 where there is no such leaf.
 int64_t largest_cache(unsigned leaf) {
@@ -39,11 +58,6 @@ int64_t largest_cache(unsigned leaf) {
     if (size > largest) largest = size;
   }
   return largest;
-}
-
-bool has_avx512() {
-  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 #endif
 

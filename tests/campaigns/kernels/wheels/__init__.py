@@ -1,0 +1,1 @@
+"""Wheels for the machines that people have: built here, looked into, and tried where they can be."""
