@@ -20,6 +20,7 @@ NOT_USERS = ("test", "dev")
 """Extras for those who work on graphfuse."""
 
 LICENCES = {
+    "fsspec": "BSD-3-Clause",
     "jinja2": "BSD-3-Clause",
     "mpmath": "BSD-3-Clause",
     "numpy": "BSD-3-Clause",
@@ -31,21 +32,35 @@ LICENCES = {
     "onnxruntime-gpu": "MIT",
     "onnxscript": "MIT",
     "protobuf": "BSD-3-Clause",
+    "ray": "Apache-2.0",
     "requests": "Apache-2.0",
     "rich": "MIT",
     "safetensors": "Apache-2.0",
     "torch": "BSD-3-Clause",
     "transformers": "Apache-2.0",
     "typer": "MIT",
+    "virtualenv": "MIT",
 }
 """What each dependency says of its own code; the command compares those that it installs."""
 
-LINKED = {
+BY_GCC = {
     "libstdc++": "GPL-3.0-or-later WITH GCC-exception-3.1",
     "libgcc": "GPL-3.0-or-later WITH GCC-exception-3.1",
 }
 """What becomes part of the kernels' library where GCC builds it (kernels/CMakeLists.txt). The
 exception lets the library be under any licence."""
+
+BY_ZIG = {
+    "libc++": "Apache-2.0 WITH LLVM-exception",
+    "libc++abi": "Apache-2.0 WITH LLVM-exception",
+    "libunwind": "Apache-2.0 WITH LLVM-exception",
+    "compiler-rt": "MIT",
+    "mingw-w64": "ZPL-2.1",
+}
+"""The same of the wheels, which zig builds (tests/campaigns/kernels/wheels). Its compiler-rt is its
+own, under its own licence; the start of a DLL is of mingw-w64."""
+
+LINKED = {**BY_GCC, **BY_ZIG}
 
 
 def promised(root: Path) -> Iterator[tuple[Requirement, str]]:
