@@ -23,7 +23,15 @@ CPU part\t: 0xd07
 CPU revision\t: 0
 """
 TESTS = ("tests/kernels/test_kernels.py", "tests/kernels/test_narrow_rows.py")
-"""Without what starts other processes: a fork is qemu's, but a program that it starts is not."""
+LEFT_OUT = "not exported and not process and not outlives and not every_element and not 6553"
+"""What needs a compiler for AArch64 or starts other processes, and the longest rows: the reference has
+128 bits here, in software."""
+ACCURACY = """
+from tests.campaigns.kernels.accuracy import campaign
+for name, total in campaign(1e5, 1, hidden=(1, 7, 24, 64, 768)).items():
+    assert total.worst <= 1, total
+    print(f"{name}: {total.elements:,} elements, worst {total.worst:.3f} of their bounds")
+"""
 
 
 def missing() -> str:
@@ -106,10 +114,10 @@ def try_out(tools: Path, wheel: Path, folder: Path) -> list[str]:
             "-p",
             "no:cacheprovider",
             "-k",
-            "not exported and not process",
+            LEFT_OUT,
             *TESTS,
         ],
-        ["-m", "tests.campaigns.kernels.accuracy", "--elements", "1e6"],
+        ["-c", ACCURACY],
     ):
         done = subprocess.run(
             [python, *command], cwd=checkout, env=environment,
