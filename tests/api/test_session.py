@@ -67,6 +67,7 @@ def test_external_data_is_read_where_it_lies(tmp_path: Path) -> None:
     assert sorted(each.name for each in folder.iterdir()) == ["m.data", "m.onnx"]
 
 
+@pytest.mark.every
 def test_weights_beyond_protobufs_limit(tmp_path: Path) -> None:
     """2.5 GiB in a file with a hole in it: read by onnxruntime, never put into one message."""
     proto = residual(DECOMPOSED_LAYER_NORM)

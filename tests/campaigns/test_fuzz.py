@@ -41,6 +41,7 @@ def test_every_illegal_move_is_drawn() -> None:
     assert drawn == set(ILLEGAL)
 
 
+@pytest.mark.every
 def test_totals_do_not_depend_on_jobs() -> None:
     plan = Ticket(SEED, 0)
     assert run(tickets(plan, 100)).kinds == run(tickets(plan, 100), jobs=2).kinds

@@ -20,7 +20,6 @@ FAST = [
     ("swin", "torchscript", 17),
     ("whisper", "torchscript", 17),
     ("cohere", "dynamo", 18),
-    ("qwen3", "dynamo", 23),
 ]
 
 

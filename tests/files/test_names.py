@@ -36,6 +36,7 @@ def raw(tmp_path: Path) -> Path:
     return tmp_path / RAW
 
 
+@pytest.mark.every
 def test_every_command_takes_names_that_are_not_utf8(raw: Path, commands: Commands) -> None:
     name = f"{RAW}.onnx"
     onnx.save(residual("y = LayerNormalization(x, scale, bias)"), raw / name)

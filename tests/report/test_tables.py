@@ -98,6 +98,7 @@ def test_a_scan_fits_a_terminal(file: str, shell: Shell, tmp_path: Path) -> None
         assert any(re.search(rf"(^|\s){re.escape(name)}( in |$)", line) for line in lines), name
 
 
+@pytest.mark.every
 def test_a_whole_run_fits_a_terminal(tmp_path: Path) -> None:
     gpt2, out = MODELS / "gpt2.onnx", tmp_path / "fused.onnx"
     quick = ("--seconds", "0", "--sizes", "1x8", "--threads", "1")
