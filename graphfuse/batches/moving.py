@@ -10,9 +10,10 @@ import contextlib
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from graphfuse.batches.places import Kind, LocalPlace, Place, joined, parent
 from graphfuse.batches.stamps import is_same
@@ -58,11 +59,14 @@ class Load:
     input: tuple[Stamp, ...] = ()
     written: tuple[Stamp, ...] = ()
 
-    def told(self, text: str) -> str:
-        """A JSON text of the command, with the names that the user knows."""
+    def told(self, document: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A document of the command, with the names that the user knows."""
+        if not self.ways:
+            return document
+        text = json.dumps(document)
         for here, there in self.ways.items():
             text = text.replace(_quoted(here), _quoted(there))
-        return text
+        return json.loads(text)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from graphfuse.batches import stamps
 from graphfuse.errors import GraphfuseError, ModelError, UsageError, WriteError
-from graphfuse.files.copying import sync_folder
+from graphfuse.files.copying import sha256, sync_folder
 from graphfuse.records.batch_rows import Stamp
 from graphfuse.system import libraries
 
@@ -142,8 +142,8 @@ class LocalPlace:
 
     def digest(self, path: str) -> str:
         """The SHA-256 of a file."""
-        with named(WriteError, path, "read"), Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        with named(WriteError, path, "read"):
+            return sha256(Path(path))
 
     def get(self, path: str, here: Path) -> None:
         """Copy a file."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from graphfuse import __version__
+from graphfuse.files.copying import sha256
 from graphfuse.records.batch_rows import Stamp
 
 HASHED = 2**26
@@ -19,15 +20,11 @@ def stamp(path: str) -> Stamp:
     """A file of this machine as it is now; one that is not there has the size -1."""
     try:
         found = os.stat(path)  # noqa: PTH116
-        digest = _digest(path) if found.st_size <= HASHED else ""
+        digest = sha256(Path(path)) if found.st_size <= HASHED else ""
     except OSError:
         return Stamp(path, -1, 0)
     # Of what is hashed the time says nothing: a copy of the same bytes is the same.
     return Stamp(path, found.st_size, 0 if digest else found.st_mtime_ns, digest)
-
-
-def _digest(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def is_same(then: Stamp, now: Stamp) -> bool:

@@ -78,9 +78,9 @@ class Worker:
             with self._carrier.carried(task, replace) as load:
                 found = self._fuse(task, load, cores, replace)
                 self._carrier.send(task, load, written_by(found))
-                found = json.loads(load.told(json.dumps(found)))
+                found = load.told(found)
         except GraphfuseError as error:
-            found = json.loads(load.told(json.dumps(_ended(error))))
+            found = load.told(_ended(error))
         return self._row(task, load, found, time.monotonic() - start)
 
     def _fuse(self, task: Task, load: Load, cores: Sequence[int], replace: bool) -> FuseDocument:
