@@ -50,7 +50,8 @@ def print_batch(console: SafeConsole, result: BatchResult) -> None:
         )
     console.table(table)
     for row in result.failed[:SHOWN]:
-        console.say(f"{row.outcome} ({row.exit_code}): ", Whole(row.source), f": {row.message}")
+        why = "; ".join(each for each in (row.message, row.remedy) if each)
+        console.say(f"{row.outcome} ({row.exit_code}): ", Whole(row.source), f": {why}")
     if len(result.failed) > SHOWN:
         console.say(f"and {len(result.failed) - SHOWN} more")
     if result.stopped:
